@@ -1,0 +1,74 @@
+# Everything a checkout needs: `make run` serves, `make test` tests. ORCHESTRATOR_… variables
+# override every setting; VENV=… and PYTHON=… say where the environment lies and what it is made of.
+
+VENV ?= $(CURDIR)/.venv
+PYTHON ?=
+export VENV PYTHON
+
+bin := $(VENV)/bin
+python := $(bin)/python
+source := orchestrator build_engines model_repository/backends tests
+
+# The environment's own Python answers fastest; without it any that runs will look for the right
+# one. A shim for a Python that is not installed is there and fails, so each is tried.
+define environment
+@for python in "$(python)" $(PYTHON) python3.12 python3.11 python3 python python2; do \
+	if "$$python" -S -c "" >/dev/null 2>&1; then exec "$$python" -S build_engines/bootstrap.py $(1); fi; \
+done; \
+echo "make: the appliance needs Python 3.11 or 3.12, found none" >&2; exit 1
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check check-source check-units engines lock golden bench clean
+.SILENT:
+
+help: ## this list
+	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: ## serve: make the environment, build what is missing, start Triton and the server
+	$(call environment)
+	$(python) -m build_engines || echo "make: going on with the models that are built" >&2
+	exec $(python) -m orchestrator serve
+
+test: ## the whole suite, every server that it needs included
+	$(call environment,--dev)
+	$(python) -m build_engines
+	$(python) -m pytest
+
+check: ## format, lint, types, imports and the unit tests that need no PostgreSQL
+	$(call environment,--dev)
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target check-units check-source
+
+check-source:
+	$(bin)/ruff format --check $(source)
+	$(bin)/ruff check $(source)
+	$(bin)/lint-imports --no-cache
+	$(bin)/mypy
+
+# What needs a PostgreSQL server of its own waits for `make test`.
+check-units:
+	$(python) -m pytest -q -k "not postgresql" tests/unit tests/wire tests/test_architecture.py
+
+engines: ## build the models of the catalogue that are missing or out of date
+	$(call environment)
+	$(python) -m build_engines
+
+lock: ## lock the requirements anew, with hashes
+	$(call environment)
+	for name in uv base dev test-models; do \
+		$(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+			--no-header requirements/$$name.in --output-file requirements/$$name.txt || exit 1; \
+	done
+
+golden: ## record the golden wire transcripts anew; look at the difference before committing
+	$(call environment,--dev)
+	UPDATE_GOLDEN=1 $(python) -m pytest -q tests/wire
+
+bench: ## requests and tokens a second, against Triton spoken to directly
+	$(call environment,--dev)
+	$(python) -m build_engines
+	exec $(python) -m tests.bench
+
+clean: ## remove caches; the environment, built models and data stay
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find $(source) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Builds engines from checkpoints into a Triton model repository."""
