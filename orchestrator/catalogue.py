@@ -1,0 +1,130 @@
+"""The catalogue: what this appliance offers, read from `model_repository/catalogue.toml`.
+
+Read by the engine builder, by the `config.pbtxt` renderer and by the orchestrator, so it knows the
+standard library only.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+Task = Literal["generate", "embed"]
+Parser = Literal["plain", "hermes"]
+
+
+class CatalogueError(ValueError):
+    """The catalogue cannot be used; the message names the file, the model and the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRecipe:
+    """How a model is built. `checkpoint` is a folder (relative ones start at the project root).
+
+    `max_batch_size` counts sequences that run together, `kv_cache_tokens` the tokens that the
+    key/value cache holds over all of them (`None`: every sequence at full length).
+    """
+
+    checkpoint: str
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    max_batch_size: int = 32
+    max_queue_size: int = 256
+    kv_cache_tokens: int | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One entry. `id` and `aliases` are what callers say, `name` is Triton's directory."""
+
+    id: str
+    name: str
+    task: Task
+    context_tokens: int
+    engine: EngineRecipe
+    parser: Parser = "plain"
+    owned_by: str = "operayde"
+    created: int = 0
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """All models, in the order of the file."""
+
+    models: tuple[Model, ...]
+
+    def find(self, name: str) -> Model | None:
+        """The model whose id or alias is `name`."""
+        for model in self.models:
+            if name == model.id or name in model.aliases:
+                return model
+        return None
+
+
+def load_catalogue(path: Path) -> Catalogue:
+    """The catalogue at `path`. Raises: CatalogueError."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CatalogueError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CatalogueError(f"{path}: {error}") from error
+    if unknown := set(document) - {"model"}:
+        raise CatalogueError(f"{path}: unknown table `{min(unknown)}`")
+    models = tuple(_model(path, entry) for entry in document.get("model", []))
+    _check_unique(path, models)
+    return Catalogue(models)
+
+
+def _model(path: Path, entry: Mapping[str, Any]) -> Model:
+    where = f"{path}: model `{entry.get('id', '?')}`"
+    values = _checked(where, Model, entry)
+    engine = values.get("engine")
+    if not isinstance(engine, Mapping):
+        raise CatalogueError(f"{where}: `engine` must be a table")
+    values["engine"] = EngineRecipe(**_checked(f"{where}: engine", EngineRecipe, engine))
+    values["aliases"] = tuple(values.get("aliases", ()))
+    model = Model(**values)
+    if model.task not in get_args(Task):
+        raise CatalogueError(f"{where}: `task` is `{model.task}`, allowed: {get_args(Task)}")
+    if model.parser not in get_args(Parser):
+        raise CatalogueError(f"{where}: `parser` is `{model.parser}`, allowed: {get_args(Parser)}")
+    if not model.name or "/" in model.name or model.name.startswith("."):
+        raise CatalogueError(f"{where}: `name` is `{model.name}`, not a folder name")
+    if model.context_tokens < 1:
+        raise CatalogueError(f"{where}: `context_tokens` is {model.context_tokens}, must be >= 1")
+    return model
+
+
+def _checked(where: str, shape: type, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """`entry` as keyword arguments of the dataclass `shape`; unknown and missing keys are named."""
+    known = {f.name: f for f in fields(shape)}
+    for key in entry:
+        if key not in known:
+            raise CatalogueError(f"{where}: unknown key `{key}`")
+    required = shape.__match_args__  # type: ignore[attr-defined]  # every dataclass has it
+    for name in cast("tuple[str, ...]", required):
+        field = known[name]
+        if name not in entry and _has_no_default(field):
+            raise CatalogueError(f"{where}: `{name}` is missing")
+        expected = {"int": int, "str": str}.get(str(field.type))
+        if name in entry and expected and not isinstance(entry[name], expected):
+            raise CatalogueError(f"{where}: `{name}` must be of type {field.type}")
+    return dict(entry)
+
+
+def _has_no_default(field: Any) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _check_unique(path: Path, models: tuple[Model, ...]) -> None:
+    seen: set[str] = set()
+    for model in models:
+        for name in (model.id, *model.aliases, f"directory {model.name}"):
+            if name in seen:
+                raise CatalogueError(f"{path}: `{name}` is used twice")
+            seen.add(name)

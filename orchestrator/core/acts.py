@@ -1,0 +1,24 @@
+"""Words that every administrative act needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Keep(Enum):
+    """Stands in a change for what is not to change."""
+
+    KEEP = "keep"
+
+
+KEEP = Keep.KEEP
+
+
+@dataclass(frozen=True, slots=True)
+class By:
+    """Who acts, and from where; for the audit."""
+
+    actor: str
+    client_ip: str = ""
+    request_id: str = ""

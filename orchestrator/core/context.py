@@ -1,0 +1,24 @@
+"""What is known of a call beside its content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """`dialect` is the endpoint's name (`chat`, `embeddings` …), `client_ip` the peer's address.
+
+    `request_id` is the one on the reply, which a caller may choose. Engines are told `engine_id`,
+    which begins with it and is like no other, because a stop names its generation by it.
+    """
+
+    request_id: str
+    dialect: str = "chat"
+    client_ip: str | None = None
+    call_id: str = ""
+
+    @property
+    def engine_id(self) -> str:
+        """What engines know this call by."""
+        return self.call_id or self.request_id

@@ -1,0 +1,134 @@
+"""The one internal stream: six kinds of event, and what they add up to.
+
+Invariant: `GenerationStarted`; then for every choice any number of (`PartStarted`, `PartDelta`*,
+`PartFinished`) with at most one part open per choice, then its `ChoiceFinished`; after all choices
+`GenerationFinished`. Events of different choices interleave freely. Errors are raised, never an
+event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable
+from dataclasses import dataclass, field
+from typing import Literal, assert_never
+
+from orchestrator.core.messages import Part
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+PartKind = Literal["text", "reasoning", "tool_call"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one generation, all choices together."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStarted:
+    """The prompt is accepted and the engine is at work. `created_at` is Unix seconds."""
+
+    id: str
+    model: str
+    created_at: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartStarted:
+    """A part opens. A tool call names itself here; its arguments follow as deltas."""
+
+    choice: int
+    kind: PartKind
+    tool_call_id: str = ""
+    tool_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PartDelta:
+    """More of the open part: whole characters, never empty."""
+
+    choice: int
+    kind: PartKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartFinished:
+    """The open part is complete, and here it is whole, so that encoders keep no text."""
+
+    choice: int
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceFinished:
+    """Nothing more comes for this choice."""
+
+    choice: int
+    reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationFinished:
+    """All choices have finished."""
+
+    usage: Usage
+
+
+GenerationEvent = (
+    GenerationStarted | PartStarted | PartDelta | PartFinished | ChoiceFinished | GenerationFinished
+)
+
+
+@dataclass(slots=True)
+class Choice:
+    """One finished answer."""
+
+    parts: list[Part] = field(default_factory=list)
+    reason: FinishReason = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a whole event stream adds up to. `choices` stand in the order of their index."""
+
+    id: str
+    model: str
+    created_at: int
+    choices: tuple[Choice, ...]
+    usage: Usage
+
+
+async def fold(events: AsyncIterable[GenerationEvent]) -> Completion:
+    """The completion that `events` add up to. Raises what the stream raises."""
+    started: GenerationStarted | None = None
+    usage: Usage | None = None
+    choices: dict[int, Choice] = {}
+    async for event in events:
+        match event:
+            case GenerationStarted():
+                started = event
+            case PartFinished(choice=index, part=part):
+                choices.setdefault(index, Choice()).parts.append(part)
+            case ChoiceFinished(choice=index, reason=reason):
+                choices.setdefault(index, Choice()).reason = reason
+            case GenerationFinished():
+                usage = event.usage
+            case PartStarted() | PartDelta():
+                pass
+            case _:
+                assert_never(event)
+    if started is None or usage is None:
+        raise ValueError("the event stream ended before it was complete")
+    ordered = tuple(choices[index] for index in sorted(choices))
+    return Completion(started.id, started.model, started.created_at, ordered, usage)

@@ -1,0 +1,51 @@
+"""How much one caller may do. `None` is no limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Bucket = Literal["chat", "images"]
+"""Which requests count together: everything that is not an image is `chat`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Requests a minute by bucket, tokens a UTC day, requests at the same time."""
+
+    rpm: int | None = None
+    images_rpm: int | None = None
+    tpd: int | None = None
+    concurrency: int | None = None
+
+
+UNLIMITED = Limits()
+
+
+def tighter(one: Limits, other: Limits) -> Limits:
+    """Of each limit the smaller."""
+    if one == UNLIMITED or other == UNLIMITED:
+        return other if one == UNLIMITED else one
+    return Limits(
+        rpm=_smaller(one.rpm, other.rpm),
+        images_rpm=_smaller(one.images_rpm, other.images_rpm),
+        tpd=_smaller(one.tpd, other.tpd),
+        concurrency=_smaller(one.concurrency, other.concurrency),
+    )
+
+
+def _smaller(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitHit:
+    """The limit that refused a request. `reset_at` is Unix seconds."""
+
+    scope: Literal["key", "tenant"]
+    kind: Literal["rpm", "tpd", "concurrency"]
+    limit: int
+    remaining: int
+    reset_at: int

@@ -1,0 +1,27 @@
+"""Moments as people and programs write them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+_MOST_DIGITS = 12
+
+
+def parse_moment(text: str) -> int:
+    """Milliseconds since the epoch of RFC 3339 with a time zone, or of seconds since the epoch.
+
+    Raises: ValueError.
+    """
+    if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS:
+        return int(text) * 1000
+    when = datetime.fromisoformat(text)
+    if when.tzinfo is None:
+        raise ValueError(f"`{text}` has no time zone")
+    return round(when.timestamp() * 1000)
+
+
+def format_moment(at_ms: int) -> str:
+    """RFC 3339 in UTC, with milliseconds where there are any."""
+    when = datetime.fromtimestamp(at_ms / 1000, UTC)
+    precision = "milliseconds" if at_ms % 1000 else "seconds"
+    return when.isoformat(timespec=precision).replace("+00:00", "Z")

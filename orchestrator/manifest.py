@@ -1,0 +1,88 @@
+"""What the builder recorded about a built model: `<repository>/<name>/<version>/manifest.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+NO_TOKEN = -1
+"""What engines take for an end id that no token has."""
+
+
+class ManifestError(ValueError):
+    """The manifest is missing or unusable; the message names the file and what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A built model's limits and token ids, and the folder that holds its artefacts.
+
+    `vocab_size` is the width of the engine's logits, which may exceed the tokenizer's.
+    `extra_end_ids` end an answer as `end_id` does. `dimension` is 0 for a model that generates.
+    """
+
+    directory: Path
+    model: str
+    task: str
+    target: str
+    max_batch_size: int
+    max_input_len: int
+    max_seq_len: int
+    vocab_size: int
+    end_id: int
+    extra_end_ids: tuple[int, ...]
+    pad_id: int | None
+    reports_finish_reason: bool
+    supports_min_p: bool
+    dimension: int
+
+
+def newest_version(model_directory: Path) -> Path | None:
+    """The folder of the highest version number that holds a manifest."""
+    if not model_directory.is_dir():
+        return None
+    versions = [
+        entry
+        for entry in model_directory.iterdir()
+        if entry.name.isdigit() and (entry / "manifest.json").is_file()
+    ]
+    return max(versions, key=lambda entry: int(entry.name), default=None)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest in the version folder `directory`. Raises: ManifestError."""
+    path = directory / "manifest.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT:
+            raise ManifestError(f"{path}: format {document['format']}, this version reads {FORMAT}")
+        return _manifest(directory, document)
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}") from error
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ManifestError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _manifest(directory: Path, document: Mapping[str, Any]) -> Manifest:
+    limits, tokens = document["limits"], document.get("tokens") or {}
+    features, embedding = document.get("features") or {}, document.get("embedding") or {}
+    return Manifest(
+        directory=directory,
+        model=document["model"],
+        task=document["task"],
+        target=document["target"],
+        max_batch_size=limits["max_batch_size"],
+        max_input_len=limits["max_input_len"],
+        max_seq_len=limits["max_seq_len"],
+        vocab_size=limits["vocab_size"],
+        end_id=NO_TOKEN if tokens.get("end_id") is None else tokens["end_id"],
+        extra_end_ids=tuple(tokens.get("extra_end_ids") or ()),
+        pad_id=tokens.get("pad_id"),
+        reports_finish_reason=bool(features.get("finish_reason")),
+        supports_min_p=bool(features.get("min_p")),
+        dimension=embedding.get("dimension", 0),
+    )

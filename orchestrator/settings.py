@@ -1,0 +1,294 @@
+"""Settings: environment over TOML file over defaults, checked at start, frozen afterwards.
+
+`ORCHESTRATOR_SERVER__PORT=9000` and `[server] port = 9000` are the same setting. The file is the
+one named by `ORCHESTRATOR_CONFIG`, or `orchestrator.toml` in the working directory when it exists.
+An unknown key is a start-up error. With no file and no variables a working CPU box starts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+ENV_PREFIX = "ORCHESTRATOR_"
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class SettingsError(ValueError):
+    """The settings cannot be used; the message names the setting and what is wrong with it."""
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServerSettings(_Group):
+    """The public port. Port 0 takes any free one."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    drain_s: Seconds = 30.0
+    """How long running answers may go on after a stop is asked for."""
+    keep_alive_s: Seconds = 75.0
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that answer calls on the same port; more than one need Redis."""
+
+
+class TritonSettings(_Group):
+    """Which Triton serves: a child of ours, or any other by URL."""
+
+    mode: Literal["child", "remote"] = "child"
+    url: str = ""
+    """Of a remote Triton: `host:port`, or `unix:/path`."""
+    tls: bool = False
+    tls_ca_file: Path | None = None
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    metadata: dict[str, SecretStr] = Field(default_factory=dict)
+    """gRPC metadata sent with every call, an authorisation token say."""
+    token: SecretStr | None = None
+    """For Triton's restricted protocols; a child gets a new one at every start."""
+    repository: Path = PROJECT_ROOT / "model_repository"
+    start_timeout_s: Seconds = 120.0
+    probe_interval_s: Seconds = 1.0
+    probe_timeout_s: Seconds = 2.0
+    """How long a Triton that has nothing to compute may leave a test request unanswered."""
+    exit_timeout_s: Seconds = 15.0
+    request_timeout_s: Seconds = 600.0
+    """The longest that one generation may take."""
+    first_token_timeout_s: Seconds = 120.0
+    cancel_drain_s: Seconds = 5.0
+    """How long a stopped generation may take to end before its call is cut."""
+    progress_file: Path | None = None
+    """Touched while the engine answers, so that the supervisor can tell busy from hung."""
+    metrics_port: Port = 0
+    engine_threads: int = Field(default=0, ge=0)
+    """Threads of the CPU engine; 0 takes one for each core."""
+
+    @model_validator(mode="after")
+    def _remote_has_a_url(self) -> TritonSettings:
+        if self.mode == "remote" and not self.url:
+            raise ValueError("`triton.mode` is `remote`, so `triton.url` must be set")
+        return self
+
+
+class StoreSettings(_Group):
+    """Where tenants and keys live."""
+
+    url: str = ""
+    """`postgresql+asyncpg://…` or `sqlite+aiosqlite:///…`; empty: a file in the data folder."""
+    key_cache_s: Seconds = 1.0
+    """How long a verified key is believed without asking the store again."""
+    key_grace_s: float = Field(default=300.0, ge=0)
+    """How long it is still believed while the store cannot be reached."""
+    key_lookup_timeout_s: Seconds = 2.0
+    """How long a caller waits for the store before it counts as out of reach."""
+    busy_timeout_s: Seconds = 5.0
+    """How long a writer waits for another process to let go of the file or the rows."""
+    pool_size: int = Field(default=8, ge=1)
+    """Connections of one process to PostgreSQL, for each of its parts that uses the store."""
+    connect_timeout_s: Seconds = 2.0
+    """How long PostgreSQL may take to accept a connection."""
+    statement_timeout_s: Seconds = 10.0
+    """How long PostgreSQL may take for one statement."""
+
+
+class BootstrapSettings(_Group):
+    """The first key of a fresh install. One is made up when none is given."""
+
+    admin_key: SecretStr | None = None
+    admin_key_file: Path | None = None
+    tenant: str = "default"
+
+
+class SecuritySettings(_Group):
+    """The pepper that key digests are made with; made up and kept 0600 when none is given."""
+
+    pepper: SecretStr | None = None
+    pepper_file: Path | None = None
+    previous_peppers: tuple[SecretStr, ...] = ()
+    """Older peppers. A key that is found under one of them is digested anew at once."""
+    previous_peppers_file: Path | None = None
+    """The same, one to a line."""
+
+
+class BooksSettings(_Group):
+    """How usage and denials get into the store: through journals in the data folder."""
+
+    sync_interval_s: Seconds = 0.02
+    """How far a power cut may set the journal back; a killed process sets it back by nothing."""
+    commit_interval_s: Seconds = 0.2
+    """How long records are collected for one transaction."""
+    journal_max_bytes: int = Field(default=1024 * 1024 * 1024, ge=1024)
+    """How much may wait for the store; beyond it requests are refused with 503."""
+
+
+class RedisSettings(_Group):
+    """Where several workers or boxes count limits together."""
+
+    url: SecretStr | None = None
+    """`redis://`, `rediss://` or `unix://`; without it limits are counted in the process."""
+    timeout_s: Seconds = 0.25
+    """The longest that a request waits for it."""
+    prefix: str = Field(default="operayde", pattern=r"^[A-Za-z0-9_.-]{1,40}$")
+    """Begins every name; installations that share a Redis need one each."""
+    retry_s: Seconds = 0.5
+    """While it is out of reach: how often to look whether it is back."""
+    worker_ttl_s: Seconds = 15.0
+    """A worker silent for this long is dead, and what its requests held is free again."""
+
+
+class QuotaSettings(_Group):
+    """What happens to limits while Redis is out of reach."""
+
+    on_outage: Literal["fail_closed", "local_share"] = "fail_closed"
+    """503 for every caller with limits, or each worker grants its share by itself."""
+    shares: int = Field(default=0, ge=0)
+    """Into how many shares a limit is divided then; 0 takes `server.workers`."""
+
+
+class PolicySettings(_Group):
+    """Who evaluates policies, and what is kept of their decisions."""
+
+    engine: Literal["embedded", "opa"] = "embedded"
+    """Rego in this process, or an OPA server with the same files."""
+    opa_url: str = ""
+    opa_token: SecretStr | None = None
+    timeout_s: Seconds = 0.25
+    """The longest that a decision may take; beyond it the request is refused with 503."""
+    fresh_s: Seconds = 1.0
+    """How long a policy is believed without asking the store again."""
+    record_share: float = Field(default=0.01, ge=0, le=1)
+    """How many decisions are recorded, of one; where a candidate differs all of them are."""
+    record_keep_s: Seconds = 30 * 24 * 3600.0
+    record_queue: int = Field(default=10_000, ge=1)
+    """How many decisions may wait to be recorded; more are not recorded at all."""
+
+    @model_validator(mode="after")
+    def _opa_has_a_url(self) -> PolicySettings:
+        if self.engine == "opa" and not self.opa_url.startswith(("http://", "https://")):
+            raise ValueError(
+                "`policy.engine` is `opa`, so `policy.opa_url` must be its http(s) URL"
+            )
+        return self
+
+
+class LoggingSettings(_Group):
+    """Logs go to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class HostsSettings(_Group):
+    """Host names whose callers get an error dialect of their own (`*` matches within a name)."""
+
+    spec: tuple[str, ...] = ()
+    proxy: tuple[str, ...] = ()
+
+
+class Settings(BaseSettings):
+    """The whole tree."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    data_dir: Path = PROJECT_ROOT / ".data"
+    catalogue: Path = PROJECT_ROOT / "model_repository" / "catalogue.toml"
+    server: ServerSettings = ServerSettings()
+    triton: TritonSettings = TritonSettings()
+    store: StoreSettings = StoreSettings()
+    bootstrap: BootstrapSettings = BootstrapSettings()
+    security: SecuritySettings = SecuritySettings()
+    books: BooksSettings = BooksSettings()
+    hosts: HostsSettings = HostsSettings()
+    redis: RedisSettings = RedisSettings()
+    quota: QuotaSettings = QuotaSettings()
+    policy: PolicySettings = PolicySettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="after")
+    def _workers_share_their_limits(self) -> Settings:
+        if self.server.workers > 1 and self.redis.url is None:
+            raise ValueError(
+                f"`server.workers` is {self.server.workers}, and several workers count limits"
+                f" together in Redis: set {ENV_PREFIX}REDIS__URL, or one worker"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # two sources are left out on purpose
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then environment, then the file."""
+        sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
+        if (path := _config_file()) is not None:
+            sources.append(TomlConfigSettingsSource(settings_cls, toml_file=path))
+        return tuple(sources)
+
+    @property
+    def store_url(self) -> str:
+        """The store's URL, the SQLite default filled in."""
+        return self.store.url or f"sqlite+aiosqlite:///{self.data_dir / 'orchestrator.db'}"
+
+
+def load_settings() -> Settings:
+    """The settings of this process. Raises: SettingsError."""
+    _refuse_unknown_variables()
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"
+            for item in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError("; ".join(lines)) from error
+    except (OSError, ValueError) as error:
+        raise SettingsError(str(error)) from error
+
+
+def _config_file() -> Path | None:
+    """The TOML file to read. Raises: SettingsError when the named one is not there."""
+    if named := os.environ.get(f"{ENV_PREFIX}CONFIG"):
+        if not Path(named).is_file():
+            raise SettingsError(f"{ENV_PREFIX}CONFIG names `{named}`, which is not a file")
+        return Path(named)
+    default = Path("orchestrator.toml")
+    return default if default.is_file() else None
+
+
+def _refuse_unknown_variables() -> None:
+    """A misspelt variable would silently leave its default in force; pydantic ignores those."""
+    known = {"CONFIG"}
+    for name, field in Settings.model_fields.items():
+        known.add(name.upper())
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            for inner in field.annotation.model_fields:
+                known.add(f"{name}__{inner}".upper())
+    for variable in os.environ:
+        if not variable.upper().startswith(ENV_PREFIX):
+            continue
+        name = variable.upper().removeprefix(ENV_PREFIX)
+        if name not in known and not any(name.startswith(f"{k}__") for k in known if "__" in k):
+            raise SettingsError(f"unknown setting `{variable}` in the environment")
