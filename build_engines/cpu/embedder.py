@@ -1,0 +1,114 @@
+"""One compiled encoder: texts as token ids in, vectors out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+
+from build_engines.cpu.request import Limits, RequestError
+from build_engines.cpu.runtime import Precision
+
+#: Texts are padded together while the longest has at most this many times the shortest's tokens.
+_PADDING_RATIO = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One text's tokens, without padding."""
+
+    ids: npt.NDArray[np.int32]
+    types: npt.NDArray[np.int32]
+
+
+def parse_texts(
+    tensors: Mapping[str, npt.NDArray[Any]], limits: Limits, type_vocab_size: int
+) -> list[Text]:
+    """The texts of one request: one row each, of the tokens that its mask keeps.
+
+    Raises: RequestError.
+    """
+    ids, mask = tensors["input_ids"], tensors["attention_mask"]
+    types = tensors.get("token_type_ids")
+    if types is None:
+        types = np.zeros_like(ids)
+    for name, tensor in (("attention_mask", mask), ("token_type_ids", types)):
+        if tensor.shape != ids.shape:
+            raise RequestError(
+                f"`{name}` has shape {list(tensor.shape)}, `input_ids` has {list(ids.shape)}"
+            )
+    if ((types < 0) | (types >= type_vocab_size)).any():
+        raise RequestError(f"`token_type_ids` must be from 0 to {type_vocab_size - 1}")
+    return [_text(*row, limits) for row in zip(ids, mask, types, strict=True)]
+
+
+class Embedder:
+    """A compiled encoder. Not thread-safe."""
+
+    def __init__(self, model_xml: Path, precision: Precision, threads: int = 0) -> None:
+        config = {
+            "INFERENCE_PRECISION_HINT": precision.arithmetic,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        compiled = ov.Core().compile_model(model_xml, "CPU", config)
+        self._request = compiled.create_infer_request()
+        self.dimension = int(compiled.output(0).get_partial_shape()[1].get_length())
+
+    def embed(self, texts: list[Text]) -> npt.NDArray[np.float32]:
+        """Vectors float32[len(texts), dimension], in the order of `texts`."""
+        vectors = np.empty((len(texts), self.dimension), np.float32)
+        for group in _groups([len(text.ids) for text in texts]):
+            vectors[group] = self._run([texts[index] for index in group])
+        return vectors
+
+    def _run(self, texts: list[Text]) -> npt.NDArray[np.float32]:
+        shape = (len(texts), max(len(text.ids) for text in texts))
+        ids, mask, types = (np.zeros(shape, np.int32) for _ in range(3))
+        for row, text in enumerate(texts):
+            length = len(text.ids)
+            ids[row, :length] = text.ids
+            mask[row, :length] = 1
+            types[row, :length] = text.types
+        self._request.infer({"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
+        vectors: npt.NDArray[np.float32] = self._request.get_output_tensor(0).data
+        return vectors
+
+
+def _text(
+    ids: npt.NDArray[np.int32],
+    mask: npt.NDArray[np.int32],
+    types: npt.NDArray[np.int32],
+    limits: Limits,
+) -> Text:
+    kept = mask == 1
+    text = Text(ids[kept], types[kept])
+    if len(text.ids) == 0:
+        raise RequestError("`input_ids` is empty, must hold at least 1 token")
+    if len(text.ids) > limits.max_input_len:
+        raise RequestError(
+            f"`input_ids`: Prompt length ({len(text.ids)}) exceeds maximum input length "
+            f"({limits.max_input_len})"
+        )
+    wrong = text.ids[(text.ids < 0) | (text.ids >= limits.vocab_size)]
+    if len(wrong):
+        raise RequestError(
+            f"`input_ids` holds token {wrong[0]}, must be from 0 to {limits.vocab_size - 1}"
+        )
+    return text
+
+
+def _groups(lengths: list[int]) -> list[list[int]]:
+    """Indices of texts that are padded together, shortest first."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if groups and lengths[index] <= _PADDING_RATIO * lengths[groups[-1][0]]:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

@@ -1,0 +1,143 @@
+"""The engine: a thread that runs the scheduler, and the door through which requests come in."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from build_engines.cpu.guided import GuideCompiler
+from build_engines.cpu.request import (
+    Generation,
+    Limits,
+    QueueFullError,
+    Request,
+    RequestError,
+)
+from build_engines.cpu.runtime import DecoderRuntime
+from build_engines.cpu.scheduler import Scheduler
+from build_engines.cpu.sequence import Sequence
+
+logger = logging.getLogger(__name__)
+
+#: Told after a step: True when a generation got its first token or ended.
+Progress = Callable[[bool], None]
+
+
+class Engine:
+    """Runs generations together. `submit` and `cancel` may be called from any thread."""
+
+    def __init__(
+        self,
+        runtime: DecoderRuntime,
+        limits: Limits,
+        guides: GuideCompiler,
+        *,
+        reuse: bool = True,
+        on_progress: Progress = lambda _urgent: None,
+    ) -> None:
+        self.limits = limits
+        self._guides = guides
+        self._runtime = runtime
+        self._scheduler = Scheduler(runtime, limits, reuse=reuse)
+        self._on_progress = on_progress
+        self._inbox: deque[Sequence] = deque()
+        self._compiling: set[Generation] = set()
+        self._work = threading.Event()
+        self._lock = threading.Lock()
+        self._closed = False
+        # One thread, so that a grammar that takes long delays other grammars only.
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="guide")
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> Generation:
+        """Queues a request. Raises: RequestError, QueueFullError."""
+        generation = Generation(request)
+        generation.timing.arrival = self._scheduler.now_ns()
+        with self._lock:
+            if self._closed:
+                raise RequestError("the model is being unloaded")
+            self._check_room(request)
+            if request.guide is not None:
+                self._compiling.add(generation)
+        if request.guide is not None:
+            self._compiler.submit(self._compile, generation)
+        else:
+            self._enqueue(Sequence(generation, *self._sizes, None))
+        return generation
+
+    def cancel(self, generation: Generation) -> None:
+        """Ends the generation at the next step, as `cancelled`; a finished one stays as it is."""
+        generation.cancel_requested = True
+        self._work.set()
+
+    def close(self) -> None:
+        """Ends everything that runs and joins the threads."""
+        with self._lock:
+            self._closed = True
+        self._compiler.shutdown(wait=True, cancel_futures=True)
+        self._work.set()
+        self._thread.join()
+        for generation in self._compiling:
+            generation.close("error", "the model is being unloaded")
+        self._on_progress(True)
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        return self._runtime.vocab_size, self._runtime.block_size
+
+    def _check_room(self, request: Request) -> None:
+        tokens = len(request.input_ids) + request.max_new_tokens - 1
+        cache_tokens = self._runtime.num_blocks * self._runtime.block_size
+        if tokens > cache_tokens:
+            raise RequestError(
+                f"`request_output_len`: {len(request.input_ids)} prompt tokens and "
+                f"{request.max_new_tokens} more exceed the key/value cache of {cache_tokens} tokens"
+            )
+        free = self.limits.max_batch_size - len(self._scheduler.running)
+        queued = len(self._inbox) + len(self._compiling) + len(self._scheduler.waiting)
+        limit = self.limits.max_queue_size
+        if limit and queued >= limit + free:
+            raise QueueFullError(f"{limit} requests wait already: Exceeds maximum queue size")
+
+    def _compile(self, generation: Generation) -> None:
+        guide = generation.request.guide
+        assert guide is not None
+        try:
+            matcher = self._guides.compile(guide)
+            self._enqueue(Sequence(generation, *self._sizes, matcher))
+        except Exception as error:
+            text = str(error) if isinstance(error, RequestError) else "the guide failed to compile"
+            logger.info("guide refused: %s", error)
+            generation.close("error", text)
+            self._on_progress(True)
+        finally:
+            with self._lock:
+                self._compiling.discard(generation)
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        self._inbox.append(sequence)
+        self._work.set()
+
+    def _run(self) -> None:
+        scheduler = self._scheduler
+        while not self._closed:
+            # Cleared before looking, so that what arrives meanwhile sets it again.
+            self._work.clear()
+            while self._inbox:
+                scheduler.add(self._inbox.popleft())
+            try:
+                urgent = scheduler.step()
+            except Exception:
+                logger.exception("the scheduler failed")
+                scheduler.abort("the engine failed while scheduling this request")
+                urgent = True
+            self._on_progress(urgent)
+            if not scheduler.running and not scheduler.waiting:
+                self._work.wait()
+        while self._inbox:
+            scheduler.add(self._inbox.popleft())
+        scheduler.abort("the model is being unloaded")

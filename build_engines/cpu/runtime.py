@@ -1,0 +1,158 @@
+"""One compiled decoder with a paged key/value cache: token ids in, logits out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+import openvino.opset15 as ops
+
+# The only public way to the paged form; nothing else of the package is imported from there.
+from openvino._offline_transformations import paged_attention_transformation
+
+from build_engines.cpu.decoder import FINAL_NORM
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Logits = npt.NDArray[np.float32]
+
+_INPUTS = (
+    "input_ids",
+    "position_ids",
+    "past_lens",
+    "subsequence_begins",
+    "block_indices",
+    "block_indices_begins",
+    "max_context_len",
+    "output_rows",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """What the arithmetic and the key/value cache are computed and stored in (OpenVINO's names)."""
+
+    arithmetic: str
+    kv_cache: str
+
+
+#: int8 keeps float32 arithmetic: int8 weights under a bf16 hint measured slower than either alone.
+PRECISIONS = {
+    "float32": Precision("f32", "f32"),
+    "float16": Precision("f32", "f16"),
+    "bfloat16": Precision("bf16", "bf16"),
+    "int8": Precision("f32", "f16"),
+}
+
+
+@dataclass(slots=True)
+class StepInputs:
+    """The tokens of one step, sequence after sequence.
+
+    `output_rows` int64[k] are the token rows whose logits are wanted. The arrays are bound by
+    reference: a caller that keeps the sequences may change values in place and run again.
+    """
+
+    input_ids: Int64
+    position_ids: Int64
+    past_lens: Int32
+    subsequence_begins: Int32
+    block_indices: Int32
+    block_indices_begins: Int32
+    max_context_len: npt.NDArray[np.int32]
+    output_rows: Int64
+
+
+class DecoderRuntime:
+    """A compiled decoder. Not thread-safe: one thread runs steps."""
+
+    def __init__(
+        self, model_xml: Path, precision: Precision, cache_tokens: int, threads: int = 0
+    ) -> None:
+        core = ov.Core()
+        compiled = core.compile_model(
+            _paged(core.read_model(model_xml)),
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": precision.arithmetic,
+                "KV_CACHE_PRECISION": precision.kv_cache,
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": threads,
+            },
+        )
+        self._request = compiled.create_infer_request()
+        self.block_size = int(compiled.input("key_cache.0").get_partial_shape()[2].get_length())
+        self.num_blocks = -(-cache_tokens // self.block_size)
+        self.vocab_size = int(compiled.output(0).get_partial_shape()[2].get_length())
+        self._cache = self._allocate_cache(compiled)
+        self._bound: StepInputs | None = None
+        self._tensors: list[ov.Tensor] = []
+
+    def run(self, inputs: StepInputs) -> Logits:
+        """Logits float32[k, vocab_size] of the wanted rows; valid until the next call."""
+        if inputs is not self._bound:
+            self._bind(inputs)
+        self._request.infer()
+        logits: Logits = self._request.get_output_tensor(0).data
+        return logits.reshape(len(inputs.output_rows), self.vocab_size)
+
+    def _bind(self, inputs: StepInputs) -> None:
+        self._tensors = []
+        for name in _INPUTS:
+            tensor = ov.Tensor(getattr(inputs, name), shared_memory=True)
+            self._request.set_tensor(name, tensor)
+            self._tensors.append(tensor)
+        self._bound = inputs
+
+    def _allocate_cache(self, compiled: ov.CompiledModel) -> list[ov.Tensor]:
+        """One tensor for the keys and one for the values of each layer. Raises: MemoryError."""
+        ports = {port.get_any_name(): port for port in compiled.inputs}
+        shapes = {
+            name: [self.num_blocks, *(int(d.get_length()) for d in list(port.partial_shape)[1:])]
+            for name, port in ports.items()
+            if name.startswith(("key_cache.", "value_cache."))
+        }
+        sizes = (math.prod(shapes[name]) * ports[name].element_type.size for name in shapes)
+        _check_memory(sum(sizes), self.num_blocks * self.block_size)
+        tensors = []
+        for name, shape in shapes.items():
+            tensor = ov.Tensor(ports[name].element_type, ov.Shape(shape))
+            # Memory that was never written may hold NaN, which attention would spread from
+            # the unused end of a block.
+            np.frombuffer(tensor.data, np.uint8)[:] = 0
+            self._request.set_tensor(name, tensor)
+            tensors.append(tensor)
+        return tensors
+
+
+def _check_memory(needed_bytes: int, tokens: int) -> None:
+    """Linux hands out memory that it does not have and kills whoever uses it; say so before."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            free_bytes = int(line.split()[1]) * 1024
+            if needed_bytes > free_bytes:
+                raise MemoryError(
+                    f"the key/value cache of {tokens} tokens needs {needed_bytes >> 20} MiB, "
+                    f"{free_bytes >> 20} MiB are free: lower `kv_cache_tokens`"
+                )
+
+
+def _paged(model: Any) -> Any:
+    """The stateful decoder with paged attention, and logits of `output_rows` only."""
+    paged_attention_transformation(model)
+    rows = ops.parameter([-1], np.int64)
+    rows.set_friendly_name("output_rows")
+    rows.get_output_tensor(0).set_names({"output_rows"})
+    norm = next(op for op in model.get_ops() if op.get_friendly_name() == FINAL_NORM)
+    readers = list(norm.output(0).get_target_inputs())
+    wanted = ops.gather(norm.output(0), rows, ops.constant(np.int64(0)))
+    for reader in readers:
+        reader.replace_source_output(wanted.output(0))
+    model.add_parameters([rows])
+    model.validate_nodes_and_infer_types()
+    return model

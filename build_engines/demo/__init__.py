@@ -1,0 +1,1 @@
+"""The two demonstration models: their corpus, their training and their evaluation."""
