@@ -1,0 +1,135 @@
+"""Chat templates: Jinja as Hugging Face runs it, in a sandbox.
+
+Templates come with a model and are trusted as far as the model is: the sandbox stops access to
+Python objects, not a template that only wastes time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from orchestrator.core.errors import InvalidRequest
+from orchestrator.rendering.files import RenderingError
+
+logger = logging.getLogger(__name__)
+
+
+class ChatTemplate:
+    """The templates of one model. Immutable, thread-safe."""
+
+    def __init__(
+        self, sources: Mapping[str, str], tokens: Mapping[str, str], directory: Path
+    ) -> None:
+        environment = _environment()
+        try:
+            self._templates = {
+                name: environment.from_string(source) for name, source in sources.items()
+            }
+            free = {
+                name: meta.find_undeclared_variables(environment.parse(source))
+                for name, source in sources.items()
+            }
+        except jinja2.TemplateSyntaxError as error:
+            where = f"{directory}: chat template, line {error.lineno}"
+            raise RenderingError(f"{where}: {error.message}") from error
+        if sources and "default" not in sources:
+            raise RenderingError(f"{directory}: no chat template is named `default`")
+        self._tokens = dict(tokens)
+        self._takes_tools = any("tools" in names for names in free.values())
+        self.knows_developer = any("developer" in source for source in sources.values())
+
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+    ) -> str:
+        """The text of the conversation, ready for the assistant's turn. Raises: InvalidRequest."""
+        if not self._templates:
+            raise InvalidRequest(
+                "This model has no chat template; it cannot take `messages`.", param="messages"
+            )
+        if tools and not self._takes_tools:
+            raise InvalidRequest("This model cannot call tools.", param="tools")
+        template = self._templates["default"]
+        if tools and "tool_use" in self._templates:
+            template = self._templates["tool_use"]
+        try:
+            return template.render(
+                **self._tokens,
+                messages=messages,
+                tools=list(tools) or None,
+                documents=None,
+                add_generation_prompt=True,
+            )
+        except _RaisedByTemplateError as error:
+            raise InvalidRequest(
+                f"The model's chat template refuses these messages: {error.message}",
+                param="messages",
+            ) from error
+        # A template is code of the model's makers: whatever it raises is about these messages.
+        except Exception as error:
+            logger.warning("a chat template failed: %s: %s", type(error).__name__, error)
+            raise InvalidRequest(
+                "The model's chat template cannot render these messages.", param="messages"
+            ) from error
+
+
+class _RaisedByTemplateError(jinja2.TemplateError):
+    """`raise_exception` was called; the message is the template's own."""
+
+
+class _Generation(Extension):
+    """`{% generation %}` … `{% endgeneration %}` marks training text; here it changes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012  # the attribute as jinja2 declares it
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """Source: `transformers.utils.chat_template_utils`, `_compile_jinja_template`."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols", _Generation],
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as models were trained on it: no HTML escapes, no ASCII escapes."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _raise_exception(message: object) -> NoReturn:
+    raise _RaisedByTemplateError(str(message))
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now(tz=UTC).strftime(pattern)

@@ -1,0 +1,96 @@
+"""Token ids to text, piece by piece: whole characters, no space lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+_UNKNOWN = "\ufffd"
+_MOST_PENDING = 8
+_LONG_WINDOW = 16
+
+
+class Detokenizer:
+    """The text of one growing sequence of ids, in O(n) overall.
+
+    Each step decodes the ids that are new together with the last ones that were given out, because
+    what a token's text is depends on its left neighbour (a leading space, bytes of a character).
+    Text that ends in U+FFFD may be half a character and waits for more.
+
+    `tokenizers.DecodeStream` does the same with two gaps: it cannot be asked for the rest at the
+    end, and on bytes that never become a character it collects ids without bound.
+    """
+
+    def __init__(self, vocabulary: Tokenizer, skipped: frozenset[int]) -> None:
+        self._vocabulary = vocabulary
+        self._skipped = skipped
+        self._given: list[int] = []
+        self._given_text = ""
+        self._pending: list[int] = []
+
+    def feed(self, token_ids: Sequence[int]) -> str:
+        """The characters that `token_ids` complete."""
+        skipped = self._skipped
+        pending = self._pending
+        pending += [one for one in token_ids if one not in skipped]
+        if not pending:
+            return ""
+        text = self._text_of(pending)
+        if text.endswith(_UNKNOWN):
+            return self._give_certain(text)
+        return self._give(text, len(pending))
+
+    def flush(self) -> str:
+        """What is left at the end; half a character becomes U+FFFD."""
+        if not self._pending:
+            return ""
+        return self._give(self._text_of(self._pending), len(self._pending))
+
+    def _text_of(self, token_ids: list[int]) -> str:
+        """What `token_ids` add to the text given out."""
+        text = self._decode(self._given + token_ids)
+        if text.startswith(self._given_text):
+            return text[len(self._given_text) :]
+        # Byte-fallback decoders turn a whole run of bytes into U+FFFD while it is incomplete.
+        return self._decode(token_ids)
+
+    def _give(self, text: str, count: int) -> str:
+        """Moves the first `count` pending ids, whose text is `text`, to those given out."""
+        if not text:
+            return ""
+        self._given = self._pending[:count]
+        self._pending = self._pending[count:]
+        self._given_text = self._decode(self._given)
+        if len(self._given) > _LONG_WINDOW:
+            self._shorten_window()
+        return text
+
+    def _shorten_window(self) -> None:
+        """Only the last few ids matter to their right neighbour."""
+        last = self._given[-_MOST_PENDING:]
+        text = self._decode(last)
+        if text and _UNKNOWN not in text:
+            self._given, self._given_text = last, text
+
+    def _give_certain(self, text: str) -> str:
+        """Gives out what is complete before the last, perhaps half, character of `text`.
+
+        A character has four bytes at most, so at most three ids can be waiting for its rest. More
+        of them are bytes that are no character, and are given out as such.
+        """
+        pending = self._pending
+        for kept in range(1, min(4, len(pending))):
+            head = self._text_of(pending[:-kept])
+            if head and not head.endswith(_UNKNOWN):
+                return self._give(head, len(pending) - kept)
+        if len(pending) <= _MOST_PENDING:
+            return ""
+        for kept in (1, 2, 3):
+            head, tail = self._text_of(pending[:-kept]), self._decode(pending[-kept:])
+            if tail == _UNKNOWN and head + tail == text:
+                return self._give(head, len(pending) - kept)
+        return self._give(text, len(pending))
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self._vocabulary.decode(token_ids, skip_special_tokens=False)

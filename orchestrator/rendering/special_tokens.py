@@ -1,0 +1,169 @@
+"""Special tokens, kept apart from text that only looks like them.
+
+A chat template writes its special tokens as text, and so may a user. After the template has run the
+two look alike. So text of users goes in *shielded*: a character of every special token's text in it
+is exchanged for a stand-in from a private-use plane. What still matches in the rendered text was
+written by the template; it is *marked*: exchanged for one private character, its twin, which the
+tokenizer knows as an added token of its own. Then the shield comes off, and one call encodes it
+all, with the tokenizer told to read special tokens' text as plain text. Nothing is split, so
+the ids of harmless text are the very ones that the tokenizer alone would give.
+
+Filters that templates put on text (`trim`, `tojson`, `upper`, a slice) leave the shield whole. A
+template that deletes or replaces characters inside a text could still write a special token with
+it: templates come with the model, and what they make of text is theirs to answer for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import AddedToken, Tokenizer
+
+_TWINS_FROM = 0x100000
+_STAND_INS_FROM = 0x10F000
+_BREAK = "\U0010fffd"
+_MOST_TWINS = _STAND_INS_FROM - _TWINS_FROM
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialToken:
+    """One special token of a vocabulary and how its text is matched."""
+
+    id: int
+    text: str
+    lstrip: bool
+    rstrip: bool
+    single_word: bool
+
+    @property
+    def pattern(self) -> str:
+        """A regular expression for its text."""
+        pattern = re.escape(self.text)
+        return rf"(?<!\w){pattern}(?!\w)" if self.single_word else pattern
+
+
+class SpecialTokens:
+    """The special tokens of one tokenizer. Immutable, thread-safe."""
+
+    def __init__(self, tokens: Sequence[SpecialToken]) -> None:
+        if len(tokens) > _MOST_TWINS:
+            raise ValueError(f"{len(tokens)} special tokens, at most {_MOST_TWINS}")
+        # The longest text wins where several match, as in the tokenizer's own search.
+        self._tokens = sorted(tokens, key=lambda token: -len(token.text))
+        self.ids = frozenset(token.id for token in tokens)
+        self._twins = {
+            token.text: chr(_TWINS_FROM + index) for index, token in enumerate(self._tokens)
+        }
+        letters = sorted({letter for token in tokens for letter in token.text})
+        self._stand_ins = {
+            letter: chr(_STAND_INS_FROM + index) for index, letter in enumerate(letters)
+        }
+        self._originals = {ord(one): letter for letter, one in self._stand_ins.items()}
+        texts = list(self._twins)
+        self._beginnings = frozenset(text[:k] for text in texts for k in range(1, len(text)))
+        self._endings = frozenset(text[-k:] for text in texts for k in range(1, len(text)))
+        self._longest = max(map(len, texts), default=0)
+        self._first_letters = frozenset(text[0] for text in texts)
+        self._last_letters = frozenset(text[-1] for text in texts)
+        self._all_texts = _BREAK.join(texts)
+        either = "|".join(map(re.escape, texts)) or r"(?!)"
+        # Ranges, because a class that lists far characters one by one is slow.
+        reserved = "".join(
+            f"{chr(first)}-{chr(first + count - 1)}"
+            for first, count in ((_TWINS_FROM, len(texts)), (_STAND_INS_FROM, len(letters)))
+            if count
+        )
+        self._somewhere = re.compile(either)
+        # Texts may overlap, so every place is looked at, which is slow, and seldom needed.
+        self._everywhere = re.compile(rf"(?=(?:{either}))(.)", re.DOTALL)
+        self._reserved = re.compile(f"[{reserved}{_BREAK}]")
+        self._written = re.compile("|".join(token.pattern for token in self._tokens) or r"(?!)")
+        self._marks = re.compile(f"[{''.join(self._twins.values())}]" if texts else r"(?!)")
+
+    def install(self, tokenizer: Tokenizer) -> dict[int, int | None]:
+        """Teaches `tokenizer` the private characters; what they stand for is returned by id.
+
+        `None` is a mere break between two tokens. From then on the tokenizer reads the text of a
+        special token as plain text.
+        """
+        known = set(tokenizer.get_vocab(with_added_tokens=True).values())
+        tokenizer.add_tokens(
+            [
+                AddedToken(
+                    self._twins[token.text],
+                    single_word=False,
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    normalized=False,
+                    special=False,
+                )
+                for token in self._tokens
+            ]
+            + [AddedToken(_BREAK, normalized=False, special=False)]
+        )
+        tokenizer.encode_special_tokens = True
+        meanings = {self._twins[token.text]: token.id for token in self._tokens}
+        ids: dict[int, int | None] = {}
+        for character, meaning in [*meanings.items(), (_BREAK, None)]:
+            if (added := tokenizer.token_to_id(character)) is not None:
+                ids[added] = meaning
+        if len(ids) != len(self._tokens) + 1 or not known.isdisjoint(ids):
+            raise ValueError("the vocabulary leaves no room for twins of its special tokens")
+        return ids
+
+    def broken(self, text: str) -> str:
+        """`text` with a break inside every special token's text that it spells out."""
+        return self._everywhere.sub(lambda match: match[1] + _BREAK, text)
+
+    def shield(self, text: str) -> str:
+        """`text` with nothing in it, or at its ends, that could be read as a special token."""
+        if self._reserved.search(text):
+            text = self._reserved.sub("\ufffd", text)
+        if self._somewhere.search(text):
+            text = self._everywhere.sub(lambda match: self._stand_ins[match[1]], text)
+        core = text.strip()
+        if not core:
+            return text
+        start = text.index(core[0])
+        end = start + len(core) - 1
+        if self._could_end_here(core):
+            text = text[:start] + self._stand_in(text[start]) + text[start + 1 :]
+        if self._could_begin_here(core):
+            text = text[:end] + self._stand_in(text[end]) + text[end + 1 :]
+        return text
+
+    def mark(self, text: str) -> str:
+        """`text` with every special token written in it exchanged for its twin."""
+        return self._written.sub(lambda match: self._twins[match[0]], text)
+
+    def unshield(self, text: str) -> str:
+        """`text` with its own characters back in the place of stand-ins."""
+        return text if text.isascii() else text.translate(self._originals)
+
+    def marks(self, text: str) -> list[str]:
+        """The twins in a marked text, in order."""
+        return self._marks.findall(text)
+
+    def without_reserved(self, text: str) -> str:
+        """`text` of a caller with the private characters used here replaced by U+FFFD."""
+        return text if text.isascii() else self._reserved.sub("\ufffd", text)
+
+    def _stand_in(self, letter: str) -> str:
+        return self._stand_ins.get(letter, letter)
+
+    def _could_end_here(self, core: str) -> bool:
+        """Whether a special token begun before `core` could end in it, or run through it."""
+        if len(core) < self._longest and core in self._all_texts:
+            return True
+        if self._last_letters.isdisjoint(core[: self._longest]):
+            return False
+        return any(core[:k] in self._endings for k in range(1, min(self._longest, len(core) + 1)))
+
+    def _could_begin_here(self, core: str) -> bool:
+        """Whether a special token begun in `core` could end behind it."""
+        if self._first_letters.isdisjoint(core[-self._longest :]):
+            return False
+        longest = min(self._longest, len(core) + 1)
+        return any(core[-k:] in self._beginnings for k in range(1, longest))

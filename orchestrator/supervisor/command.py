@@ -1,0 +1,77 @@
+"""How tritonserver is started: its arguments and its environment, locked down."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orchestrator.settings import ENV_PREFIX
+from orchestrator.supervisor.installation import Installation
+from orchestrator.supervisor.run_directory import RunDirectory
+from orchestrator.supervisor.state import Endpoint
+
+_PROTOCOLS = (
+    "health,metadata,inference,shared-memory,model-config,model-repository,statistics,trace,logging"
+)
+THREADS_VARIABLE = "CPU_ENGINE_THREADS"
+_NOT_HANDED_DOWN = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV")
+
+
+def arguments(
+    *,
+    installation: Installation,
+    run: RunDirectory,
+    endpoint: Endpoint,
+    models: Sequence[str],
+    metrics_port: int,
+    exit_timeout_s: float,
+) -> list[str]:
+    """The command line.
+
+    The token is in it, as Triton reads it from nowhere else; the socket's folder, mode 0700, is
+    what keeps other users out.
+    """
+    return [
+        str(installation.server),
+        f"--id={endpoint.server_id}",
+        f"--model-repository={run.repository}",
+        f"--backend-directory={run.backends}",
+        f"--backend-config=python,shm-region-prefix-name={run.shared_memory_prefix}",
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in models),
+        # A model that does not load must not take the others with it.
+        "--exit-on-error=false",
+        "--disable-auto-complete-config",
+        "--allow-http=false",
+        f"--grpc-address={run.grpc_address}",
+        "--grpc-port=1",
+        f"--grpc-restricted-protocol={_PROTOCOLS}:tok={endpoint.token}",
+        "--metrics-address=127.0.0.1",
+        f"--metrics-port={metrics_port}",
+        # Both need a GPU and warn without one; this build of Triton serves machines without.
+        "--allow-gpu-metrics=false",
+        "--pinned-memory-pool-byte-size=0",
+        f"--exit-timeout-secs={max(1, round(exit_timeout_s))}",
+    ]
+
+
+def environment(
+    installation: Installation, run: RunDirectory, engine_threads: int
+) -> Mapping[str, str]:
+    """Ours, without our settings (they hold secrets) and with this environment's Python first."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith(ENV_PREFIX) and name not in _NOT_HANDED_DOWN
+    }
+    libraries = [str(run.libraries), str(installation.libraries)]
+    if inherited := kept.get("LD_LIBRARY_PATH"):
+        libraries.append(inherited)
+    kept["LD_LIBRARY_PATH"] = ":".join(libraries)
+    # The stub takes the packages of the first `python3` on the path.
+    kept["PATH"] = f"{Path(sys.executable).parent}:{kept.get('PATH', os.defpath)}"
+    if engine_threads:
+        kept[THREADS_VARIABLE] = str(engine_threads)
+    return kept

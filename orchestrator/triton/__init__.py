@@ -1,0 +1,1 @@
+"""Triton over gRPC, in token ids: the only importer of tritonclient."""

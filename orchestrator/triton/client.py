@@ -1,0 +1,237 @@
+"""Calls to Triton: one gRPC stream per generation, generated stubs, no convenience client.
+
+The convenience client rebuilds messages per call, hides the final flag and loses request ids on
+errors, so `service_pb2_grpc` is used directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from orchestrator.core.errors import GatewayError, Overloaded
+from orchestrator.triton import contract, errors
+from orchestrator.triton.contract import GenerateCall
+from orchestrator.triton.stream import TokenStream
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 2**31 - 1
+STOP_AGAIN_S = 0.5
+MOST_EMBED_CALLS = 512
+PROTOCOL_TOKEN_HEADER = "triton-grpc-protocol-tok"  # noqa: S105  # the header's name, no secret
+
+_CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A restarted Triton must be found at once; the default waits up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TritonEndpoint:
+    """Where a Triton listens and how to speak to it. `url` is `host:port` or `unix:/path`."""
+
+    url: str
+    token: str | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
+    tls: bool = False
+    tls_ca_file: Path | None = None
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    server_id: str | None = None
+    """The `--id` that the server must answer with, where we chose it."""
+
+    @property
+    def call_metadata(self) -> tuple[tuple[str, str], ...]:
+        """What every call carries."""
+        token = ((PROTOCOL_TOKEN_HEADER, self.token),) if self.token else ()
+        return (*self.metadata, *token)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long to wait, in seconds."""
+
+    request_s: float = 600.0
+    cancel_drain_s: float = 5.0
+    control_s: float = 5.0
+
+
+class TritonClient:
+    """One channel to one Triton. Close it; closing ends what is still in flight."""
+
+    def __init__(self, endpoint: TritonEndpoint, timeouts: Timeouts | None = None) -> None:
+        self._endpoint = endpoint
+        self._timeouts = timeouts or Timeouts()
+        self._metadata = endpoint.call_metadata
+        self._channel = _channel(endpoint)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[list[memoryview]]] = set()
+        self._streams: set[TokenStream] = set()
+        self._answered_at: dict[str, float] = {}
+
+    @property
+    def in_flight(self) -> int:
+        """Calls whose engine side has not ended yet, stopped generations included."""
+        return len(self._streams) + len(self._calls)
+
+    def last_answer_at(self, model: str | None = None) -> float:
+        """When `model`, or any of them, last answered, by `time.monotonic()`; 0 if never."""
+        if model is not None:
+            return self._answered_at.get(model, 0.0)
+        return max(self._answered_at.values(), default=0.0)
+
+    def fail_in_flight(self, model: str) -> None:
+        """Gives up on everything that `model` still owes: each reader gets its 503 now."""
+        for stream in [stream for stream in self._streams if stream.call.model == model]:
+            stream.give_up()
+
+    def _note_answer(self, model: str) -> None:
+        self._answered_at[model] = time.monotonic()
+
+    async def close(self) -> None:
+        """Stops what is in flight, waits for it within the drain time, closes the channel."""
+        for stream in list(self._streams):
+            stream.stop()
+        if pending := self._stopping | self._calls:
+            await asyncio.wait(pending, timeout=self._timeouts.cancel_drain_s)
+        for stream in list(self._streams):
+            stream.cut()
+        await self._channel.close()
+
+    def generate(self, call: GenerateCall) -> TokenStream:
+        """Starts `call` and returns its stream of chunks at once.
+
+        The stream belongs to the caller, who iterates it to its end or stops it.
+        """
+        rpc = self._stub.ModelStreamInfer(
+            metadata=self._metadata,
+            timeout=self._timeouts.request_s + self._timeouts.cancel_drain_s,
+        )
+        stream = TokenStream(
+            rpc,
+            call,
+            on_answer=self._note_answer,
+            on_stop=self._stop,
+            on_end=self._streams.discard,
+        )
+        self._streams.add(stream)
+        stream.start()
+        return stream
+
+    async def embed(
+        self, model: str, request_id: str, rows: Sequence[Sequence[int]]
+    ) -> list[memoryview]:
+        """One float32 little-endian vector for each row of token ids, in their order.
+
+        A caller who goes away leaves the call to its end: one batch, and nothing cut.
+        Raises: Overloaded, because nothing limits Triton's own queue of a batching model.
+        """
+        if len(self._calls) >= MOST_EMBED_CALLS:
+            raise Overloaded("The model's queue is full.", retry_after_s=errors.RETRY_AFTER_S)
+        task = asyncio.create_task(self._embed(model, request_id, rows))
+        self._calls.add(task)
+        task.add_done_callback(self._forget_call)
+        return await asyncio.shield(task)
+
+    def _forget_call(self, task: asyncio.Task[list[memoryview]]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            # Marks the error as seen: its caller may have gone.
+            task.exception()
+
+    async def _embed(
+        self, model: str, request_id: str, rows: Sequence[Sequence[int]]
+    ) -> list[memoryview]:
+        request = contract.embed_request(model, request_id, rows)
+        try:
+            response = await self._stub.ModelInfer(
+                request, metadata=self._metadata, timeout=self._timeouts.request_s
+            )
+        except grpc.RpcError as error:
+            raise errors.from_rpc(error, model=model, request_id=request_id) from error
+        self._note_answer(model)
+        return contract.read_rows(response)
+
+    async def server_id(self) -> str:
+        """The name that the server was started with. Raises: GatewayError."""
+        request = service_pb2.ServerMetadataRequest()
+        response = await self._control(self._stub.ServerMetadata, request)
+        return str(response.name)
+
+    async def model_ready(self, model: str) -> bool:
+        """Whether Triton has `model` loaded. False as well when Triton is out of reach."""
+        request = service_pb2.ModelReadyRequest(name=model)
+        try:
+            response = await self._control(self._stub.ModelReady, request)
+        except GatewayError:
+            return False
+        return bool(response.ready)
+
+    async def _control(self, method: grpc.aio.UnaryUnaryMultiCallable, request: object) -> Any:
+        try:
+            return await method(request, metadata=self._metadata, timeout=self._timeouts.control_s)
+        except grpc.RpcError as error:
+            raise errors.from_rpc(error, model="-", request_id="control") from error
+
+    def _stop(self, stream: TokenStream) -> None:
+        """Ends `stream` on the engine's side; ours is free at once."""
+        task = asyncio.create_task(self._stop_and_drain(stream))
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+
+    async def _stop_and_drain(self, stream: TokenStream) -> None:
+        """Asks the engine to stop and waits for the final response; cuts the call if none comes.
+
+        Cutting first would be quicker to write and is unsafe: a call that is dropped around its
+        completion leaks a reference inside Triton 2.51, after which a model never unloads.
+        """
+        deadline = time.monotonic() + self._timeouts.cancel_drain_s
+        while not stream.has_ended and time.monotonic() < deadline:
+            # A stop that overtakes its request finds nothing to end, so it is sent again.
+            await self._send_stop(stream)
+            await stream.ended(timeout_s=min(STOP_AGAIN_S, max(0.0, deadline - time.monotonic())))
+        if not stream.has_ended:
+            logger.warning("engine did not stop %s in time", stream.call.request_id)
+            stream.cut()
+
+    async def _send_stop(self, stream: TokenStream) -> None:
+        request = contract.stop_request(stream.call.model, stream.call.request_id)
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+            rpc = self._stub.ModelStreamInfer(
+                metadata=self._metadata, timeout=self._timeouts.cancel_drain_s
+            )
+            await rpc.write(request)
+            await rpc.done_writing()
+            while await rpc.read() is not grpc.aio.EOF:
+                pass
+
+
+def _channel(endpoint: TritonEndpoint) -> grpc.aio.Channel:
+    if not endpoint.tls:
+        return grpc.aio.insecure_channel(endpoint.url, options=_CHANNEL_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=_read(endpoint.tls_ca_file),
+        private_key=_read(endpoint.tls_key_file),
+        certificate_chain=_read(endpoint.tls_cert_file),
+    )
+    return grpc.aio.secure_channel(endpoint.url, credentials, options=_CHANNEL_OPTIONS)
+
+
+def _read(path: Path | None) -> bytes | None:
+    return path.read_bytes() if path is not None else None

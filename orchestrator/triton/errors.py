@@ -1,0 +1,63 @@
+"""Triton's words for a failure, turned into ours. Its texts go to the log, never to a caller."""
+
+from __future__ import annotations
+
+import logging
+
+import grpc
+
+from orchestrator.core.errors import (
+    ContextLengthExceeded,
+    GatewayError,
+    ModelUnavailable,
+    Overloaded,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 2.0
+"""About what a restarted Triton needs to load a small model."""
+
+_UNAVAILABLE = ("is not ready", "not found", "unknown model", "is not healthy", "unavailable")
+_TOO_LONG = ("exceeds maximum input length", "exceed the key/value cache")
+_BY_CODE = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+}
+
+
+def from_text(text: str, *, model: str, request_id: str) -> GatewayError:
+    """The error for the text that Triton or a backend of it gave for one request."""
+    logger.warning("triton refused %s for model %s: %s", request_id, model, text[:2000])
+    lowered = text.lower()
+    if any(words in lowered for words in _TOO_LONG):
+        return ContextLengthExceeded("The request is longer than the engine accepts.")
+    if "exceeds maximum queue size" in lowered:
+        return Overloaded("The model's queue is full.", retry_after_s=RETRY_AFTER_S)
+    if any(word in lowered for word in _UNAVAILABLE):
+        return unavailable()
+    return UpstreamFailed("The engine failed on this request.")
+
+
+def from_rpc(error: grpc.RpcError, *, model: str, request_id: str) -> GatewayError:
+    """The error for a call that ended with a status instead of an answer."""
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        logger.warning("triton gave no answer in time to %s for model %s", request_id, model)
+        return UpstreamTimeout("The engine did not answer in time.")
+    if code in _BY_CODE:
+        logger.warning("triton is out of reach for %s (%s): %s", request_id, code.name, details)
+        return unavailable()
+    return from_text(details, model=model, request_id=request_id)
+
+
+def unavailable() -> ModelUnavailable:
+    """What a caller hears while the engine is down or restarting."""
+    return ModelUnavailable(
+        "The model is not available at the moment.", retry_after_s=RETRY_AFTER_S
+    )

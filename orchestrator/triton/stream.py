@@ -1,0 +1,149 @@
+"""One generation as it comes out of Triton."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+
+from orchestrator.core.errors import GatewayError, UpstreamTimeout
+from orchestrator.triton import contract, errors
+from orchestrator.triton.contract import GenerateCall, TokenChunk
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import service_pb2
+
+
+class TokenStream:
+    """The chunks of one generation, in order.
+
+    A task of its own reads the call and survives whoever iterates: cancelling a pending read of
+    grpc.aio would cut the call, and a cut call is what must not happen (see `TritonClient`).
+    Chunks that arrived together are handed out without a wait in between.
+    """
+
+    def __init__(
+        self,
+        rpc: grpc.aio.StreamStreamCall,
+        call: GenerateCall,
+        *,
+        on_answer: Callable[[str], None],
+        on_stop: Callable[[TokenStream], None],
+        on_end: Callable[[TokenStream], None],
+    ) -> None:
+        self.call = call
+        self.produced = 0
+        """Tokens that the engine has sent, read by anybody or not."""
+        self._rpc = rpc
+        self._on_answer = on_answer
+        self._on_stop = on_stop
+        self._on_end = on_end
+        self._chunks: deque[TokenChunk] = deque()
+        self._error: GatewayError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the engine's side is over."""
+        return self._reader is not None and self._reader.done()
+
+    def start(self) -> None:
+        """Sends the request and begins to read."""
+        self._reader = asyncio.create_task(self._read_all())
+
+    async def next_chunk(self, timeout_s: float | None = None) -> TokenChunk | None:
+        """The next chunk, or None after the last. Raises: GatewayError, UpstreamTimeout."""
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self.has_ended or self._stopped:
+                return None
+            await self._wait(timeout_s)
+        return self._chunks.popleft()
+
+    def stop(self) -> None:
+        """Ends the generation on the engine's side, in the background. Twice is once."""
+        if self._stopped or self.has_ended:
+            return
+        self._stopped = True
+        self._on_stop(self)
+        self._wake()
+
+    def give_up(self) -> None:
+        """The engine is taken for dead: the reader gets a 503, the call is dropped."""
+        self._fail(errors.unavailable())
+        self.cut()
+
+    def cut(self) -> None:
+        """Drops the call."""
+        if not self.has_ended:
+            self._rpc.cancel()
+
+    async def ended(self, timeout_s: float | None = None) -> None:
+        """Returns when the engine's side is over, or after `timeout_s`."""
+        if self._reader is not None:
+            await asyncio.wait([self._reader], timeout=timeout_s)
+
+    async def _wait(self, timeout_s: float | None) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._waiter
+        except TimeoutError as error:
+            raise UpstreamTimeout("The engine did not answer in time.") from error
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _read_all(self) -> None:
+        try:
+            await self._rpc.write(contract.generate_request(self.call))
+            await self._rpc.done_writing()
+            while True:
+                response = await self._rpc.read()
+                if response is grpc.aio.EOF:
+                    break
+                self._take(response)
+        except grpc.RpcError as error:
+            if not self._stopped:
+                self._fail(errors.from_rpc(error, model=self.call.model, request_id=self._id))
+        except asyncio.InvalidStateError:
+            # grpc.aio says so when the call ended while we were writing to it.
+            self._fail(errors.unavailable())
+        except asyncio.CancelledError:
+            # Our own cut(), or the channel closing under us: either way nothing more comes.
+            self._fail(errors.unavailable())
+        finally:
+            self._on_end(self)
+            self._wake()
+
+    @property
+    def _id(self) -> str:
+        return self.call.request_id
+
+    def _take(self, response: service_pb2.ModelStreamInferResponse) -> None:
+        self._on_answer(self.call.model)
+        if response.error_message:
+            if not self._stopped:
+                text = response.error_message
+                self._fail(errors.from_text(text, model=self.call.model, request_id=self._id))
+            return
+        chunk = contract.read_chunk(response.infer_response)
+        self.produced += len(chunk.token_ids)
+        if not self._stopped:
+            self._chunks.append(chunk)
+            self._wake()
+
+    def _fail(self, error: GatewayError) -> None:
+        if self._error is None:
+            self._error = error
+            self._wake()
