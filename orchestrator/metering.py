@@ -1,0 +1,170 @@
+"""The books: one record for each request that was let in.
+
+What is promised or recorded is in the operating system before the call returns, so before the
+caller can have seen the end of its answer; `store/spool.py` says how it goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import msgspec
+
+from orchestrator.core.errors import StoreUnavailable
+from orchestrator.core.ids import new_id
+from orchestrator.settings import Settings
+from orchestrator.store import usage
+from orchestrator.store.database import Database, StoreError
+from orchestrator.store.spool import Pace, Spool
+from orchestrator.store.tables import UsageEntry
+from orchestrator.store.usage import Grouping, UsageFilter, UsageSum
+
+logger = logging.getLogger(__name__)
+
+Outcome = Literal["ok", "cancelled", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """One request. `at` is Unix seconds of its start; `first_token_s` None when none came.
+
+    `completion_tokens` is what the engine produced, whether or not its reader was still there.
+    `record_id` names the record for ever: however often it arrives, it counts once.
+    """
+
+    request_id: str
+    at: float
+    tenant_id: str
+    key_id: str
+    model: str
+    route: str
+    dialect: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    first_token_s: float | None
+    duration_s: float
+    outcome: Outcome
+    record_id: str = field(default_factory=lambda: new_id("use"))
+
+
+class Books(Protocol):
+    """Takes records and loses none."""
+
+    def check(self) -> None:
+        """Raises: StoreUnavailable when no more can be taken, so that no work is done unbooked."""
+        ...
+
+    def promise(self, entry: UsageRecord) -> None:
+        """Takes `entry` for the case that no record of the same id follows, as after a crash.
+
+        To be called before the reader gets its end. Returns at once.
+        """
+        ...
+
+    def record(self, entry: UsageRecord) -> None:
+        """Takes `entry`. Returns at once: what is slow happens behind it."""
+        ...
+
+
+class NoBooks:
+    """Keeps no record."""
+
+    def check(self) -> None:
+        """Always takes more."""
+
+    def promise(self, entry: UsageRecord) -> None:
+        """Forgets `entry`."""
+        del entry
+
+    def record(self, entry: UsageRecord) -> None:
+        """Forgets `entry`."""
+        del entry
+
+
+class StoredBooks:
+    """Books in the store, through a journal. `start` before use, `close` after the last record."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        books = settings.books
+        self._database = database
+        pace = Pace(books.sync_interval_s, books.commit_interval_s, books.journal_max_bytes)
+        folder = settings.data_dir / "journal" / "usage"
+        self._spool = Spool("usage", folder, self._commit, pace)
+        self._encoder = msgspec.json.Encoder()
+        self._decoder = msgspec.json.Decoder(UsageRecord)
+
+    def start(self) -> None:
+        """Begins to work, on the journals of dead processes too. Raises: SettingsError."""
+        self._spool.start()
+
+    async def close(self) -> None:
+        """Commits what there is; what the database does not take now waits for the next start."""
+        await self._spool.close()
+
+    def check(self) -> None:
+        """Raises: StoreUnavailable when the journal can grow no more."""
+        self._spool.check()
+
+    def promise(self, entry: UsageRecord) -> None:
+        """Takes `entry` in case that no record follows."""
+        self._spool.promise(entry.record_id, self._encoder.encode(entry))
+
+    def record(self, entry: UsageRecord) -> None:
+        """Takes `entry` for good."""
+        self._spool.record(entry.record_id, self._encoder.encode(entry))
+
+    def problems(self) -> list[str]:
+        """What keeps records from the database, in sentences for the operator."""
+        return self._spool.problems()
+
+    async def summed(
+        self, which: UsageFilter, by: Sequence[Grouping], *, limit: int, offset: int
+    ) -> tuple[list[UsageSum], UsageSum]:
+        """A page of the sums by `by`, and the sum of everything. Raises: StoreUnavailable."""
+        try:
+            async with self._database.reading() as session:
+                page = await usage.summed(session, which, by, limit=limit, offset=offset)
+                (total,) = await usage.summed(session, which)
+        except StoreError as error:
+            logger.warning("the books cannot be read: %s", error)
+            raise StoreUnavailable("The books cannot be read at the moment.") from error
+        return page, total
+
+    async def _commit(self, payloads: Sequence[bytes]) -> None:
+        """Puts records into the store, those that are not there yet. Raises: StoreError."""
+        entries = [entry for payload in payloads if (entry := self._entry(payload)) is not None]
+        async with self._database.unit_of_work() as session:
+            await usage.add_all(session, entries)
+
+    def _entry(self, payload: bytes) -> UsageEntry | None:
+        try:
+            record = self._decoder.decode(payload)
+        except msgspec.DecodeError:
+            # Whole, by its checksum, and of no version of this program that is known here.
+            logger.exception("a usage record cannot be read: %r", payload)
+            return None
+        return _row(record)
+
+
+def _row(record: UsageRecord) -> UsageEntry:
+    first_s = record.first_token_s
+    return UsageEntry(
+        record_id=record.record_id,
+        at=int(record.at * 1000),
+        request_id=record.request_id[:64],
+        tenant_id=record.tenant_id,
+        key_id=record.key_id,
+        model=record.model.replace("\0", "?")[:200],
+        route=record.route[:40],
+        dialect=record.dialect[:40],
+        prompt_tokens=record.prompt_tokens,
+        completion_tokens=record.completion_tokens,
+        cached_tokens=record.cached_tokens,
+        first_token_ms=None if first_s is None else round(first_s * 1000),
+        duration_ms=round(record.duration_s * 1000),
+        outcome=record.outcome,
+    )

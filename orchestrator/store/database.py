@@ -1,0 +1,256 @@
+"""The connection to the store: one engine, units of work, and every driver error in a sentence.
+
+SQLite runs in WAL mode: readers never wait for a writer. A writing transaction takes the write
+lock at its start (`BEGIN IMMEDIATE`), because one that reads first and writes later is refused
+with SQLITE_BUSY at once, whatever the busy timeout.
+
+PostgreSQL runs writing transactions at READ COMMITTED: a row that is read to be written is locked
+(`with_for_update`), and what must happen one after the other waits for `turn`. Every wait has an
+end, on both sides of the connection, so that a server that hangs is an error and not a hang.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from orchestrator.settings import Settings, SettingsError, StoreSettings
+from orchestrator.store.failures import TRANSLATED, sentence
+from orchestrator.store.private_files import prepare_folder
+from orchestrator.store.tables import SCHEMA_REVISION
+
+_SQLITE = "sqlite+aiosqlite"
+_POSTGRESQL = "postgresql+asyncpg"
+_READING: dict[str, dict[str, Any]] = {
+    _SQLITE: {"sqlite_begin": "BEGIN DEFERRED"},
+    # One snapshot for the whole transaction, as SQLite gives.
+    _POSTGRESQL: {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+}
+_MIGRATION_LOCK_TIMEOUT_S = 300
+_RECYCLE_S = 1800
+
+
+class StoreError(Exception):
+    """The store cannot be used; the message is for the operator and names the place."""
+
+
+class Database:
+    """The store of one process. `close` it when done, or its threads keep the process alive."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Opens nothing yet, but makes an SQLite file's folder. Raises: SettingsError."""
+        self._url = checked_url(settings)
+        self._settings = settings.store
+        self.file: Path | None = None
+        if self._url.drivername == _SQLITE:
+            self.file = Path(self._url.database or "")
+            if self.file.parent == settings.data_dir:
+                prepare_folder(settings.data_dir, "data_dir")
+            else:
+                prepare_folder(self.file.parent, "store.url")
+            _create_private(self.file)
+        self._engine = _engine(self._url, settings.store)
+        self._reader = self._engine.execution_options(**_READING[self._url.drivername])
+
+    @property
+    def kind(self) -> Literal["sqlite", "postgresql"]:
+        """Which database this is."""
+        return "postgresql" if self.file is None else "sqlite"
+
+    @property
+    def name(self) -> str:
+        """The store as messages name it: the file, or the server and the database."""
+        if self.file is not None:
+            return str(self.file)
+        at = self._url.host or "localhost"
+        port = f":{self._url.port}" if self._url.port else ""
+        return f"postgresql://{at}{port}/{self._url.database}"
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def unit_of_work(self) -> AsyncIterator[AsyncSession]:
+        """A writing transaction: committed at the end of the block, rolled back on an error.
+
+        Raises: StoreError.
+        """
+        with self._translated():
+            async with (
+                AsyncSession(self._engine, expire_on_commit=False) as session,
+                session.begin(),
+            ):
+                yield session
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncSession]:
+        """A reading transaction, which waits for no writer. Raises: StoreError."""
+        with self._translated():
+            async with AsyncSession(self._reader, expire_on_commit=False) as session:
+                yield session
+
+    @asynccontextmanager
+    async def migrating(self) -> AsyncIterator[AsyncConnection]:
+        """A bare connection inside a writing transaction. Raises: StoreError.
+
+        On PostgreSQL it may take its time, and no two run at once.
+        """
+        if self.kind == "sqlite":
+            with self._translated():
+                async with self._engine.begin() as connection:
+                    yield connection
+            return
+        patient = _postgresql_engine(self._url, self._settings, patient=True)
+        try:
+            with self._translated():
+                async with patient.begin() as connection:
+                    wait_ms = _MIGRATION_LOCK_TIMEOUT_S * 1000
+                    await connection.execute(text(f"SET LOCAL lock_timeout = {wait_ms}"))
+                    await connection.execute(_TURN, {"number": _number("migrate")})
+                    yield connection
+        finally:
+            await patient.dispose()
+
+    async def check_schema(self) -> None:
+        """Raises: StoreError unless the store is at the revision that this program needs."""
+        async with self.reading() as session:
+            connection = await session.connection()
+            rows = await connection.execute(text("SELECT version_num FROM alembic_version"))
+            revision = rows.scalar_one_or_none()
+        if revision != SCHEMA_REVISION:
+            raise StoreError(
+                f"the store `{self.name}` is at revision {revision or 'none'} and this program "
+                f"needs {SCHEMA_REVISION}: run `orchestrator migrate`"
+            )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turns errors of the driver into StoreError."""
+        try:
+            yield
+        except TRANSLATED as error:
+            raise StoreError(sentence(self.name, error)) from error
+
+
+async def turn(session: AsyncSession, name: str) -> None:
+    """Waits until no other writing transaction has the turn `name`, and holds it to the end.
+
+    For what PostgreSQL cannot lock by a row: the next number of a chain, the first of its kind.
+    SQLite has one writer at a time anyway.
+    """
+    connection = await session.connection()
+    if connection.dialect.name == "postgresql":
+        await connection.execute(_TURN, {"number": _number(name)})
+
+
+_TURN = text("SELECT pg_advisory_xact_lock(:number)")
+
+
+def _number(name: str) -> int:
+    """The number of an advisory lock; the upper half tells our locks from other programs'."""
+    return 0x6F706572 << 32 | zlib.crc32(name.encode())
+
+
+def checked_url(settings: Settings) -> URL:
+    """The store's URL. Raises: SettingsError, never with the URL's password in it."""
+    try:
+        url = make_url(settings.store_url)
+    except ArgumentError as error:
+        raise SettingsError("`store.url` is not an SQLAlchemy URL") from error
+    is_file = url.drivername == _SQLITE and url.database not in (None, "", ":memory:")
+    if not is_file and not (url.drivername == _POSTGRESQL and url.database):
+        raise SettingsError(
+            f"`store.url` must be `{_SQLITE}:///<path of a file>` or "
+            f"`{_POSTGRESQL}://<user>@<host>/<database>`; "
+            f"`{url.drivername}` with database `{url.database or ''}` is not supported"
+        )
+    return url
+
+
+def _create_private(file: Path) -> None:
+    """SQLite would create the file readable by everybody; its WAL takes over the mode."""
+    if file.exists():
+        return
+    try:
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StoreError(f"the store `{file}` cannot be written: {error.strerror}") from error
+
+
+def _engine(url: URL, settings: StoreSettings) -> AsyncEngine:
+    if url.drivername == _POSTGRESQL:
+        return _postgresql_engine(url, settings)
+    return _sqlite_engine(url, settings)
+
+
+def _sqlite_engine(url: URL, settings: StoreSettings) -> AsyncEngine:
+    engine = create_async_engine(url, connect_args={"timeout": settings.busy_timeout_s})
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def on_connect(connection: Any, _record: object) -> None:
+        # The driver would otherwise begin transactions by itself, deferred ones.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        connection.exec_driver_sql(options.get("sqlite_begin", "BEGIN IMMEDIATE"))
+
+    return engine
+
+
+def _postgresql_engine(url: URL, settings: StoreSettings, *, patient: bool = False) -> AsyncEngine:
+    """`patient`: statements may run for as long as they need, on one connection of their own."""
+    statement_s = settings.statement_timeout_s
+    limits_ms = {
+        "statement_timeout": 0 if patient else statement_s,
+        "lock_timeout": settings.busy_timeout_s,
+        # A process that stops in the middle must not hold its locks for ever.
+        "idle_in_transaction_session_timeout": 0 if patient else 6 * statement_s,
+    }
+    arguments: dict[str, Any] = {
+        "timeout": settings.connect_timeout_s,
+        # The server's own limit cannot help when it is the server that hangs.
+        "command_timeout": None if patient else statement_s + 1.0,
+        "server_settings": {
+            "application_name": "orchestrator",
+            "timezone": "UTC",
+            "jit": "off",
+            **{name: str(int(1000 * limit_s)) for name, limit_s in limits_ms.items()},
+        },
+    }
+    if patient:
+        return create_async_engine(url, connect_args=arguments, poolclass=NullPool)
+    engine = create_async_engine(
+        url,
+        connect_args=arguments,
+        pool_size=settings.pool_size,
+        max_overflow=0,
+        pool_timeout=settings.connect_timeout_s,
+        pool_recycle=_RECYCLE_S,
+        pool_pre_ping=True,
+    )
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def on_error(context: ExceptionContext) -> None:
+        # A connection that gave no answer is thrown away: rolling back on it would hang as well.
+        if isinstance(context.original_exception, TimeoutError):
+            context.is_disconnect = True
+
+    return engine

@@ -1,0 +1,325 @@
+"""Files that keep lines until the database has them, whatever happens to the process.
+
+A line is `<crc32> <kind> <id> <payload>` and a line end, written with one `write(2)`. Kinds: `R`, a
+record; `P`, a promise, which stands for its id until a record of the same id comes; `C`, the
+promise of that id was right. After a crash the last word on an id counts, a promise included.
+
+One incarnation of a process writes segments `<incarnation>-<number>.journal` and holds a `flock` on
+each. Whoever gets all the locks of an incarnation knows that it is dead, and may read it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import zlib
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+from orchestrator.core.ids import new_id
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["R", "P", "C"]
+
+_SEGMENT_BYTES = 4 * 1024 * 1024
+_CHUNK_BYTES = 256 * 1024
+_NAME = re.compile(r"(?P<incarnation>jrn_\w+)-(?P<number>\d+)\.journal")
+_LINE = re.compile(rb"(?P<crc>[0-9a-f]{8}) (?P<kind>[RPC]) (?P<id>[^ \n]+) (?P<payload>[^\n]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a journal."""
+
+    kind: str
+    id: str
+    payload: bytes
+
+
+def format_line(kind: Kind, line_id: str, payload: bytes) -> bytes:
+    """The line as it stands in the file. `payload` holds no line end."""
+    body = b"%b %b %b" % (kind.encode(), line_id.encode(), payload)
+    return b"%08x %b\n" % (zlib.crc32(body), body)
+
+
+def parse_lines(content: bytes) -> tuple[list[Line], int]:
+    """The good lines that are complete in `content`, and how many bytes they all take.
+
+    What follows the last line end is the beginning of a line, or one torn by a crash.
+    """
+    length = content.rfind(b"\n") + 1
+    lines = []
+    for text in content[:length].splitlines():
+        found = _LINE.fullmatch(text)
+        if found is None or int(found["crc"], 16) != zlib.crc32(text[9:]):
+            logger.error("a damaged line of %d bytes in a journal is left out", len(text))
+            continue
+        lines.append(Line(found["kind"].decode(), found["id"].decode(), found["payload"]))
+    return lines, length
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """One file, open and locked. `size` counts whole lines."""
+
+    number: int
+    path: Path
+    fd: int
+    size: int = 0
+    synced: int = 0
+
+    def discard(self) -> None:
+        """Removes the file, and then lets go of its lock."""
+        self.path.unlink(missing_ok=True)
+        os.close(self.fd)
+
+
+class Journal:
+    """What this process writes. `append` is called on one thread, `sync` may be on another."""
+
+    def __init__(self, folder: Path, *, segment_bytes: int = _SEGMENT_BYTES) -> None:
+        """`folder` is there already; files are made when there is something to write."""
+        self.segments: deque[Segment] = deque()
+        self.fault: str | None = None
+        self._folder = folder
+        self._segment_bytes = segment_bytes
+        self._incarnation = new_id("jrn")
+        self._made = 0
+        self._current: Segment | None = None
+        self._held = bytearray()
+        self._folder_synced = True
+
+    @property
+    def held(self) -> int:
+        """Bytes that are in memory only."""
+        return len(self._held)
+
+    def append(self, kind: Kind, line_id: str, payload: bytes) -> None:
+        """Hands the line to the operating system; if that fails, keeps it for the next call."""
+        self._held += format_line(kind, line_id, payload)
+        self.flush()
+
+    def hold(self, kind: Kind, line_id: str, payload: bytes = b"") -> None:
+        """As `append`, but the line waits for the next one, or for `flush`: nothing hangs on it."""
+        self._held += format_line(kind, line_id, payload)
+
+    def flush(self) -> None:
+        """Writes what is held. Never raises: `fault` tells."""
+        if not self._held:
+            return
+        try:
+            segment = self._writable()
+            written = os.write(segment.fd, self._held)
+            if written < len(self._held):
+                # Half a line would spoil the one behind it.
+                os.ftruncate(segment.fd, segment.size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if self.fault != reason:
+                logger.error("the journal in `%s` cannot be written: %s", self._folder, reason)
+            self.fault = reason
+            return
+        if self.fault is not None:
+            logger.warning("the journal in `%s` can be written again", self._folder)
+            self.fault = None
+        segment.size += written
+        self._held.clear()
+
+    def close_current(self) -> None:
+        """The next line begins a new segment."""
+        self._current = None
+
+    def release(self) -> None:
+        """Lets go of all segments; what is written from now on begins a new one."""
+        self.close_current()
+        _release(self.segments)
+
+    def sync(self) -> None:
+        """Brings every line of `segments` to the disk. Raises: OSError."""
+        if not self._folder_synced:
+            self._folder_synced = True
+            sync_folder(self._folder)
+        for segment in list(self.segments):
+            size = segment.size
+            if segment.synced < size:
+                os.fdatasync(segment.fd)
+                segment.synced = size
+
+    def _writable(self) -> Segment:
+        """The segment to write to. Raises: OSError."""
+        if self._current is not None and self._current.size < self._segment_bytes:
+            return self._current
+        number = self._made
+        path = self._folder / f"{self._incarnation}-{number:06d}.journal"
+        draft = path.with_suffix(".new")
+        # Named only when it is locked: a file without a lock counts as a dead process's.
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        fd = os.open(draft, flags, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.rename(path)
+        except OSError:
+            os.close(fd)
+            raise
+        self._made += 1
+        self._folder_synced = False
+        self._current = Segment(number, path, fd)
+        self.segments.append(self._current)
+        return self._current
+
+
+class Cursor:
+    """Reads the segments of one incarnation in order: every id once, when its last word is there.
+
+    `segments` may grow while it is read; with `dead` they do not, and promises that nothing came
+    of are taken for records at the end.
+    """
+
+    def __init__(self, segments: deque[Segment], *, dead: bool = False) -> None:
+        self._segments = segments
+        self._dead = dead
+        self._number = -1
+        self._offset = 0
+        self._done = (-1, 0)
+        self._promised: dict[str, tuple[int, bytes]] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that are not committed."""
+        number, offset = self._done
+        sizes = [segment.size for segment in list(self._segments) if segment.number > number]
+        sizes += [s.size - offset for s in list(self._segments) if s.number == number]
+        return sum(sizes)
+
+    @property
+    def promises(self) -> int:
+        """How many ids are promised and not yet settled, as far as it has been read."""
+        return len(self._promised)
+
+    def take(self) -> list[bytes]:
+        """The payloads settled next; none when there is no more. Raises: OSError."""
+        settled: dict[str, bytes] = {}
+        while not settled and (lines := self._next_lines()) is not None:
+            for line in lines:
+                self._read(line, settled)
+        if not settled and self._dead:
+            settled = {line_id: payload for line_id, (_, payload) in self._promised.items()}
+            self._promised.clear()
+        return list(settled.values())
+
+    def drop_read(self, *, all_read: bool = False) -> None:
+        """Removes the segments that hold nothing any more that is not committed.
+
+        To be called when all that was taken is committed; `all_read` also removes the segment that
+        the cursor stands in, to which nothing may be written any more.
+        """
+        self._done = (self._number, self._offset)
+        needed = {number for number, _ in self._promised.values()}
+        for segment in list(self._segments):
+            is_read = segment.number < self._number or all_read
+            if is_read and segment.number not in needed:
+                self._segments.remove(segment)
+                segment.discard()
+
+    def release(self) -> None:
+        """Lets go of all segments; whoever adopts them begins anew."""
+        _release(self._segments)
+
+    def has_read_all(self) -> bool:
+        """Whether nothing has been written behind what was read."""
+        last = self._segments[-1] if self._segments else None
+        return last is None or (last.number == self._number and last.size <= self._offset)
+
+    def _next_lines(self) -> list[Line] | None:
+        """The lines of the next chunk; `None` at the end."""
+        segments = list(self._segments)
+        for index, segment in enumerate(segments):
+            if segment.number < self._number:
+                continue
+            if segment.number > self._number:
+                self._number, self._offset = segment.number, 0
+            content = os.pread(segment.fd, _CHUNK_BYTES, self._offset)
+            lines, length = parse_lines(content)
+            if length:
+                self._offset += length
+                return lines
+            if len(content) == _CHUNK_BYTES:
+                logger.error("the journal `%s` is damaged", segment.path)
+                self._offset += len(content)
+                return []
+            # Only now, and by the list from before the read: a live segment may have grown since.
+            if index == len(segments) - 1:
+                return None
+        return None
+
+    def _read(self, line: Line, settled: dict[str, bytes]) -> None:
+        match line.kind:
+            case "P":
+                self._promised[line.id] = (self._number, line.payload)
+            case "C":
+                if (promise := self._promised.pop(line.id, None)) is not None:
+                    settled[line.id] = promise[1]
+            case _:
+                self._promised.pop(line.id, None)
+                settled[line.id] = line.payload
+
+
+def adopt_dead(folder: Path) -> list[deque[Segment]]:
+    """The segments of every incarnation that nobody holds, oldest first, now held by the caller."""
+    matches = [_NAME.fullmatch(name) for name in sorted(path.name for path in folder.iterdir())]
+    names = [match for match in matches if match is not None]
+    adopted = []
+    for _, group in groupby(names, key=lambda name: name["incarnation"]):
+        if segments := _locked(folder, list(group)):
+            adopted.append(segments)
+    return adopted
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes new names in `folder` durable. Raises: OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _release(segments: deque[Segment]) -> None:
+    while segments:
+        os.close(segments.popleft().fd)
+
+
+def _locked(folder: Path, names: Sequence[re.Match[str]]) -> deque[Segment] | None:
+    """The segments of one incarnation, all locked; `None` when somebody else has one of them."""
+    segments: deque[Segment] = deque()
+    for name in names:
+        segment = _locked_one(int(name["number"]), folder / name.string)
+        if segment is None:
+            _release(segments)
+            return None
+        segments.append(segment)
+    return segments
+
+
+def _locked_one(number: int, path: Path) -> Segment | None:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its owner may have removed it between the two calls.
+        if path.stat().st_ino == os.fstat(fd).st_ino:
+            return Segment(number, path, fd, size=os.fstat(fd).st_size)
+    os.close(fd)
+    return None
