@@ -1,0 +1,82 @@
+"""Who may do what: the protocol of a policy engine, and the one that allows all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from orchestrator.core.limits import UNLIMITED, Limits
+from orchestrator.core.request import RouteHint
+
+RouteName = Literal["local", "cloud"]
+DEFAULT_POLICY = "pol_default"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyInput:
+    """What a decision is made on; never any text of a prompt.
+
+    `at` is the moment that is asked about, in Unix seconds; `None` is now. `model_names` are the
+    model's id and its aliases, `requested` the one that the caller used.
+    """
+
+    key_id: str
+    tenant_id: str
+    model: str
+    task: str
+    route_hint: RouteHint
+    client_ip: str | None = None
+    key_label: str = ""
+    admin: bool = False
+    allowed_models: tuple[str, ...] = ("*",)
+    plan: str | None = None
+    route_policy: str | None = None
+    policy_id: str = DEFAULT_POLICY
+    api_disabled: bool = False
+    model_names: tuple[str, ...] = ()
+    requested: str = ""
+    at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`rule` names what decided, `reason` is a sentence for the caller of a refused request.
+
+    `word` is the reason in one word, for programs; `param` the member of the request that is to
+    blame, if one is. `limits` are the policy's own, for each key that has it.
+    """
+
+    allow: bool
+    rule: str
+    reason: str = ""
+    routes: tuple[RouteName, ...] = ("local",)
+    word: str = "policy_denied"
+    param: str | None = None
+    limits: Limits = UNLIMITED
+    policy_id: str = DEFAULT_POLICY
+    version: int = 0
+
+
+class PolicyEngine(Protocol):
+    """Decides about one request."""
+
+    async def decide(self, asked: PolicyInput) -> Decision:
+        """The decision. Raises: PolicyUnavailable when none can be had, which refuses."""
+        ...
+
+
+class AllowAll:
+    """Allows all that the key itself allows, and routes it to this appliance."""
+
+    async def decide(self, asked: PolicyInput) -> Decision:
+        """Yes, if the key names the model or all models."""
+        allowed = asked.allowed_models
+        if "*" in allowed or any(name in allowed for name in (asked.model, *asked.model_names)):
+            return Decision(allow=True, rule="allow_all")
+        return Decision(
+            allow=False,
+            rule="model_not_allowed",
+            reason=f"Key '{asked.key_label}' lacks scope for model '{asked.requested}'.",
+            word="model_not_allowed",
+            param="model",
+        )

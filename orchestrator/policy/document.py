@@ -1,0 +1,215 @@
+"""The document of a policy: what it says besides a Rego module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from orchestrator.core.errors import InvalidRequest
+from orchestrator.core.limits import UNLIMITED, Limits
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+ROUTES = ("local", "cloud")
+ALL = ("*",)
+_LIMITS = ("rpm", "images_rpm", "tpd", "concurrency")
+_MINUTES_A_DAY = 24 * 60
+_MOST_ENTRIES = 1000
+_MOST_CHARACTERS = 256
+_LARGEST_LIMIT = 2**53
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class TimeWindow:
+    """Days and the minutes of each, in `timezone`. An end at or before the start is tomorrow's."""
+
+    days: frozenset[int]
+    from_minute: int
+    to_minute: int
+    timezone: ZoneInfo
+
+    def holds(self, at: float) -> bool:
+        """Whether the moment `at` (Unix seconds) lies inside."""
+        local = datetime.fromtimestamp(at, self.timezone)
+        minute = local.hour * 60 + local.minute
+        if self.from_minute < self.to_minute:
+            return local.weekday() in self.days and self.from_minute <= minute < self.to_minute
+        if minute >= self.from_minute:
+            return local.weekday() in self.days
+        # What began yesterday evening is yesterday's.
+        yesterday = (local - timedelta(days=1)).weekday()
+        return minute < self.to_minute and yesterday in self.days
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyDocument:
+    """A checked document. An empty one allows everything that the key allows.
+
+    `networks` or `window` of `None` is no restriction; an empty `networks` lets nobody in.
+    """
+
+    limits: Limits = UNLIMITED
+    allowed_models: tuple[str, ...] = ALL
+    plan_models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    allowed_routes: tuple[str, ...] = ROUTES
+    networks: tuple[Network, ...] | None = None
+    window: TimeWindow | None = None
+    api_disabled: bool = False
+
+    def admits(self, client_ip: str | None) -> bool:
+        """Whether a client of that address is inside the networks; an unknown one never is."""
+        if self.networks is None:
+            return True
+        try:
+            address = ip_address((client_ip or "").partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self.networks)
+
+    def open_at(self, at: float) -> bool:
+        """Whether the moment `at` (Unix seconds) is inside the time window."""
+        return self.window is None or self.window.holds(at)
+
+    def local_time(self, at: float) -> datetime:
+        """`at` in the time zone of the window, or in UTC."""
+        return datetime.fromtimestamp(at, self.window.timezone if self.window else UTC)
+
+
+def parse_document(given: Mapping[str, Any], where: str = "document") -> PolicyDocument:
+    """The checked document. Raises: InvalidRequest that names the member."""
+    for name in given:
+        if name not in _MEMBERS:
+            raise InvalidRequest(
+                f"`{where}.{name}` is not a member of a policy; it has {', '.join(_MEMBERS)}.",
+                param=f"{where}.{name}",
+            )
+    read = {
+        attribute: parse(f"{where}.{name}", given[name])
+        for name, (attribute, parse) in _MEMBERS.items()
+        if given.get(name) is not None
+    }
+    return PolicyDocument(**read)
+
+
+def _limits(where: str, given: Any) -> Limits:
+    for name, value in _object(where, given).items():
+        if name not in _LIMITS:
+            raise _wrong(f"{where}.{name}", f"is not a limit; there are {', '.join(_LIMITS)}")
+        if value is None:
+            continue
+        if type(value) is not int or not 1 <= value <= _LARGEST_LIMIT:
+            raise _wrong(f"{where}.{name}", "must be a whole number above 0, or null for no limit")
+    return Limits(**given)
+
+
+def _texts(where: str, given: Any) -> tuple[str, ...]:
+    if not isinstance(given, list) or len(given) > _MOST_ENTRIES:
+        raise _wrong(where, f"must be a list of at most {_MOST_ENTRIES} texts")
+    for index, one in enumerate(given):
+        if not isinstance(one, str) or not 1 <= len(one) <= _MOST_CHARACTERS:
+            raise _wrong(
+                f"{where}[{index}]", f"must be a text of 1 to {_MOST_CHARACTERS} characters"
+            )
+    return tuple(dict.fromkeys(given))
+
+
+def _plans(where: str, given: Any) -> dict[str, tuple[str, ...]]:
+    return {
+        plan: _texts(f"{where}.{plan}", models) for plan, models in _object(where, given).items()
+    }
+
+
+def _routes(where: str, given: Any) -> tuple[str, ...]:
+    routes = _texts(where, given)
+    for route in routes:
+        if route not in ROUTES:
+            raise _wrong(where, f"may hold `local` and `cloud`; `{route}` is neither")
+    if "local" not in routes:
+        raise _wrong(where, "must hold `local`: this appliance has no other route yet")
+    return routes
+
+
+def _networks(where: str, given: Any) -> tuple[Network, ...]:
+    networks = []
+    for index, one in enumerate(_texts(where, given)):
+        try:
+            networks.append(ip_network(one))
+        except ValueError as error:
+            raise _wrong(
+                f"{where}[{index}]", f"is no network such as 10.0.0.0/8: {error}"
+            ) from error
+    return tuple(networks)
+
+
+def _window(where: str, given: Any) -> TimeWindow:
+    window = _object(where, given)
+    for name in window:
+        if name not in ("days", "from", "to", "timezone"):
+            raise _wrong(f"{where}.{name}", "is unknown; there are days, from, to and timezone")
+    days = _texts(f"{where}.days", window.get("days", list(DAYS)))
+    for day in days:
+        if day not in DAYS:
+            raise _wrong(f"{where}.days", f"may hold {', '.join(DAYS)}; `{day}` is none of them")
+    return TimeWindow(
+        days=frozenset(DAYS.index(day) for day in days),
+        from_minute=_minute(f"{where}.from", window.get("from", "00:00")),
+        to_minute=_minute(f"{where}.to", window.get("to", "24:00")),
+        timezone=_timezone(f"{where}.timezone", window.get("timezone", "UTC")),
+    )
+
+
+def _minute(where: str, given: Any) -> int:
+    hours, _, minutes = given.partition(":") if isinstance(given, str) else ("", "", "")
+    if (
+        len(hours) == len(minutes) == 2
+        and (hours + minutes).isascii()
+        and (hours + minutes).isdigit()
+    ):
+        minute = int(hours) * 60 + int(minutes)
+        if int(minutes) < 60 and minute <= _MINUTES_A_DAY:
+            return minute
+    raise _wrong(where, "must be a time of day such as 08:30")
+
+
+def _timezone(where: str, given: Any) -> ZoneInfo:
+    if isinstance(given, str):
+        try:
+            return ZoneInfo(given)
+        # An unknown name, one that leads out of the folder, or one that is a folder.
+        except (KeyError, ValueError, OSError):
+            pass
+    raise _wrong(where, "must be a time zone such as Europe/Berlin")
+
+
+def _flag(where: str, given: Any) -> bool:
+    if not isinstance(given, bool):
+        raise _wrong(where, "must be true or false")
+    return given
+
+
+def _object(where: str, given: Any) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise _wrong(where, "must be an object")
+    return given
+
+
+def _wrong(where: str, what: str) -> InvalidRequest:
+    return InvalidRequest(f"`{where}` {what}.", param=where)
+
+
+_MEMBERS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
+    "limits": ("limits", _limits),
+    "allowed_models": ("allowed_models", _texts),
+    "plan_models": ("plan_models", _plans),
+    "allowed_routes": ("allowed_routes", _routes),
+    "client_networks": ("networks", _networks),
+    "time_window": ("window", _window),
+    "api_disabled": ("api_disabled", _flag),
+}

@@ -1,0 +1,72 @@
+"""The policy stage: the policy in force, decided by an evaluator, noted by the recorder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from orchestrator.policy import Decision, PolicyInput
+from orchestrator.policy.inputs import PolicyVersion
+from orchestrator.policy.policies import Policies
+from orchestrator.policy.recorder import Recorder
+
+
+class Evaluator(Protocol):
+    """Runs the rules of one version of a policy."""
+
+    async def decide(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
+        """The decision; `asked.at` is set. Raises: PolicyUnavailable."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of what it holds."""
+        ...
+
+
+class RegoPolicies:
+    """A `PolicyEngine` over the policies of the store."""
+
+    def __init__(
+        self,
+        policies: Policies,
+        evaluator: Evaluator,
+        recorder: Recorder | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._policies = policies
+        self._evaluator = evaluator
+        self._recorder = recorder
+        self._now = now
+
+    async def decide(self, asked: PolicyInput) -> Decision:
+        """The decision of the policy in force. Raises: PolicyUnavailable."""
+        live = asked.at is None
+        if live:
+            asked = replace(asked, at=self._now())
+        found = await self._policies.find(asked.tenant_id, asked.policy_id)
+        if found.active is None:
+            return Decision(
+                allow=False,
+                rule="policy_missing",
+                reason=f"The policy of key '{asked.key_label}' does not exist any more.",
+                policy_id=asked.policy_id,
+                routes=(),
+            )
+        decision = await self._evaluator.decide(found.active, asked)
+        if live and self._recorder is not None:
+            self._recorder.note(asked, decision, found.shadow)
+        return decision
+
+    def forget(self, tenant_id: str, policy_id: str) -> None:
+        """Puts a change of that policy in force with the next request."""
+        self._policies.forget(tenant_id, policy_id)
+
+    async def close(self) -> None:
+        """Writes down what is noted, and lets go of everything."""
+        if self._recorder is not None:
+            await self._recorder.close()
+        await self._policies.close()
+        await self._evaluator.close()

@@ -1,0 +1,177 @@
+"""Decisions written down: a sample of all, and every one that a candidate would change.
+
+Nothing of this is on the way of a request. A request puts its decision into a queue of bounded
+length; when that is full the decision is counted as lost and the request goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.core.errors import PolicyUnavailable
+from orchestrator.core.ids import new_id
+from orchestrator.policy import Decision, PolicyInput
+from orchestrator.policy.inputs import PolicyVersion, as_facts
+from orchestrator.store import decisions
+from orchestrator.store.database import Database, StoreError
+from orchestrator.store.decisions import RecordedDecision
+
+if TYPE_CHECKING:
+    from orchestrator.policy.engine import Evaluator
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 200
+_PAUSE_S = 0.2
+_RETRY_S = 1.0
+_PRUNE_EVERY_S = 3600.0
+_CLOSE_TIMEOUT_S = 5.0
+
+_Noted = tuple[PolicyInput, Decision, PolicyVersion | None, bool]
+
+
+class Recorder:
+    """Takes decisions, has the candidate's opinion on them, and writes them in batches.
+
+    `share` is how many of the decisions are written, of one. `start` before use.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        evaluator: Evaluator,
+        *,
+        share: float,
+        keep_s: float,
+        most_waiting: int,
+    ) -> None:
+        self._database = database
+        self._evaluator = evaluator
+        self._share = share
+        self._keep_s = keep_s
+        self._most_waiting = most_waiting
+        self._waiting: deque[_Noted] = deque()
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._pruned_at = 0.0
+        self._closing = False
+        self.lost = 0
+
+    def start(self) -> None:
+        """Begins to write."""
+        self._task = asyncio.create_task(self._work())
+
+    def note(self, asked: PolicyInput, decision: Decision, shadow: PolicyVersion | None) -> None:
+        """Takes a decision, unless it is neither in the sample nor before a candidate."""
+        sampled = self._share > 0 and random.random() < self._share
+        if shadow is None and not sampled:
+            return
+        if len(self._waiting) >= self._most_waiting:
+            self.lost += 1
+            if self.lost & (self.lost - 1) == 0:
+                logger.warning("%d decisions could not be recorded: too many wait", self.lost)
+            return
+        self._waiting.append((asked, decision, shadow, sampled))
+        self._news.set()
+
+    async def close(self) -> None:
+        """Writes down what waits, if the store can be reached."""
+        if self._task is None:
+            return
+        # Not cancelled: a batch that is cut off might be written, and written again.
+        self._closing = True
+        self._news.set()
+        await asyncio.wait({self._task}, timeout=_CLOSE_TIMEOUT_S)
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+        if self._waiting:
+            logger.warning("%d recorded decisions are lost", len(self._waiting))
+
+    async def _work(self) -> None:
+        while self._waiting or not self._closing:
+            await self._news.wait()
+            if not self._closing:
+                # A little later there are more of them for the same transaction.
+                await asyncio.sleep(_PAUSE_S)
+            batch = self._taken()
+            try:
+                await self._write(await self._judged(batch))
+            except StoreError as error:
+                logger.warning("decisions are not recorded yet: %s", error)
+                self._waiting.extendleft(reversed(batch))
+                self._news.set()
+                if self._closing:
+                    return
+                await asyncio.sleep(_RETRY_S)
+            except Exception:
+                # Recording goes on whatever one batch holds.
+                logger.exception("%d decisions are not recorded", len(batch))
+
+    def _taken(self) -> list[_Noted]:
+        batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+        if not self._waiting:
+            self._news.clear()
+        else:
+            self._news.set()
+        return batch
+
+    async def _judged(self, batch: Sequence[_Noted]) -> list[RecordedDecision]:
+        """What is to be written: the sample, and where the candidate differs."""
+        found = []
+        for asked, decision, shadow, sampled in batch:
+            opinion = None
+            if shadow is not None:
+                try:
+                    opinion = await self._evaluator.decide(shadow, asked)
+                except PolicyUnavailable:
+                    opinion = Decision(allow=False, rule="unavailable", version=shadow.version)
+                # The evaluator may have answered without a pause; requests come first.
+                await asyncio.sleep(0)
+            if sampled or (opinion is not None and differ(decision, opinion)):
+                found.append(_record(asked, decision, opinion))
+        return found
+
+    async def _write(self, found: Sequence[RecordedDecision]) -> None:
+        now = time.time()
+        prunes = now - self._pruned_at > _PRUNE_EVERY_S
+        if not found and not prunes:
+            return
+        async with self._database.unit_of_work() as session:
+            if found:
+                await decisions.add(session, found)
+            if prunes:
+                await decisions.prune(session, int((now - self._keep_s) * 1000))
+        if prunes:
+            self._pruned_at = now
+
+
+def differ(one: Decision, other: Decision) -> bool:
+    """Whether a caller would notice: another answer, another rule, or other routes."""
+    return (one.allow, one.rule, one.routes) != (other.allow, other.rule, other.routes)
+
+
+def _record(asked: PolicyInput, decision: Decision, opinion: Decision | None) -> RecordedDecision:
+    assert asked.at is not None
+    return RecordedDecision(
+        id=new_id("dec"),
+        at=int(asked.at * 1000),
+        tenant_id=asked.tenant_id,
+        key_id=asked.key_id,
+        policy_id=decision.policy_id,
+        version=decision.version,
+        facts=as_facts(asked),
+        allow=decision.allow,
+        rule=decision.rule,
+        reason=decision.reason,
+        shadow_version=None if opinion is None else opinion.version,
+        shadow_allow=None if opinion is None else opinion.allow,
+        shadow_rule=None if opinion is None else opinion.rule,
+    )

@@ -1,0 +1,54 @@
+"""What an engine answered, checked: anything unexpected is no answer."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+from orchestrator.core.errors import PolicyUnavailable
+from orchestrator.policy import Decision, RouteName
+from orchestrator.policy.document import ROUTES
+from orchestrator.policy.inputs import PolicyVersion
+
+RETRY_AFTER_S = 1.0
+_RULE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_MOST_REASON = 500
+
+
+class BadVerdictError(Exception):
+    """The engine's answer is none; the message is for the log."""
+
+
+def unavailable() -> PolicyUnavailable:
+    """What a caller is told when no decision can be had."""
+    return PolicyUnavailable(
+        "The policy of this key cannot be evaluated at the moment.",
+        retry_after_s=RETRY_AFTER_S,
+        retryable=True,
+    )
+
+
+def read_verdict(answer: Any, version: PolicyVersion) -> Decision:
+    """The decision in `answer`, Rego's `decision`. Raises: BadVerdictError."""
+    match answer:
+        case {
+            "allow": bool(allow),
+            "rule": str(rule),
+            "reason": str(reason),
+            "word": str(word),
+            "param": str(param),
+            "routes": [*routes],
+        } if all(route in ROUTES for route in routes) and (not allow or routes):
+            return Decision(
+                allow=allow,
+                # It goes into a header and into the books.
+                rule=rule if _RULE.fullmatch(rule) else "custom",
+                reason=reason[:_MOST_REASON],
+                routes=cast("tuple[RouteName, ...]", tuple(routes)),
+                word=word if _RULE.fullmatch(word) else "policy_denied" if not allow else "",
+                param=param or None,
+                limits=version.document.limits,
+                policy_id=version.policy_id,
+                version=version.version,
+            )
+    raise BadVerdictError("the answer is no decision")

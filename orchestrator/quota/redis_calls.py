@@ -1,0 +1,144 @@
+"""Scripts run in Redis: those that are wanted at the same time share one round trip.
+
+A burst of requests would otherwise open a connection each, and wait for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from limits.aio.storage import RedisStorage
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import NoScriptError, RedisError
+
+_log = logging.getLogger(__name__)
+
+_MOST_AT_ONCE = 200
+_MOST_CONNECTIONS = 4
+
+
+class RedisDownError(Exception):
+    """Redis did not answer in time, or with an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    script: AsyncScript
+    keys: Sequence[str]
+    arguments: Sequence[str | int]
+    answer: asyncio.Future[Any]
+
+
+class RedisCalls:
+    """The connection, which is the `limits` library's. A call waits for `timeout_s` at most."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        """Opens nothing yet."""
+        self._timeout_s = timeout_s
+        self._pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_MOST_CONNECTIONS,
+            timeout=timeout_s,
+            # Ours ends first; this one is for connections that nobody waits for any more.
+            socket_timeout=2 * timeout_s,
+            socket_connect_timeout=timeout_s,
+            # A second try would double the wait; whether to try again is decided above.
+            retry=Retry(NoBackoff(), 0),
+        )
+        storage = RedisStorage(
+            f"async+{url.replace('unix://', 'redis+unix://', 1)}",
+            implementation="redispy",
+            connection_pool=cast("Any", self._pool),
+        )
+        self._connection: Any = cast("Any", storage.bridge).get_connection()
+        self._waiting: list[_Call] = []
+        self._sender: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        if self._sender is not None:
+            await self._sender
+        await self._connection.aclose()
+        await self._pool.aclose()
+
+    def script(self, text: str) -> AsyncScript:
+        """A script to be run here."""
+        script: AsyncScript = self._connection.register_script(text)
+        return script
+
+    async def run(
+        self, script: AsyncScript, keys: Sequence[str], arguments: Sequence[str | int]
+    ) -> Any:
+        """What the script answers. Raises: RedisDownError."""
+        call = _Call(script, keys, arguments, asyncio.get_running_loop().create_future())
+        self._waiting.append(call)
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send_waiting())
+        return await call.answer
+
+    async def _send_waiting(self) -> None:
+        while self._waiting:
+            calls = self._waiting[:_MOST_AT_ONCE]
+            del self._waiting[:_MOST_AT_ONCE]
+            try:
+                answers = await self._in_time(calls)
+            except Exception as error:
+                if not isinstance(error, (RedisError, OSError, TimeoutError)):
+                    _log.exception("a step in Redis failed")
+                # Those behind would find the same, each after a wait of its own.
+                for call in [*calls, *self._waiting]:
+                    _give(call, RedisDownError(_reason(error)))
+                self._waiting.clear()
+                continue
+            for call, answer in zip(calls, answers, strict=True):
+                _give(call, answer)
+
+    async def _in_time(self, calls: Sequence[_Call]) -> Sequence[Any]:
+        sending = asyncio.create_task(self._send(calls))
+        done, _ = await asyncio.wait({sending}, timeout=self._timeout_s)
+        if not done:
+            # When it was this process that had no time, the answer lies there already.
+            for _ in range(3):
+                await asyncio.sleep(0)
+        if not sending.done():
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError, RedisError, OSError):
+                await sending
+            raise TimeoutError
+        return sending.result()
+
+    async def _send(self, calls: Sequence[_Call]) -> Sequence[Any]:
+        async with self._connection.pipeline(transaction=False) as pipeline:
+            for call in calls:
+                pipeline.evalsha(call.script.sha, len(call.keys), *call.keys, *call.arguments)
+            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            # A Redis that was started since: none of that script has been done.
+            for index, call in enumerate(calls):
+                if isinstance(answers[index], NoScriptError):
+                    answers[index] = await call.script(keys=call.keys, args=call.arguments)
+        return answers
+
+
+def _give(call: _Call, answer: Any) -> None:
+    if call.answer.done():
+        return
+    if isinstance(answer, RedisError):
+        answer = RedisDownError(_reason(answer))
+    if isinstance(answer, Exception):
+        call.answer.set_exception(answer)
+    else:
+        call.answer.set_result(answer)
+
+
+def _reason(error: Exception) -> str:
+    """Why, without the address, which may hold a password."""
+    return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__

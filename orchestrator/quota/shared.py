@@ -1,0 +1,311 @@
+"""Counters of several workers or boxes, in Redis, and what is done while it is out of reach.
+
+One request that Redis leaves waiting opens the breaker: from then on nobody waits, and everybody
+gets what the settings say, until the keeper finds that it answers again. It then comes back under a
+new name with what its requests hold, because nobody knows which of the steps that were not
+answered have been done: those count for the old name, and with it for nothing.
+
+What has ended is sent behind the requests, each line once, however often it must be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Mapping, Sequence
+
+from orchestrator.core.errors import QuotaUnavailable
+from orchestrator.quota.counters import Change, Claim, Counted, Counter
+from orchestrator.quota.line_queue import LineQueue
+from orchestrator.quota.redis_calls import RedisDownError
+from orchestrator.quota.redis_store import RedisStore, UnknownWorkerError, UnseededError
+from orchestrator.quota.token_journal import TokenJournal
+from orchestrator.settings import Settings
+from orchestrator.store.database import StoreError
+
+_log = logging.getLogger(__name__)
+
+_RETRY_AFTER_S = 1.0
+_SEED_AGAIN_S = 5.0
+_CLOCK_KEPT_S = 60.0
+
+
+class SharedCounters:
+    """Counts for every worker that uses the same Redis. `start` before use, `close` afterwards."""
+
+    def __init__(
+        self,
+        redis: RedisStore,
+        journal: TokenJournal,
+        settings: Settings,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._redis = redis
+        self._journal = journal
+        self._settings = settings.redis
+        self._fail_closed = settings.quota.on_outage == "fail_closed"
+        self._shares = settings.quota.shares or settings.server.workers
+        self._now = now
+        self._me = journal.owner
+        self._former: list[str] = []
+        self._held: Tally[Counter] = Tally()
+        self._lines = LineQueue()
+        self._recovered = 0
+        self._known: dict[Counter, tuple[int, int]] = {}
+        """What was taken at the last answer, and until when that is worth knowing."""
+        self._granted: Tally[Counter] = Tally()
+        """What this worker granted by itself in the present outage."""
+        self._down = True
+        self._told = False
+        self._clock_ms = 0.0
+        self._clock_took_s = math.inf
+        self._clock_until = 0.0
+        self._seed_at = 0.0
+        self._beat_at = 0.0
+        self._wake = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._undoing: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Does not wait for Redis longer than for one answer. Raises: StoreError."""
+        await self._journal.start()
+        recovered = self._journal.recovered
+        self._lines, self._recovered = LineQueue(recovered), len(recovered)
+        self._journal.may_forget = lambda: not self._lines
+        self._forget_recovered()
+        await self._come_back()
+        self._keeper = asyncio.create_task(self._keep_forever())
+
+    async def close(self) -> None:
+        """Sends what is left, as far as Redis answers; the journal keeps the rest."""
+        while self._undoing:
+            await asyncio.wait(self._undoing)
+        self._closing.set()
+        self._wake.set()
+        if self._keeper is not None:
+            await self._keeper
+        with contextlib.suppress(RedisDownError):
+            if not self._down:
+                await self._send()
+                await self._redis.leave(self._me)
+        await self._journal.close()
+        await self._redis.close()
+
+    @property
+    def held(self) -> Mapping[Counter, int]:
+        """What running requests of this worker hold."""
+        return self._held
+
+    async def take(self, claims: Sequence[Claim], *, dry: bool = False) -> Counted:
+        """Takes all claims or none. Raises: QuotaUnavailable."""
+        if self._down:
+            return self._without_redis(claims, dry=dry)
+        if dry:
+            return await self._ask(claims, dry=True)
+        # A step that is cut off may have been done: it goes on, and is undone.
+        taking = asyncio.create_task(self._ask(claims, dry=False))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            undoing = asyncio.create_task(self._undo(taking, claims))
+            self._undoing.add(undoing)
+            undoing.add_done_callback(self._undoing.discard)
+            raise
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Ends what was taken; tokens used are in the journal when it returns."""
+        for change in changes:
+            self._hold(change)
+            moved = change.used + change.held
+            if self._down:
+                self._granted[change.counter] += moved
+            elif change.counter in self._known:
+                count, until = self._known[change.counter]
+                self._known[change.counter] = (count + moved, until)
+        self._lines.append(self._journal.append(changes))
+        self._wake.set()
+
+    async def _ask(self, claims: Sequence[Claim], *, dry: bool) -> Counted:
+        me, seeded = self._me, True
+        try:
+            while True:
+                try:
+                    refused, counts = await self._redis.take(
+                        me, claims, dry=dry, seeded=seeded, latest_ms=self._latest_ms()
+                    )
+                    break
+                except UnseededError as error:
+                    seeded = await self._seed(error.counters)
+        except (RedisDownError, UnknownWorkerError) as error:
+            if me == self._me:
+                self._fail(error)
+            return self._without_redis(claims, dry=dry)
+        for claim, count in zip(claims, counts, strict=True):
+            if claim.counter.kind != "concurrency":
+                self._known[claim.counter] = (count, claim.reset_at)
+        if refused is None and not dry:
+            changes = [claim.taken for claim in claims if claim.taken.held]
+            for change in changes:
+                self._hold(change)
+            if changes and me != self._me:
+                # Taken under a name that was given up meanwhile.
+                self._lines.append(self._journal.append(changes))
+                self._wake.set()
+        return Counted(refused, tuple(counts))
+
+    async def _undo(self, taking: asyncio.Task[Counted], claims: Sequence[Claim]) -> None:
+        with contextlib.suppress(QuotaUnavailable):
+            if (await taking).refused is None:
+                await self.apply([claim.given_back for claim in claims if claim.cost])
+
+    async def _seed(self, counters: Sequence[Counter]) -> bool:
+        """Tells Redis what the store knows; whether the store could be asked."""
+        if self._now() < self._seed_at:
+            return False
+        try:
+            for counter in counters:
+                await self._redis.seed(counter, await self._journal.used(counter))
+        except StoreError as error:
+            _log.warning("Redis cannot be told what was used today: %s", error)
+            self._seed_at = self._now() + _SEED_AGAIN_S
+            return False
+        return True
+
+    def _without_redis(self, claims: Sequence[Claim], *, dry: bool) -> Counted:
+        if self._fail_closed:
+            raise QuotaUnavailable(
+                "The limits of this key cannot be counted at the moment.",
+                retry_after_s=_RETRY_AFTER_S,
+                retryable=True,
+            )
+        shares = [self._share(claim) for claim in claims]
+        refused = next(
+            (
+                index
+                for index, (claim, (share, granted)) in enumerate(zip(claims, shares, strict=True))
+                if claim.cost and granted + claim.cost > share
+            ),
+            None,
+        )
+        taken = refused is None and not dry
+        if taken:
+            self._grant([claim.taken for claim in claims if claim.cost])
+        # Put so that what is left of the limit is what is left of the share.
+        counts = [
+            claim.limit - share + granted + (claim.cost if taken else 0)
+            for claim, (share, granted) in zip(claims, shares, strict=True)
+        ]
+        return Counted(refused, tuple(counts))
+
+    def _share(self, claim: Claim) -> tuple[int, int]:
+        """This worker's part of a limit, and what it granted of it."""
+        counter = claim.counter
+        if counter.kind == "concurrency":
+            return claim.limit // self._shares, self._held[counter]
+        taken, _ = self._known.get(counter, (0, 0))
+        return max(0, claim.limit - taken) // self._shares, self._granted[counter]
+
+    def _grant(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._hold(change)
+            self._granted[change.counter] += change.used + change.held
+        self._lines.append(self._journal.append(changes))
+
+    def _hold(self, change: Change) -> None:
+        if change.held:
+            self._held[change.counter] += change.held
+            if not self._held[change.counter]:
+                del self._held[change.counter]
+
+    def _latest_ms(self) -> int:
+        """When a step that Redis finds in its queue is to be left undone, in its own time."""
+        timeout_s = self._settings.timeout_s
+        # The comparison of the clocks is wrong by half of what it took at most.
+        allowed_s = max(timeout_s / 2, timeout_s - self._clock_took_s / 2)
+        return int((time.monotonic() + allowed_s) * 1000 + self._clock_ms)
+
+    def _note_time(self, redis_ms: int, began_at: float) -> None:
+        """Compares the clocks; of a minute the comparison with the quickest answer counts."""
+        ended_at = time.monotonic()
+        took_s = ended_at - began_at
+        if took_s <= self._clock_took_s or ended_at > self._clock_until:
+            self._clock_ms = redis_ms - (began_at + ended_at) / 2 * 1000
+            self._clock_took_s, self._clock_until = took_s, ended_at + _CLOCK_KEPT_S
+
+    def _fail(self, error: Exception) -> None:
+        if self._down:
+            return
+        self._down = True
+        self._granted.clear()
+        self._wake.set()
+        if not isinstance(error, UnknownWorkerError):
+            self._told = True
+            _log.warning("Redis is out of reach: %s", error)
+
+    async def _keep_forever(self) -> None:
+        """Sends lines, keeps this worker known, and brings it back after an outage."""
+        while not self._closing.is_set():
+            if self._down and not await self._come_back():
+                self._lines.shorten(self._now())
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), self._settings.retry_s)
+                continue
+            pause_s = max(0.0, self._beat_at - time.monotonic())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause_s)
+            self._wake.clear()
+            try:
+                await self._send()
+                await self._beat()
+            except (RedisDownError, UnknownWorkerError) as error:
+                self._fail(error)
+
+    async def _send(self) -> None:
+        while self._lines:
+            group = self._lines.send()
+            await self._redis.apply(group)
+            self._lines.arrived(len(group))
+            self._recovered = max(0, self._recovered - len(group))
+            self._forget_recovered()
+
+    async def _beat(self) -> None:
+        if time.monotonic() < self._beat_at:
+            return
+        began_at = time.monotonic()
+        self._note_time(await self._redis.beat(self._me), began_at)
+        self._beat_at = time.monotonic() + self._settings.worker_ttl_s / 4
+        now = self._now()
+        for counter in [one for one, (_, until) in self._known.items() if until < now]:
+            del self._known[counter]
+
+    async def _come_back(self) -> bool:
+        """Whether Redis answers again and knows this worker by its new name."""
+        try:
+            await self._send()
+            self._former = [*self._former, self._me][-20:]
+            self._me = self._journal.new_owner()
+            began_at = time.monotonic()
+            at_ms = await self._redis.register(self._me, self._former, dict(self._held))
+            # Whatever was wrong may have been the clock.
+            self._clock_took_s = math.inf
+            self._note_time(at_ms, began_at)
+        except RedisDownError as error:
+            if not self._told:
+                _log.warning("Redis is out of reach: %s", error)
+                self._told = True
+            return False
+        if self._told:
+            _log.warning("Redis answers again")
+        self._down, self._told, self._former = False, False, []
+        self._beat_at = time.monotonic() + self._settings.worker_ttl_s / 4
+        return True
+
+    def _forget_recovered(self) -> None:
+        if not self._recovered:
+            self._journal.forget_recovered()
