@@ -1,0 +1,306 @@
+"""The engines of this appliance, behind Triton."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Literal
+
+from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
+from orchestrator.backends.merge import merged
+from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest, UpstreamFailed
+from orchestrator.core.events import (
+    GenerationEvent,
+    GenerationFinished,
+    GenerationStarted,
+    Usage,
+)
+from orchestrator.core.ids import new_id
+from orchestrator.core.request import EmbeddingRequest, GenerationRequest, SamplingParams
+from orchestrator.rendering import Decoder
+from orchestrator.triton.client import TritonClient
+from orchestrator.triton.contract import GenerateCall, TokenChunk
+from orchestrator.triton.errors import unavailable
+from orchestrator.triton.stream import TokenStream
+
+SEED_LIMIT = 2**63
+
+
+class LocalBackend:
+    """Prompts are rendered here, answers decoded here; Triton sees token ids only."""
+
+    name = "local"
+
+    def __init__(self, client: TritonClient, *, first_token_timeout_s: float) -> None:
+        self._client = client
+        self._first_token_timeout_s = first_token_timeout_s
+
+    async def prepare(self, served: ServedModel, request: GenerationRequest) -> Prepared:
+        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded."""
+        _check_supported(served, request.sampling)
+        token_ids = await served.renderer.arender(request.prompt)
+        if not token_ids:
+            raise InvalidRequest("The prompt is empty.", param="prompt")
+        return Prepared(served, request, token_ids, _max_tokens(served, request, len(token_ids)))
+
+    def generate(self, prepared: Prepared, request_id: str) -> LocalRun:
+        """A generation that has been asked for, one Triton request for each choice."""
+        return LocalRun(prepared, self._start(prepared, request_id))
+
+    async def prepare_embedding(
+        self, served: ServedModel, request: EmbeddingRequest
+    ) -> PreparedEmbedding:
+        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded."""
+        if request.dimensions not in (None, served.manifest.dimension):
+            raise InvalidRequest(
+                f"`dimensions` is {request.dimensions}; `{request.model}` gives vectors of"
+                f" {served.manifest.dimension} and cannot shorten them.",
+                param="dimensions",
+            )
+        rows = await _rows(served, request.inputs)
+        for index, row in enumerate(rows):
+            _check_row(served, index, row)
+        return PreparedEmbedding(served, rows)
+
+    async def embed(self, prepared: PreparedEmbedding, request_id: str) -> Sequence[memoryview]:
+        """One float32 little-endian vector for each input, in their order. Raises: GatewayError."""
+        rows, size = prepared.rows, prepared.served.manifest.max_batch_size
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        answers = await asyncio.gather(
+            *(
+                self._client.embed(prepared.served.model.name, f"{request_id}-{number}", batch)
+                for number, batch in enumerate(batches)
+            ),
+            return_exceptions=True,
+        )
+        vectors: list[memoryview] = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            vectors.extend(answer)
+        return vectors
+
+    def _start(self, prepared: Prepared, request_id: str) -> list[_Choice]:
+        served, request, manifest = prepared.served, prepared.request, prepared.served.manifest
+        sampling = _with_defaults(request.sampling, served.defaults)
+        seed = sampling.seed if sampling.seed is not None else secrets.randbelow(SEED_LIMIT)
+        tools = bool(getattr(request.prompt, "tools", ()))
+        # A caller may choose its request id; the engine's must be nobody else's, because a stop
+        # names its generation by it.
+        engine_id = f"{request_id}-{secrets.token_hex(6)}"
+        choices = []
+        for index in range(request.n):
+            call = GenerateCall(
+                model=served.model.name,
+                request_id=f"{engine_id}-{index}",
+                token_ids=prepared.token_ids,
+                max_tokens=prepared.max_tokens,
+                end_id=manifest.end_id,
+                pad_id=manifest.pad_id,
+                extra_end_ids=manifest.extra_end_ids,
+                sampling=replace(sampling, seed=seed + index),
+                vocab_size=manifest.vocab_size,
+                reports_finish_reason=manifest.reports_finish_reason,
+            )
+            decoder = served.renderer.decoder(index, stop=request.stop, tools=tools)
+            stream = self._client.generate(call)
+            choices.append(_Choice(stream, decoder, self._first_token_timeout_s))
+        return choices
+
+
+class LocalRun:
+    """One generation at work: a Triton stream for each of its choices."""
+
+    def __init__(self, prepared: Prepared, choices: Sequence[_Choice]) -> None:
+        self._prepared = prepared
+        self._choices = choices
+
+    async def events(self) -> AsyncGenerator[GenerationEvent, None]:
+        """The events of all choices; closing the iterator stops the engine's side."""
+        choices, prepared = self._choices, self._prepared
+        sources = [choice.events() for choice in choices]
+        started = False
+        try:
+            async with aclosing(sources[0] if len(sources) == 1 else merged(sources)) as events:
+                async for event in events:
+                    if not started:
+                        started = True
+                        yield _started(prepared)
+                    if event is not None:
+                        yield event
+            completion_tokens = sum(choice.tokens for choice in choices)
+            yield GenerationFinished(Usage(prepared.prompt_tokens, completion_tokens))
+        finally:
+            for choice in choices:
+                choice.stop()
+
+    def so_far(self) -> Usage:
+        """What the engine has produced until now."""
+        count = sum(choice.produced_so_far for choice in self._choices)
+        return Usage(self._prepared.prompt_tokens, count)
+
+    async def produced(self) -> Usage:
+        """What the engine has produced, told when all its streams have ended."""
+        for choice in self._choices:
+            await choice.ended()
+        return self.so_far()
+
+
+class _Choice:
+    """One answer on its way from token ids to events."""
+
+    def __init__(self, stream: TokenStream, decoder: Decoder, first_token_timeout_s: float) -> None:
+        self._stream = stream
+        self._decoder = decoder
+        self._first_token_timeout_s = first_token_timeout_s
+        self._end_ids = frozenset((stream.call.end_id, *stream.call.extra_end_ids))
+        self._received = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that belong to the answer so far."""
+        return self._decoder.tokens
+
+    def stop(self) -> None:
+        """Ends the engine's side, if it has not ended."""
+        self._stream.stop()
+
+    @property
+    def produced_so_far(self) -> int:
+        """Tokens that the engine has made, those after a stop included."""
+        return self._stream.produced
+
+    async def ended(self) -> None:
+        """Returns when the engine's side is over."""
+        await self._stream.ended()
+
+    async def events(self) -> AsyncGenerator[GenerationEvent | None, None]:
+        """`None` when the engine has begun, then the part events and the end of this choice.
+
+        The first token may hold no whole character yet, so that beginning is told apart.
+        Raises: GatewayError.
+        """
+        decoder, stream = self._decoder, self._stream
+        timeout_s: float | None = self._first_token_timeout_s
+        while (chunk := await stream.next_chunk(timeout_s)) is not None:
+            if timeout_s is not None:
+                timeout_s = None
+                yield None
+            self._received += len(chunk.token_ids)
+            for event in decoder.feed(self._visible(chunk.token_ids)):
+                yield event
+            if decoder.stopped:
+                stream.stop()
+            if decoder.stopped or chunk.final:
+                for event in decoder.finish(self._reason(chunk)):
+                    yield event
+                return
+        # The stream ended without its final response: Triton went away in good order.
+        raise unavailable()
+
+    def _visible(self, token_ids: Sequence[int]) -> Sequence[int]:
+        """Without a closing end id: TensorRT-LLM drops `end_id` and keeps stop words."""
+        if token_ids and token_ids[-1] in self._end_ids:
+            return token_ids[:-1]
+        return token_ids
+
+    def _reason(self, chunk: TokenChunk) -> Literal["stop", "length"]:
+        """The engine's word where it gives one; otherwise what the count tells."""
+        if self._decoder.stopped:
+            return "stop"
+        match chunk.finish_reason:
+            case "stop" | "length":
+                return chunk.finish_reason
+            case None:
+                ended = bool(chunk.token_ids) and chunk.token_ids[-1] in self._end_ids
+                full = self._received >= self._stream.call.max_tokens
+                return "length" if full and not ended else "stop"
+            case "cancelled":
+                raise unavailable()
+            case _:
+                raise UpstreamFailed("The engine ended this request for a reason of its own.")
+
+
+def _started(prepared: Prepared) -> GenerationStarted:
+    return GenerationStarted(
+        id=new_id("chatcmpl").replace("_", "-"),
+        model=prepared.request.model,
+        created_at=int(time.time()),
+        prompt_tokens=prepared.prompt_tokens,
+    )
+
+
+def _check_supported(served: ServedModel, sampling: SamplingParams) -> None:
+    if sampling.min_p and not served.manifest.supports_min_p:
+        raise InvalidRequest(
+            f"`min_p` is not supported by the engine of `{served.model.id}`.", param="min_p"
+        )
+    vocab_size = served.manifest.vocab_size
+    for token in sampling.logit_bias:
+        if not 0 <= token < vocab_size:
+            raise InvalidRequest(
+                f"`logit_bias` names token {token}; `{served.model.id}` has 0 to {vocab_size - 1}.",
+                param="logit_bias",
+            )
+
+
+def _max_tokens(served: ServedModel, request: GenerationRequest, prompt_tokens: int) -> int:
+    """How many tokens each choice may have: what was asked for, or all that fits."""
+    context = served.manifest.max_seq_len
+    room = min(context, served.model.context_tokens) - prompt_tokens
+    asked = f" and {request.max_tokens} were asked for" if request.max_tokens else ""
+    if (
+        room < 1
+        or prompt_tokens > served.manifest.max_input_len
+        or (request.max_tokens or 0) > room
+    ):
+        raise ContextLengthExceeded(
+            f"This model's context is {min(context, served.model.context_tokens)} tokens:"
+            f" the prompt has {prompt_tokens}{asked}.",
+            param="messages" if room < 1 or not request.max_tokens else "max_tokens",
+        )
+    return request.max_tokens or room
+
+
+async def _rows(
+    served: ServedModel, inputs: Sequence[str | tuple[int, ...]]
+) -> list[Sequence[int]]:
+    """Token ids of each input; inputs that are token ids already stay as they are."""
+    encoded = iter(await served.renderer.aencode([one for one in inputs if isinstance(one, str)]))
+    return [next(encoded) if isinstance(one, str) else one for one in inputs]
+
+
+def _check_row(served: ServedModel, index: int, row: Sequence[int]) -> None:
+    limit = min(served.manifest.max_input_len, served.model.context_tokens)
+    if not row:
+        raise InvalidRequest(f"`input[{index}]` has no tokens.", param="input")
+    if len(row) > limit:
+        raise ContextLengthExceeded(
+            f"`input[{index}]` has {len(row)} tokens; `{served.model.id}` takes {limit}.",
+            param="input",
+        )
+    if not 0 <= min(row) <= max(row) < served.manifest.vocab_size:
+        raise InvalidRequest(
+            f"`input[{index}]` has a token outside 0 to {served.manifest.vocab_size - 1}.",
+            param="input",
+        )
+
+
+def _with_defaults(asked: SamplingParams, defaults: SamplingParams) -> SamplingParams:
+    """`asked`, with the model's own values where the caller said nothing.
+
+    A caller who names a temperature gets exactly that distribution: the model's top-k and top-p
+    belong to its own temperature.
+    """
+    if asked.temperature is not None:
+        return asked
+    return replace(
+        asked,
+        temperature=defaults.temperature,
+        top_p=asked.top_p if asked.top_p is not None else defaults.top_p,
+        top_k=asked.top_k if asked.top_k is not None else defaults.top_k,
+    )

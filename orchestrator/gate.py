@@ -1,0 +1,110 @@
+"""The first half of the pipeline: which model, whether the policy allows it, where it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.auth import Principal
+from orchestrator.core.errors import ModelNotFound, PolicyDenied
+from orchestrator.core.limits import tighter
+from orchestrator.core.request import RouteHint
+from orchestrator.deployments import Deployment, Deployments
+from orchestrator.policy import Decision, PolicyEngine, PolicyInput
+from orchestrator.quota import Caller
+from orchestrator.routing import Route, Router
+
+_VERBS = {"generate": "generate text", "embed": "embed text"}
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Where an allowed request goes, and whose budgets it uses: the policy's limits are in them."""
+
+    route: Route
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked for, as far as a decision depends on it. `at` of `None` is now.
+
+    A decision about a moment that is named is recorded nowhere.
+    """
+
+    model: str
+    task: str
+    route_hint: RouteHint
+    client_ip: str | None = None
+    at: float | None = None
+
+
+class Gate:
+    """Known (404), allowed (403), of the right kind (404), loaded (503): in this order."""
+
+    def __init__(self, deployments: Deployments, policy: PolicyEngine, router: Router) -> None:
+        self._deployments = deployments
+        self._policy = policy
+        self._router = router
+
+    async def admit(self, principal: Principal, asked: Asked) -> Admitted:
+        """Raises: GatewayError."""
+        deployment = self.find(asked.model)
+        decision = await self.decide(principal, deployment, asked)
+        return self.enter(principal, deployment, decision, asked)
+
+    def find(self, name: str) -> Deployment:
+        """The model of that id or alias. Raises: ModelNotFound."""
+        deployment = self._deployments.find(name)
+        if deployment is None:
+            raise unknown_model(name)
+        return deployment
+
+    async def decide(self, principal: Principal, deployment: Deployment, asked: Asked) -> Decision:
+        """What the key's policy says. Raises: PolicyUnavailable."""
+        model = deployment.model
+        return await self._policy.decide(
+            PolicyInput(
+                key_id=principal.key_id,
+                tenant_id=principal.tenant_id,
+                model=model.id,
+                task=asked.task,
+                route_hint=asked.route_hint,
+                client_ip=asked.client_ip,
+                key_label=principal.key_label,
+                admin=principal.admin,
+                allowed_models=principal.allowed_models,
+                plan=principal.plan or principal.tenant_plan,
+                route_policy=principal.route_policy,
+                policy_id=principal.policy_id,
+                api_disabled=principal.api_disabled,
+                model_names=(model.id, *model.aliases),
+                requested=asked.model,
+                at=asked.at,
+            )
+        )
+
+    def enter(
+        self, principal: Principal, deployment: Deployment, decision: Decision, asked: Asked
+    ) -> Admitted:
+        """The way of a request with that decision. Raises: GatewayError."""
+        if not decision.allow:
+            raise PolicyDenied(
+                decision.reason, param=decision.param, reason=decision.word, rule=decision.rule
+            )
+        task = deployment.model.task
+        if task != asked.task:
+            raise ModelNotFound(
+                f"The model `{asked.model}` cannot {_VERBS[asked.task]}: it is made to"
+                f" {_VERBS[task]}.",
+                param="model",
+            )
+        served = deployment.require_ready()
+        route = self._router.route(served, decision.routes, asked.route_hint)
+        limits = tighter(principal.limits, decision.limits)
+        caller = Caller(principal.key_id, principal.tenant_id, limits, principal.tenant_limits)
+        return Admitted(route, caller)
+
+
+def unknown_model(name: str) -> ModelNotFound:
+    """What a caller is told of a model that is not there, or not for it."""
+    return ModelNotFound(f"The model `{name}` does not exist.", param="model")

@@ -1,0 +1,109 @@
+"""Request bodies: JSON into a struct, or an error that names the field and what was given."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from orchestrator.core.errors import InvalidRequest
+
+T = TypeVar("T")
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+_PLACE = re.compile(r"^(?P<fault>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<name>.+)`")
+_STEP = re.compile(r"\.?(?P<name>[^.\[\]]+)|\[(?P<index>\d+)\]")
+_MOST_SHOWN = 60
+
+
+class BodyReader(Generic[T]):
+    """Reads bodies of one kind."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self._decoder = msgspec.json.Decoder(kind)
+
+    def read(self, body: bytes) -> T:
+        """The checked body. Raises: InvalidRequest."""
+        try:
+            return self._decoder.decode(body)
+        except msgspec.ValidationError as error:
+            raise _wrong_field(str(error), body) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            what = "is empty" if not body.strip() else f"is not valid JSON: {error}"
+            raise InvalidRequest(f"The request body {what}.".replace("..", ".")) from error
+        except RecursionError as error:
+            raise InvalidRequest("The request body is nested too deeply.") from error
+
+
+class StrictBodyReader(BodyReader[StructT]):
+    """Reads bodies of one kind, a struct, in which every member must be a known one."""
+
+    def __init__(self, kind: type[StructT]) -> None:
+        super().__init__(kind)
+        self._known = {member.encode_name for member in msgspec.structs.fields(kind)}
+
+    def read(self, body: bytes) -> StructT:
+        """The checked body. Raises: InvalidRequest, which names each member that is not known."""
+        try:
+            given = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            # Told by the reading proper.
+            given = None
+        names = given if isinstance(given, dict) else {}
+        unknown = [name for name in names if name not in self._known]
+        if unknown:
+            told = ", ".join(f"`{name[:_MOST_SHOWN]}`" for name in unknown[:_MOST_SHOWN])
+            raise InvalidRequest(
+                f"There is no member {told}; known are "
+                f"{', '.join(f'`{name}`' for name in sorted(self._known))}.",
+                param=unknown[0],
+            )
+        return super().read(body)
+
+
+def shown(value: object) -> str:
+    """A given value as an error message shows it: as JSON, and not endless."""
+    text = msgspec.json.encode(value).decode("utf-8")
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"
+
+
+def check_range(name: str, value: float | None, low: float, high: float) -> None:
+    """Raises: InvalidRequest when `value` is given and not within `low` and `high`."""
+    if value is not None and not low <= value <= high:
+        raise InvalidRequest(
+            f"`{name}` must be between {low:g} and {high:g}; {value:g} was given.", param=name
+        )
+
+
+def check_at_least(name: str, value: float | None, low: int) -> None:
+    """Raises: InvalidRequest when `value` is given and below `low`."""
+    if value is not None and value < low:
+        raise InvalidRequest(f"`{name}` must be at least {low}; {value} was given.", param=name)
+
+
+def _wrong_field(message: str, body: bytes) -> InvalidRequest:
+    """The library's message, with the field's name in front and the value given behind."""
+    place = _PLACE.match(message)
+    assert place is not None  # every text matches
+    fault, path = place["fault"], (place["path"] or "").lstrip(".")
+    if (missing := _MISSING.fullmatch(fault)) is not None:
+        name = f"{path}.{missing['name']}" if path else missing["name"]
+        return InvalidRequest(f"`{name}` is required.", param=name)
+    fault = fault[:1].lower() + fault[1:]
+    if not path:
+        return InvalidRequest(f"The request body is wrong: {fault}.")
+    given = _value_at(path, body)
+    behind = "" if given is None else f"; {shown(given)} was given"
+    return InvalidRequest(f"`{path}` is wrong: {fault}{behind}.", param=path)
+
+
+def _value_at(path: str, body: bytes) -> Any:
+    """The value at `path`, or `None` when the path does not say which one it is."""
+    if "[...]" in path:
+        return None
+    value: Any = msgspec.json.decode(body)
+    for step in _STEP.finditer(path):
+        value = value[step["name"] if step["name"] is not None else int(step["index"])]
+    return value

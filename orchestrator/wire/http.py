@@ -1,0 +1,378 @@
+"""HTTP under every dialect, on bare ASGI: one exchange, its body, its reply, its end.
+
+The routes of the inference calls are plain ASGI: no pydantic, no middleware per chunk. FastAPI
+routes them and describes them, and has no other part in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs
+
+from fastapi.routing import APIRoute
+
+from orchestrator.auth import Authenticator, Principal
+from orchestrator.core.context import CallContext
+from orchestrator.core.errors import GatewayError, Internal, PayloadTooLarge, StoreUnavailable
+from orchestrator.core.events import Usage
+from orchestrator.core.ids import new_id
+from orchestrator.settings import HostsSettings, ServerSettings
+from orchestrator.store.database import StoreError
+from orchestrator.telemetry import RequestRecord, log_request
+from orchestrator.wire.errors import (
+    GEMINI_PREFIXES,
+    Headers,
+    Profile,
+    is_under,
+    profile_of,
+    render_error,
+)
+
+logger = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CLIENT_LEFT = 499
+"""The status in the log of a request whose client went away first. Source: nginx."""
+_EXCHANGE = "orchestrator.exchange"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_JSON: Headers = [(b"content-type", b"application/json")]
+
+
+class ClientLeftError(Exception):
+    """The client went away while its body was read."""
+
+
+class Exchange:
+    """One HTTP request and its reply.
+
+    `send` is ASGI's own, but puts `x-request-id` on the reply and notes how far it has come:
+    `status` is 0 until it begins, `complete` true once the last of it is sent.
+    `request_id` is what callers see and may have chosen; `call_id` begins with it and is like no
+    other. `principal`, `model` and `usage` are set by handlers, for the log.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        server: ServerSettings,
+        hosts: HostsSettings,
+    ) -> None:
+        self.scope = scope
+        self.receive = receive
+        self._send = send
+        self._server = server
+        self._hosts = hosts
+        # Of a header sent twice the first counts.
+        self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        # Engines know a generation by its id and stop it by that id, so a caller cannot choose it.
+        self.call_id = self.request_id = new_id("req")
+        if _REQUEST_ID.fullmatch(asked := self.headers.get(b"x-request-id", b"")):
+            self.request_id = asked.decode()
+            self.call_id = f"{self.request_id}-{self.call_id}"
+        self.secret = _secret(self.headers) or _secret_of_query(scope)
+        self.status = 0
+        self.complete = False
+        self.principal: Principal | None = None
+        self.model = "-"
+        self.usage: Usage | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the status has been sent."""
+        return self.status != 0
+
+    @property
+    def profile(self) -> Profile:
+        """Whose words errors are told in."""
+        return profile_of(
+            self.scope["path"],
+            self.headers.get(b"host", b"").decode("latin-1"),
+            self.secret,
+            self.headers.get(b"x-op-error-format", b"").decode("latin-1").strip().lower() or None,
+            self._hosts,
+        )
+
+    @property
+    def client_ip(self) -> str | None:
+        """The peer's address."""
+        client = self.scope.get("client")
+        return client[0] if client else None
+
+    def context(self, dialect: str) -> CallContext:
+        """What the pipeline is to know of this call beside its content."""
+        return CallContext(self.request_id, dialect, self.client_ip, self.call_id)
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Sends one ASGI message. No coroutine of its own: this runs for every token."""
+        if message["type"] == "http.response.body":
+            self.complete = not message.get("more_body", False)
+        elif message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+            message = {**message, "headers": headers}
+        return self._send(message)
+
+    async def admit(self, authenticator: Authenticator) -> Principal:
+        """The caller; nothing of the body is read for it.
+
+        Raises: PayloadTooLarge, Unauthenticated, StoreUnavailable.
+        """
+        declared = self.headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self._server.max_body_bytes:
+            raise self._too_large(f"{int(declared)} were announced")
+        self.principal = await authenticator.authenticate(self.secret)
+        return self.principal
+
+    async def body(self) -> bytes:
+        """The whole body. Raises: PayloadTooLarge, ClientLeftError."""
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeftError
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > self._server.max_body_bytes:
+                raise self._too_large("more were sent")
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    async def reply(
+        self, body: bytes, *, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Sends a whole JSON reply."""
+        length = (b"content-length", b"%d" % len(body))
+        await self.send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [*_JSON, length, *headers],
+            }
+        )
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def fail(self, error: GatewayError) -> None:
+        """Sends `error` in the caller's words, if nothing has been sent yet."""
+        if self.started:
+            return
+        rendered = render_error(error, self.profile, self.request_id)
+        length = (b"content-length", b"%d" % len(rendered.body))
+        await self.send(
+            {
+                "type": "http.response.start",
+                "status": rendered.status,
+                "headers": [*rendered.headers, length],
+            }
+        )
+        await self.send({"type": "http.response.body", "body": rendered.body})
+
+    def while_connected(self) -> WhileConnected:
+        """A block that ends early, without an error, when the client goes away."""
+        return WhileConnected(self)
+
+    def _too_large(self, given: str) -> PayloadTooLarge:
+        limit = self._server.max_body_bytes
+        return PayloadTooLarge(f"The request body may have {limit} bytes at most; {given}.")
+
+
+class WhileConnected:
+    """Cancels its own block when the client leaves; `left` tells that it did.
+
+    To be entered when the body has been read. Nothing else may call `receive` meanwhile.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.left = False
+
+    async def __aenter__(self) -> WhileConnected:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._watch = asyncio.create_task(self._wait_for_disconnect())
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        # Not waited for: it holds nothing, and ends at its next step.
+        self._watch.cancel()
+        if not self.left:
+            return False
+        # Our own cancellation is taken back; one from outside goes on. As `asyncio.timeout` does.
+        if self._task.uncancel() > self._cancelling:
+            return False
+        self._exchange.status = CLIENT_LEFT
+        return kind is not None and issubclass(kind, asyncio.CancelledError)
+
+    async def _wait_for_disconnect(self) -> None:
+        while (await self._exchange.receive())["type"] != "http.disconnect":
+            pass
+        # Servers say the same of a reply that is complete, and then what is left to do is done.
+        if not self._exchange.complete:
+            self.left = True
+            self._task.cancel()
+
+
+OnError = Callable[[Exchange, GatewayError], None]
+
+
+class Edge:
+    """The outermost layer: makes the exchange, answers every error, writes the log line."""
+
+    def __init__(
+        self,
+        app: App,
+        server: ServerSettings,
+        hosts: HostsSettings,
+        on_error: OnError | None = None,
+    ) -> None:
+        """`on_error` is told of errors before the caller is."""
+        self._app = app
+        self._server = server
+        self._hosts = hosts
+        self._on_error = on_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began_at = time.perf_counter()
+        exchange = Exchange(scope, receive, send, self._server, self._hosts)
+        scope[_EXCHANGE] = exchange
+        try:
+            await self._app(scope, receive, exchange.send)
+        except ClientLeftError:
+            exchange.status = CLIENT_LEFT
+        except GatewayError as error:
+            if self._on_error is not None:
+                self._on_error(exchange, error)
+            await exchange.fail(error)
+        except StoreError as error:
+            logger.warning("request %s: %s", exchange.request_id, error)
+            await exchange.fail(store_unavailable())
+        except Exception:
+            logger.exception("request %s failed", exchange.call_id)
+            await exchange.fail(internal_error())
+        finally:
+            log_request(_record(exchange, time.perf_counter() - began_at))
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path of a dialect, below the prefix of its surface."""
+
+    method: str
+    path: str
+    handler: Callable[[Exchange], Awaitable[None]]
+    name: str
+    summary: str
+    operation: Mapping[str, Any] = field(default_factory=dict)
+    """OpenAPI's operation object, as far as it is not derived from the above."""
+
+
+class RawRoute(APIRoute):
+    """A route that FastAPI finds and describes, and that answers on bare ASGI."""
+
+    def __init__(self, prefix: str, route: Route, tag: str) -> None:
+        super().__init__(
+            prefix + route.path,
+            _described,
+            methods=[route.method],
+            # `HEAD` is `GET` to whoever reads the description.
+            include_in_schema=route.method != "HEAD",
+            name=route.name,
+            operation_id=f"{route.name}{prefix.replace('/', '_')}",
+            summary=route.summary,
+            description=route.handler.__doc__,
+            tags=[tag],
+            openapi_extra=dict(route.operation),
+        )
+        handler = route.handler
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            del receive, send
+            await handler(exchange_of(scope))
+
+        self.app = app
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    """The exchange that `Edge` made for this request."""
+    exchange: Exchange = scope[_EXCHANGE]
+    return exchange
+
+
+def internal_error() -> Internal:
+    """What a caller is told of a fault of ours: nothing but that it is one."""
+    return Internal("An internal error occurred. Give the request id when you report it.")
+
+
+def store_unavailable() -> StoreUnavailable:
+    """What a caller is told when the store is out of reach; the log says why."""
+    return StoreUnavailable(
+        "The store cannot be reached at the moment.", retry_after_s=1.0, retryable=True
+    )
+
+
+def header_pairs(headers: Mapping[str, str]) -> Headers:
+    """Headers as ASGI wants them."""
+    return [(name.lower().encode("latin-1"), _one_line(headers[name])) for name in headers]
+
+
+async def _described() -> None:
+    """Stands in the signature's place for FastAPI; requests never come here."""
+
+
+def _one_line(value: str) -> bytes:
+    """A header's value; what does not fit into one is replaced."""
+    return re.sub(r"[^\x20-\x7e]", "?", value).encode("ascii")
+
+
+def _secret(headers: Mapping[bytes, bytes]) -> str | None:
+    """The caller's key, from any of the three headers that clients use."""
+    scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer" and (secret := credentials.strip()):
+        return secret.decode("latin-1")
+    for name in (b"x-api-key", b"x-goog-api-key"):
+        if secret := headers.get(name, b"").strip():
+            return secret.decode("latin-1")
+    return None
+
+
+def _secret_of_query(scope: Scope) -> str | None:
+    """`?key=`, as Google's clients send it; on Google's paths only, for addresses get logged."""
+    query: bytes = scope.get("query_string", b"")
+    if b"key=" not in query or not is_under(scope["path"], GEMINI_PREFIXES):
+        return None
+    return parse_qs(query.decode("latin-1")).get("key", [None])[0]
+
+
+def _record(exchange: Exchange, duration_s: float) -> RequestRecord:
+    usage = exchange.usage
+    return RequestRecord(
+        request_id=exchange.call_id,
+        method=exchange.scope["method"],
+        path=exchange.scope["path"],
+        status=exchange.status,
+        duration_s=duration_s,
+        key_id=exchange.principal.key_id if exchange.principal else "-",
+        model=exchange.model,
+        prompt_tokens=usage.prompt_tokens if usage else 0,
+        completion_tokens=usage.completion_tokens if usage else 0,
+    )

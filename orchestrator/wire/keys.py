@@ -1,0 +1,254 @@
+"""The management of virtual keys. Source: the appliance's OpenAPI document, `/v1/keys`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+import orjson
+
+from orchestrator.auth import Authenticator, Principal
+from orchestrator.core.acts import By
+from orchestrator.core.errors import InvalidRequest, PolicyDenied
+from orchestrator.core.limits import Limits
+from orchestrator.core.plans import Plan
+from orchestrator.core.request import RouteHint
+from orchestrator.keys import Keys
+from orchestrator.keys.values import MAX_PAGE, Patch, Wanted
+from orchestrator.store.keys import ALL_MODELS
+from orchestrator.wire.bodies import StrictBodyReader
+from orchestrator.wire.http import Exchange, Route
+
+_DEFAULT_PAGE = 20
+
+
+class CreateKey(msgspec.Struct, kw_only=True):
+    """The body of a new key."""
+
+    label: str
+    policy_id: str
+    allowed_models: list[str] | None = None
+    rpm_limit: int | None = None
+    images_rpm_limit: int | None = None
+    tpd_limit: int | None = None
+    concurrency_limit: int | None = None
+    plan: Plan | None = None
+    deployment_id: str | None = None
+    route_policy: RouteHint | None = None
+    expires_at: int | None = None
+    metadata: dict[str, str] | None = None
+
+
+class PatchKey(msgspec.Struct, kw_only=True):
+    """The body of a change: what is not there stays, null takes away."""
+
+    label: str | msgspec.UnsetType = msgspec.UNSET
+    policy_id: str | msgspec.UnsetType = msgspec.UNSET
+    allowed_models: list[str] | msgspec.UnsetType | None = msgspec.UNSET
+    rpm_limit: int | msgspec.UnsetType | None = msgspec.UNSET
+    images_rpm_limit: int | msgspec.UnsetType | None = msgspec.UNSET
+    tpd_limit: int | msgspec.UnsetType | None = msgspec.UNSET
+    concurrency_limit: int | msgspec.UnsetType | None = msgspec.UNSET
+    plan: Plan | msgspec.UnsetType | None = msgspec.UNSET
+    deployment_id: str | msgspec.UnsetType | None = msgspec.UNSET
+    route_policy: RouteHint | msgspec.UnsetType | None = msgspec.UNSET
+    expires_at: int | msgspec.UnsetType | None = msgspec.UNSET
+    metadata: dict[str, str] | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class RotateKey(msgspec.Struct, kw_only=True):
+    """The body of a rotation, which may be missing."""
+
+    overlap_s: int = 0
+
+
+def wanted(body: CreateKey) -> Wanted:
+    """The key that `body` asks for."""
+    return Wanted(
+        label=body.label,
+        policy_id=body.policy_id,
+        allowed_models=ALL_MODELS if body.allowed_models is None else tuple(body.allowed_models),
+        limits=Limits(
+            rpm=body.rpm_limit,
+            images_rpm=body.images_rpm_limit,
+            tpd=body.tpd_limit,
+            concurrency=body.concurrency_limit,
+        ),
+        plan=body.plan,
+        deployment_id=body.deployment_id,
+        route_policy=body.route_policy,
+        expires_at=body.expires_at,
+        metadata=body.metadata or {},
+    )
+
+
+def patch(body: PatchKey) -> Patch:
+    """The change that `body` asks for."""
+    given: dict[str, Any] = {
+        name: value
+        for name in body.__struct_fields__
+        if (value := getattr(body, name)) is not msgspec.UNSET
+    }
+    if "allowed_models" in given:
+        models = given["allowed_models"]
+        given["allowed_models"] = ALL_MODELS if models is None else tuple(models)
+    if "metadata" in given:
+        given["metadata"] = given["metadata"] or {}
+    return Patch(**given)
+
+
+def routes(authenticator: Authenticator, keys: Keys) -> list[Route]:
+    """The routes under `/keys`. All need an admin's key and see its own tenant only."""
+    at = _Handlers(authenticator, keys)
+    changing = _ONE | _body(_PATCH)
+    rotating = _ONE | _body(_ROTATE, required=False)
+    return [
+        Route("POST", "/keys", at.create, "create_key", "Create a key", _body(_CREATE)),
+        Route("GET", "/keys", at.list_all, "list_keys", "List keys", {"parameters": _PAGING}),
+        Route("GET", "/keys/{key_id}", at.retrieve, "retrieve_key", "Retrieve a key", _ONE),
+        Route("PATCH", "/keys/{key_id}", at.change, "update_key", "Change a key", changing),
+        Route(
+            "POST", "/keys/{key_id}/rotate", at.rotate, "rotate_key", "Rotate a secret", rotating
+        ),
+        Route("DELETE", "/keys/{key_id}", at.revoke, "revoke_key", "Revoke a key", _ONE),
+    ]
+
+
+class _Handlers:
+    """One for each route."""
+
+    def __init__(self, authenticator: Authenticator, keys: Keys) -> None:
+        self._authenticator = authenticator
+        self._keys = keys
+        self._creations = StrictBodyReader(CreateKey)
+        self._patches = StrictBodyReader(PatchKey)
+        self._rotations = StrictBodyReader(RotateKey)
+
+    async def create(self, exchange: Exchange) -> None:
+        """A new key. Its secret is in this reply and nowhere else."""
+        principal = await _admitted(exchange, self._authenticator)
+        body = self._creations.read(await exchange.body())
+        view, secret = await self._keys.create(
+            principal.tenant_id, wanted(body), _by(exchange, principal)
+        )
+        await _reply(exchange, {**view.as_json(), "secret": secret}, status=201)
+
+    async def list_all(self, exchange: Exchange) -> None:
+        """The keys of the caller's tenant, the oldest first, page by page."""
+        principal = await _admitted(exchange, self._authenticator)
+        after, limit = _paging(exchange)
+        views, more = await self._keys.page(principal.tenant_id, after=after, limit=limit)
+        await _reply(
+            exchange,
+            {"object": "list", "data": [view.as_json() for view in views], "has_more": more},
+        )
+
+    async def retrieve(self, exchange: Exchange) -> None:
+        """One key of the caller's tenant."""
+        principal = await _admitted(exchange, self._authenticator)
+        await _reply(exchange, (await self._keys.get(principal.tenant_id, _id(exchange))).as_json())
+
+    async def change(self, exchange: Exchange) -> None:
+        """Changes what the body names, and nothing else; null takes a value away."""
+        principal = await _admitted(exchange, self._authenticator)
+        asked = patch(self._patches.read(await exchange.body()))
+        by = _by(exchange, principal)
+        view = await self._keys.patch(principal.tenant_id, _id(exchange), asked, by)
+        await _reply(exchange, view.as_json())
+
+    async def rotate(self, exchange: Exchange) -> None:
+        """Gives the key a new secret; the old one stays good for `overlap_s` seconds."""
+        principal = await _admitted(exchange, self._authenticator)
+        body = await exchange.body()
+        overlap_s = self._rotations.read(body).overlap_s if body.strip() else 0
+        by = _by(exchange, principal)
+        view, secret = await self._keys.rotate(principal.tenant_id, _id(exchange), overlap_s, by)
+        await _reply(exchange, {**view.as_json(), "secret": secret})
+
+    async def revoke(self, exchange: Exchange) -> None:
+        """Ends the key for good. Once more is no error."""
+        principal = await _admitted(exchange, self._authenticator)
+        await self._keys.revoke(principal.tenant_id, _id(exchange), _by(exchange, principal))
+        await exchange.send({"type": "http.response.start", "status": 204, "headers": []})
+        await exchange.send({"type": "http.response.body", "body": b""})
+
+
+async def _admitted(exchange: Exchange, authenticator: Authenticator) -> Principal:
+    """Raises: PolicyDenied for a key that may not manage keys."""
+    principal = await exchange.admit(authenticator)
+    if not principal.admin:
+        raise PolicyDenied(
+            f"Key '{principal.key_label}' may not manage keys: that takes an admin key.",
+            reason="admin_key_required",
+        )
+    return principal
+
+
+def _by(exchange: Exchange, principal: Principal) -> By:
+    context = exchange.context("keys")
+    return By(f"key:{principal.key_id}", context.client_ip or "", context.request_id)
+
+
+def _id(exchange: Exchange) -> str:
+    key_id: str = exchange.scope["path_params"]["key_id"]
+    return key_id
+
+
+def _paging(exchange: Exchange) -> tuple[str | None, int]:
+    """`after` and `limit` of the query. Raises: InvalidRequest."""
+    query = parse_qs(exchange.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    text = query.get("limit", [str(_DEFAULT_PAGE)])[0]
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise InvalidRequest(f"`limit` must be between 1 and {MAX_PAGE}.", param="limit")
+    return query.get("after", [None])[0], int(text)
+
+
+async def _reply(exchange: Exchange, document: Mapping[str, Any], status: int = 200) -> None:
+    await exchange.reply(orjson.dumps(document), status=status)
+
+
+_TEXT = {"type": "string"}
+_COUNT = {"type": ["integer", "null"], "minimum": 1}
+_PATCH: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "label": {"type": "string", "minLength": 1, "maxLength": 200},
+        "policy_id": _TEXT,
+        "allowed_models": {"type": ["array", "null"], "items": _TEXT},
+        "rpm_limit": _COUNT,
+        "images_rpm_limit": _COUNT,
+        "tpd_limit": _COUNT,
+        "concurrency_limit": _COUNT,
+        "plan": {"enum": ["free", "standard", "pro", "enterprise", None]},
+        "deployment_id": {"type": ["string", "null"]},
+        "route_policy": {"enum": ["local-only", "cloud-ok", None]},
+        "expires_at": {"type": ["integer", "null"]},
+        "metadata": {"type": ["object", "null"], "additionalProperties": _TEXT},
+    },
+}
+_CREATE: dict[str, Any] = {**_PATCH, "required": ["label", "policy_id"]}
+_ROTATE: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {"overlap_s": {"type": "integer", "minimum": 0, "default": 0}},
+}
+_ONE: dict[str, Any] = {
+    "parameters": [{"name": "key_id", "in": "path", "required": True, "schema": _TEXT}]
+}
+_PAGING: list[dict[str, Any]] = [
+    {
+        "name": "limit",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": _DEFAULT_PAGE},
+    },
+    {"name": "after", "in": "query", "schema": _TEXT, "description": "The last key already seen."},
+]
+
+
+def _body(schema: Mapping[str, Any], *, required: bool = True) -> dict[str, Any]:
+    return {
+        "requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}
+    }

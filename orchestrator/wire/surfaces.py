@@ -1,0 +1,125 @@
+"""Which dialect is served under which prefix."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from types import MappingProxyType
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from orchestrator import __version__
+from orchestrator.auth import Authenticator
+from orchestrator.core.errors import GatewayError, MethodNotAllowed
+from orchestrator.gateway import Gateway
+from orchestrator.settings import HostsSettings, ServerSettings
+from orchestrator.wire import health, openai_chat, openai_embeddings, openai_models
+from orchestrator.wire.errors import UnknownRoute, render_error
+from orchestrator.wire.http import Edge, OnError, RawRoute, Route, exchange_of, internal_error
+
+OPENAI_PREFIXES = ("/v1", "/api/v1")
+_NO_ROUTES: Mapping[str, Sequence[Route]] = MappingProxyType({})
+_MOST_SHOWN_OF_PATH = 200
+_KEY_SCHEME = {"type": "http", "scheme": "bearer", "description": "A virtual key."}
+
+
+def new_app(
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    *,
+    server: ServerSettings,
+    hosts: HostsSettings,
+    on_error: OnError | None = None,
+) -> FastAPI:
+    """An application without routes, and around it the layer that answers every error.
+
+    `/openapi.json` is served; the pages that show it would load scripts from elsewhere.
+    """
+    app = FastAPI(
+        title="Operayde Gateway API",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        # Spans and metrics are the orchestrator's own; FastAPI's would come on top of them.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.add_exception_handler(HTTPException, _routing_failed)
+    app.add_middleware(Edge, server=server, hosts=hosts, on_error=on_error)
+    _describe_keys(app)
+    return app
+
+
+def mount(
+    app: FastAPI,
+    *,
+    authenticator: Authenticator,
+    gateway: Gateway,
+    management: Mapping[str, Sequence[Route]] = _NO_ROUTES,
+) -> None:
+    """Puts the routes of every dialect on `app`, and those of `management` by their tags."""
+    fingerprint = system_fingerprint(app.version)
+    liveness = health.routes()
+    openai = {
+        "chat": openai_chat.routes(authenticator, gateway, fingerprint),
+        "embeddings": openai_embeddings.routes(authenticator, gateway),
+        "models": openai_models.routes(authenticator, gateway),
+        "health": liveness,
+        **management,
+    }
+    for prefix in OPENAI_PREFIXES:
+        for tag, routes in openai.items():
+            _add(app, prefix, routes, tag)
+    _add(app, "", liveness, "health")
+
+
+def system_fingerprint(version: str) -> str:
+    """OpenAI's `system_fingerprint`: the same as long as this software is the same."""
+    return "fp_" + hashlib.sha256(version.encode()).hexdigest()[:10]
+
+
+def _add(app: FastAPI, prefix: str, routes: Sequence[Route], tag: str) -> None:
+    for route in routes:
+        app.router.routes.append(RawRoute(prefix, route, tag))
+        if route.method == "GET":
+            app.router.routes.append(RawRoute(prefix, replace(route, method="HEAD"), tag))
+
+
+async def _routing_failed(request: Request, error: Exception) -> Response:
+    """The reply where no route, or none of this method, was found."""
+    assert isinstance(error, HTTPException)
+    exchange = exchange_of(request.scope)
+    fault = _routing_error(request, error)
+    rendered = render_error(fault, exchange.profile, exchange.request_id)
+    response = Response(rendered.body, rendered.status)
+    response.raw_headers += rendered.headers
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+def _routing_error(request: Request, error: HTTPException) -> GatewayError:
+    method, path = request.method, request.url.path[:_MOST_SHOWN_OF_PATH]
+    if error.status_code == 405:
+        return MethodNotAllowed(f"`{method}` is not allowed on `{path}`.", reason="unknown_url")
+    if error.status_code == 404:
+        return UnknownRoute(f"There is nothing at `{method} {path}`.")
+    return internal_error()
+
+
+def _describe_keys(app: FastAPI) -> None:
+    """Says in `/openapi.json` that calls carry a key."""
+    plain: Callable[[], dict[str, object]] = app.openapi
+
+    def described() -> dict[str, object]:
+        document = plain()
+        components = document.setdefault("components", {})
+        assert isinstance(components, dict)
+        components.setdefault("securitySchemes", {})["virtual_key"] = _KEY_SCHEME
+        document["security"] = [{"virtual_key": []}]
+        return document
+
+    app.openapi = described  # type: ignore[method-assign]  # FastAPI's documented way to extend it
