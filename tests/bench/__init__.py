@@ -1,0 +1,1 @@
+"""Measurements of the running stack, printed as ratios of one run."""

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.settings import ENV_PREFIX
+from tests.postgresql import PostgresServer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _settings_of_this_machine_stay_out() -> None:
+    """Settings in the environment are for the appliance that runs here, not for the tests."""
+    for name in [name for name in os.environ if name.upper().startswith(ENV_PREFIX)]:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresServer]:
+    """A running server; `new_database` gives a test a store of its own."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()

@@ -1,0 +1,198 @@
+"""Several processes on one store: starting together, writing together, killed at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.auth import Authenticator
+from orchestrator.settings import Settings, StoreSettings
+from orchestrator.store import keys, tenants
+from orchestrator.store.bootstrap import bootstrap
+from orchestrator.store.database import Database
+from orchestrator.store.migrate import migrate
+from tests.postgresql import PostgresServer
+
+_RACE = """
+import secrets, sys, pathlib
+from orchestrator.store.private_files import read_or_create_private
+sys.stdin.readline()
+path = pathlib.Path(sys.argv[1])
+print(read_or_create_private(path, lambda: secrets.token_hex(32), "data_dir"))
+"""
+
+_ADD_MANY = """
+import asyncio, sys
+from orchestrator.settings import load_settings
+from orchestrator.store import keys, tenants
+from orchestrator.store.database import Database
+from orchestrator.store.key_secret import load_pepper, new_key_secret
+
+async def add(database, pepper, number):
+    async with database.unit_of_work() as session:
+        tenant = await tenants.ensure(session, "acme", 1)
+        new = keys.NewKey(label=f"key {number}", tenant_id=tenant.id)
+        await keys.create(session, new, new_key_secret(), pepper, 1)
+
+async def main():
+    settings = load_settings()
+    database = Database(settings)
+    pepper = load_pepper(settings)
+    await asyncio.gather(*[add(database, pepper, number) for number in range(25)])
+    await database.close()
+
+asyncio.run(main())
+"""
+
+_START = """
+import asyncio, sys
+from orchestrator.settings import load_settings
+from orchestrator.store.bootstrap import bootstrap
+from orchestrator.store.migrate import migrate
+from tests.postgresql import PostgresServer
+
+sys.stdin.readline()
+settings = load_settings()
+asyncio.run(migrate(settings))
+first = asyncio.run(bootstrap(settings))
+print(first.secret if first else "-")
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    if request.param == "sqlite":
+        return Settings(data_dir=tmp_path / "data")
+    server: PostgresServer = request.getfixturevalue("postgresql")
+    return Settings(data_dir=tmp_path / "data", store=StoreSettings(url=server.new_database()))
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The variables of a process with these settings."""
+    ours = {
+        "ORCHESTRATOR_DATA_DIR": str(settings.data_dir),
+        "ORCHESTRATOR_STORE__URL": settings.store.url,
+    }
+    return {**os.environ, **ours}
+
+
+def test_processes_that_start_together_get_the_same_text(tmp_path: Path) -> None:
+    path = tmp_path / "pepper"
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RACE, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(6)
+    ]
+    answers = set()
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    for racer in racers:
+        out, _ = racer.communicate(timeout=60)
+        answers.add(out.strip())
+    assert answers == {path.read_text()}
+    assert len(path.read_text()) == 64
+
+
+def test_processes_that_migrate_together_all_succeed(settings: Settings) -> None:
+    environment = _environment(settings)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", "migrate"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    outcomes = [process.communicate(timeout=100) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, outcomes
+    assert sorted(out for out, _ in outcomes) == [
+        "Nothing to do.\n",
+        "Nothing to do.\n",
+        "Nothing to do.\n",
+        "The store is now up to date.\n",
+    ]
+    assert [error for _, error in outcomes] == [""] * 4
+
+
+def test_hundred_keys_from_four_processes_are_all_there(settings: Settings) -> None:
+    environment = _environment(settings)
+    subprocess.run(
+        [sys.executable, "-m", "orchestrator", "migrate"],
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _ADD_MANY], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    errors = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, errors
+
+    async def read() -> tuple[int, int, int]:
+        database = Database(settings)
+        async with database.reading() as session:
+            rows = await keys.listed(session)
+            names = await tenants.listed(session)
+        await database.close()
+        return len(rows), len({row.digest for row in rows}), len(names)
+
+    assert asyncio.run(read()) == (100, 100, 1)
+
+
+def _started(settings: Settings) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _START],
+        env=_environment(settings),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+async def test_processes_that_start_together_make_one_first_key(settings: Settings) -> None:
+    starters = [_started(settings) for _ in range(4)]
+    outputs = await asyncio.gather(
+        *[asyncio.to_thread(starter.communicate, "go\n", 60) for starter in starters]
+    )
+    assert [starter.returncode for starter in starters] == [0] * 4
+    said = sorted(out.strip() for out, _ in outputs)
+    assert said[:3] == ["-"] * 3
+    assert (settings.data_dir / "first-key").read_text().strip() == said[3]
+
+
+async def test_start_that_is_killed_at_any_moment_can_be_repeated(settings: Settings) -> None:
+    data_dir = settings.data_dir
+    for number in range(8):
+        starter = _started(settings)
+        assert starter.stdin is not None
+        starter.stdin.write("go\n")
+        starter.stdin.flush()
+        # A start takes about a second, most of it imports; the moments wander over its end.
+        await asyncio.sleep(0.5 + number * 0.08)
+        starter.kill()
+        await asyncio.to_thread(starter.communicate)
+    await migrate(settings)
+    await bootstrap(settings)
+    authenticator = Authenticator(settings)
+    await authenticator.start()
+    try:
+        secret = (data_dir / "first-key").read_text().strip()
+        assert (await authenticator.authenticate(secret)).admin
+    finally:
+        await authenticator.close()

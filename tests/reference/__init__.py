@@ -1,0 +1,1 @@
+"""Checkpoints made from fixed seeds, and what torch says that they compute."""

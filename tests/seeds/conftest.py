@@ -1,0 +1,93 @@
+"""The appliance that the snippets talk to, and what they need to run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orchestrator.settings import PROJECT_ROOT
+from tests.integration.conftest import appliance, demo_models
+from tests.integration.serving import Serving
+
+__all__ = ["appliance", "demo_models"]
+
+HERE = Path(__file__).parent
+SNIPPETS = HERE / "snippets"
+NODE = HERE / "node"
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Runs snippets with `OPERAYDE_BASE` and `OPERAYDE_KEY` set, as the quick start says."""
+
+    base: str
+    key: str
+    folder: Path
+
+    def text(self, name: str, changes: Mapping[str, str] | None = None) -> str:
+        """The snippet as printed, with `changes` made; every one of them must be in it."""
+        text = (SNIPPETS / f"{name}.txt").read_text(encoding="utf-8")
+        for old, new in (changes or {}).items():
+            assert old in text, f"{name} does not hold {old!r}"
+            text = text.replace(old, new)
+        return text
+
+    def shell(self, snippet: str) -> str:
+        """What a shell snippet prints. Skips where a program that it calls is missing."""
+        for program in ("curl", "jq"):
+            if program in snippet.split() and shutil.which(program) is None:
+                pytest.skip(f"the snippet needs `{program}`, which is not installed")
+        return self._run(["bash", "-e", "-o", "pipefail", "-c", snippet])
+
+    def python(self, snippet: str) -> str:
+        """What a Python snippet prints."""
+        return self._run([sys.executable, "-c", snippet])
+
+    def typescript(self, snippet: str, modules: Path) -> str:
+        """What a TypeScript (or JavaScript) snippet prints, run where its packages lie."""
+        file = self.folder / "snippet.ts"
+        file.write_text(snippet, encoding="utf-8")
+        return self._run(["node", str(modules / "run.mjs"), str(file)])
+
+    def _run(self, command: list[str]) -> str:
+        environment = os.environ | {"OPERAYDE_BASE": self.base, "OPERAYDE_KEY": self.key}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, timeout=TIMEOUT_S, check=False
+        )
+        errors = done.stderr.decode("utf-8")
+        assert done.returncode == 0, errors
+        assert "Error" not in errors, errors
+        return done.stdout.decode("utf-8")
+
+
+@pytest.fixture
+def seeds(appliance: Serving, tmp_path: Path) -> Seeds:
+    """The snippets and the appliance."""
+    return Seeds(appliance.base_url, appliance.key, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """A folder in the cache with the locked npm packages. Skips where there is no node."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"the TypeScript snippets need `{program}`, which is not installed")
+    lock = (NODE / "package-lock.json").read_bytes()
+    folder = PROJECT_ROOT / ".cache" / f"seed-snippets-{hashlib.sha256(lock).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("package.json", "package-lock.json", "run.mjs"):
+        shutil.copy(NODE / name, folder / name)
+    if not (folder / "node_modules" / ".package-lock.json").is_file():
+        install = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        done = subprocess.run(install, cwd=folder, capture_output=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr.decode("utf-8")
+    return folder

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.reference.checkpoints import write_decoder
+from tests.unit.build_engines.conftest import ROOT
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Path:
+    for name in ("first", "second"):
+        write_decoder(tmp_path / name, "llama")
+    entries = [
+        f'[[model]]\nid = "test/{name}"\nname = "{name}"\ntask = "generate"\n'
+        f'context_tokens = 128\n[model.engine]\ncheckpoint = "{tmp_path / name}"\n'
+        for name in ("first", "second")
+    ]
+    file = tmp_path / "catalogue.toml"
+    file.write_text("\n".join(entries))
+    return file
+
+
+def command(catalogue: Path, *arguments: str) -> list[str]:
+    paths = ["--catalogue", str(catalogue), "--repository", str(catalogue.parent / "repository")]
+    return [sys.executable, "-m", "build_engines", *paths, *arguments]
+
+
+def run(catalogue: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(catalogue, *arguments), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_all_models_are_built_once_and_then_skipped_quickly(catalogue: Path) -> None:
+    first = run(catalogue, "--json")
+    assert first.returncode == 0, first.stderr
+    assert [result["status"] for result in json.loads(first.stdout)] == ["built", "built"]
+    assert "test/first: converting the weights (" in first.stderr
+    second = run(catalogue, "--json")
+    assert [result["status"] for result in json.loads(second.stdout)] == ["up_to_date"] * 2
+    assert all(result["duration_s"] < 0.2 for result in json.loads(second.stdout))
+
+
+def test_one_model_is_chosen_by_id_or_directory_name(catalogue: Path) -> None:
+    assert run(catalogue, "test/first").returncode == 0
+    assert (
+        run(catalogue, "second", "--dry-run").stderr
+        == "engines: test/second: would build (0.0 s)\n"
+    )
+    repository = catalogue.parent / "repository"
+    assert (repository / "first").is_dir()
+    assert not (repository / "second").exists()
+
+
+def test_a_dry_run_writes_nothing(catalogue: Path) -> None:
+    assert run(catalogue, "--dry-run").returncode == 0
+    assert not (catalogue.parent / "repository").exists()
+
+
+def test_one_broken_model_does_not_keep_the_others_from_being_built(catalogue: Path) -> None:
+    (catalogue.parent / "first" / "model.safetensors").unlink()
+    done = run(catalogue, "--json")
+    assert done.returncode == 1
+    broken, good = json.loads(done.stdout)
+    assert (broken["status"], good["status"]) == ("failed", "built")
+    assert "file `model.safetensors` is missing" in broken["error"]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nobody",), "model `nobody` is not in the catalogue; it lists: test/first, test/second"),
+        (("--catalogue", "nowhere.toml"), "nowhere.toml: No such file or directory"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(
+    catalogue: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = run(catalogue, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_builder_waits_for_the_first(catalogue: Path) -> None:
+    first = subprocess.Popen(command(catalogue), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None
+    first.stderr.readline()
+    second = run(catalogue, "--json")
+    first.communicate(timeout=30)
+    assert first.returncode == second.returncode == 0
+    assert {result["status"] for result in json.loads(second.stdout)} == {"up_to_date"}
+
+
+def test_sigterm_leaves_nothing_half_built(catalogue: Path) -> None:
+    process = subprocess.Popen(
+        command(catalogue), cwd=ROOT, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    assert process.stderr is not None
+    while "converting" not in process.stderr.readline():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=30)
+    repository = catalogue.parent / "repository"
+    left = {entry.name for entry in repository.iterdir()} - {".lock"}
+    if process.returncode == 130:
+        assert "interrupted" in rest
+        assert left <= {"first"}
+    for name in left:
+        assert (repository / name / "1" / "manifest.json").is_file()

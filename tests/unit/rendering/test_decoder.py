@@ -1,0 +1,180 @@
+"""Token ids to events: whole characters, no lost space, no stop string, true counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from orchestrator.core.events import (
+    ChoiceFinished,
+    GenerationEvent,
+    PartDelta,
+    PartFinished,
+    PartStarted,
+)
+from orchestrator.core.messages import TextPart
+from orchestrator.rendering import Decoder
+from orchestrator.rendering.detokenizer import Detokenizer
+from orchestrator.rendering.output_parsers import PlainParser
+
+from .conftest import CORPUS, Model
+
+TEXTS = st.sampled_from(CORPUS) | st.text(
+    st.sampled_from("ab é東😀\u200d👩👧 \n\t") | st.characters(codec="utf-8"), max_size=24
+)
+
+
+def feed_in_pieces(
+    decoder: Decoder, ids: Sequence[int], sizes: Sequence[int]
+) -> list[GenerationEvent]:
+    events: list[GenerationEvent] = []
+    start, turn = 0, 0
+    while start < len(ids) and not decoder.stopped:
+        size = sizes[turn % len(sizes)] if sizes else 1
+        events += decoder.feed(ids[start : start + size])
+        start, turn = start + size, turn + 1
+    return events
+
+
+def deltas(events: Sequence[GenerationEvent]) -> list[str]:
+    return [event.text for event in events if isinstance(event, PartDelta)]
+
+
+SIZES = st.lists(st.integers(1, 40), max_size=4)
+
+
+@given(text=TEXTS, sizes=SIZES)
+def test_the_deltas_add_up_to_the_text_decoded_at_once(
+    kind: Model, text: str, sizes: list[int]
+) -> None:
+    ids = kind.plain.encode(text, add_special_tokens=False).ids
+    decoder = kind.renderer.decoder(0, stop=(), tools=False)
+    events = feed_in_pieces(decoder, ids, sizes) + decoder.finish("length")
+    whole = kind.decode(ids)
+    assert "".join(deltas(events)) == whole
+    assert "" not in deltas(events)
+    assert events[-1] == ChoiceFinished(0, "length")
+    if whole:
+        assert events[0] == PartStarted(0, "text")
+        assert events[-2] == PartFinished(0, TextPart(whole))
+    assert decoder.tokens == len(ids)
+
+
+@given(ids=st.lists(st.integers(0, 419), max_size=40), sizes=SIZES)
+@example(ids=[200] * 40, sizes=[1])
+@example(ids=[170, 150, 170, 150, 102, 170] * 5, sizes=[1])
+def test_bytes_that_are_no_text_come_out_as_when_decoded_at_once(
+    chat_ml: Model, ids: list[int], sizes: list[int]
+) -> None:
+    decoder = chat_ml.renderer.decoder(0, stop=(), tools=False)
+    events = feed_in_pieces(decoder, ids, sizes) + decoder.finish("stop")
+    assert "".join(deltas(events)) == chat_ml.decode(ids)
+
+
+def test_no_delta_holds_half_a_character(kind: Model) -> None:
+    text = "naïve 東京 😀 👩‍👩‍👧 ok"
+    ids = kind.plain.encode(text, add_special_tokens=False).ids
+    decoder = kind.renderer.decoder(0, stop=(), tools=False)
+    pieces = deltas(feed_in_pieces(decoder, ids, [1]))
+    if kind.decode(ids) == text:
+        assert not any("\ufffd" in piece for piece in pieces)
+    assert len(pieces) > 5
+
+
+def test_a_character_that_is_cut_at_the_end_becomes_a_replacement_character(
+    chat_ml: Model,
+) -> None:
+    ids = chat_ml.plain.encode("a東", add_special_tokens=False).ids
+    assert chat_ml.plain.decode(ids[:-1]).endswith("\ufffd")
+    decoder = chat_ml.renderer.decoder(0, stop=(), tools=False)
+    events = decoder.feed(ids[:-1]) + decoder.finish("length")
+    assert "".join(deltas(events)) == "a\ufffd"
+
+
+def test_special_tokens_do_not_show(chat_ml: Model) -> None:
+    ids = [0, *chat_ml.plain.encode("the user", add_special_tokens=False).ids, 1]
+    decoder = chat_ml.renderer.decoder(0, stop=(), tools=False)
+    assert "".join(deltas(decoder.feed(ids) + decoder.finish("stop"))) == "the user"
+    assert decoder.tokens == len(ids)
+
+
+@given(
+    text=st.text("abc", max_size=40),
+    stops=st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=4),
+    sizes=SIZES,
+)
+def test_a_stop_string_never_shows_however_the_ids_arrive(
+    chat_ml: Model, text: str, stops: list[str], sizes: list[int]
+) -> None:
+    ids = chat_ml.plain.encode(text, add_special_tokens=False).ids
+    decoder = chat_ml.renderer.decoder(0, stop=tuple(stops), tools=False)
+    events = feed_in_pieces(decoder, ids, sizes) + decoder.finish("length")
+    expected, ended = first_stop(text, stops)
+    assert "".join(deltas(events)) == expected
+    assert not any(stop in expected for stop in stops)
+    assert decoder.stopped == (ended < len(text) or any(text.endswith(stop) for stop in stops))
+    assert events[-1] == ChoiceFinished(0, "stop" if decoder.stopped else "length")
+
+
+def first_stop(text: str, stops: Sequence[str]) -> tuple[str, int]:
+    """What may show of `text`, and where the first stop string to be complete ends."""
+    for end in range(1, len(text) + 1):
+        found = [stop for stop in stops if text[:end].endswith(stop)]
+        if found:
+            return text[: end - max(map(len, found))], end
+    return text, len(text)
+
+
+def test_tokens_count_up_to_the_one_that_completes_the_stop_string(chat_ml: Model) -> None:
+    ids = chat_ml.plain.encode("the user xyz stops here", add_special_tokens=False).ids
+    decoder = chat_ml.renderer.decoder(0, stop=("yz",), tools=False)
+    events = decoder.feed(ids)
+    spelled = next(count for count in range(len(ids)) if "yz" in chat_ml.plain.decode(ids[:count]))
+    assert decoder.stopped
+    assert decoder.tokens == spelled < len(ids)
+    assert decoder.feed(ids) == []
+    assert "".join(deltas(events + decoder.finish("length"))) == "the user x"
+
+
+def test_text_that_only_began_like_a_stop_string_is_given_out_at_the_end(chat_ml: Model) -> None:
+    ids = chat_ml.plain.encode("the end", add_special_tokens=False).ids
+    decoder = chat_ml.renderer.decoder(0, stop=("ending",), tools=False)
+    assert "".join(deltas(decoder.feed(ids))) == "the "
+    assert "".join(deltas(decoder.finish("stop"))) == "end"
+
+
+def test_a_stop_string_may_be_completed_by_the_replacement_character(chat_ml: Model) -> None:
+    ids = chat_ml.plain.encode("a東", add_special_tokens=False).ids[:-1]
+    decoder = chat_ml.renderer.decoder(0, stop=("\ufffd",), tools=False)
+    events = decoder.feed(ids) + decoder.finish("length")
+    assert "".join(deltas(events)) == "a"
+    assert events[-1] == ChoiceFinished(0, "stop")
+
+
+def test_an_empty_answer_has_no_part(chat_ml: Model) -> None:
+    decoder = chat_ml.renderer.decoder(3, stop=("x",), tools=True)
+    assert decoder.finish("stop") == [ChoiceFinished(3, "stop")]
+
+
+class CountingDetokenizer(Detokenizer):
+    """Counts the ids that it hands to the tokenizer."""
+
+    decoded = 0
+
+    def _decode(self, token_ids: list[int]) -> str:
+        self.decoded += len(token_ids)
+        return super()._decode(token_ids)
+
+
+@pytest.mark.parametrize("stop", [(), ("never seen",)])
+def test_work_grows_with_the_length_and_no_faster(chat_ml: Model, stop: tuple[str, ...]) -> None:
+    def decoded(ids: Sequence[int]) -> int:
+        detokenizer = CountingDetokenizer(chat_ml.plain, frozenset())
+        feed_in_pieces(Decoder(detokenizer, stop, PlainParser(0)), ids, [1])
+        return detokenizer.decoded
+
+    for unit in ([259], [200], [220]):
+        assert decoded(unit * 16_000) < 17 * decoded(unit * 1_000), unit

@@ -1,0 +1,67 @@
+"""The catalogue, and what it says about a bad one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.catalogue import CatalogueError, load_catalogue
+
+GOOD = """
+[[model]]
+id = "acme/chat"
+name = "acme-chat"
+task = "generate"
+context_tokens = 128
+aliases = ["chat"]
+[model.engine]
+checkpoint = "somewhere"
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "catalogue.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_shipped_catalogue_loads() -> None:
+    root = Path(__file__).resolve().parents[2]
+    catalogue = load_catalogue(root / "model_repository" / "catalogue.toml")
+    assert {model.task for model in catalogue.models} == {"generate", "embed"}
+
+
+def test_a_model_is_found_by_id_and_by_alias(tmp_path: Path) -> None:
+    catalogue = load_catalogue(write(tmp_path, GOOD))
+    assert catalogue.find("acme/chat") is catalogue.find("chat") is catalogue.models[0]
+    assert catalogue.find("acme-chat") is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("task =", "tusk =", "unknown key `tusk`"),
+        ('"generate"', '"dance"', "`task` is `dance`"),
+        ("context_tokens = 128", "", "`context_tokens` is missing"),
+        ("context_tokens = 128", 'context_tokens = "many"', "`context_tokens` must be of type int"),
+        ("context_tokens = 128", "context_tokens = 0", "must be >= 1"),
+        ('checkpoint = "somewhere"', "", "`checkpoint` is missing"),
+        ('"acme-chat"', '"../chat"', "not a folder name"),
+        ('["chat"]', '["acme/chat"]', "used twice"),
+        ("[[model]]", "[[modul]]", "unknown table `modul`"),
+        ("[[model]]", "[[model", "catalogue.toml"),
+    ],
+)
+def test_a_bad_catalogue_is_refused_with_file_and_key(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    with pytest.raises(CatalogueError) as caught:
+        load_catalogue(write(tmp_path, GOOD.replace(old, new, 1)))
+    assert message in str(caught.value)
+    assert "catalogue.toml" in str(caught.value)
+
+
+def test_a_missing_catalogue_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match=r"nothing\.toml: No such file"):
+        load_catalogue(tmp_path / "nothing.toml")

@@ -1,0 +1,84 @@
+"""Settings: where they come from, and what is said about bad ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.settings import Settings, SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("ORCHESTRATOR_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_start_a_box_on_loopback_with_its_own_triton() -> None:
+    settings = load_settings()
+    assert settings.server.host == "127.0.0.1"
+    assert settings.triton.mode == "child"
+    assert settings.store_url.startswith("sqlite+aiosqlite:///")
+
+
+def test_environment_wins_over_file_and_file_over_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "orchestrator.toml").write_text('[server]\nport = 1111\nhost = "127.0.0.2"\n')
+    monkeypatch.setenv("ORCHESTRATOR_SERVER__PORT", "2222")
+    settings = load_settings()
+    assert settings.server.port == 2222
+    assert settings.server.host == "127.0.0.2"
+    assert settings.server.drain_s == Settings.model_fields["server"].default.drain_s
+
+
+def test_a_named_file_is_read_and_a_missing_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "box.toml"
+    path.write_text("[server]\nport = 3333\n")
+    monkeypatch.setenv("ORCHESTRATOR_CONFIG", str(path))
+    assert load_settings().server.port == 3333
+    monkeypatch.setenv("ORCHESTRATOR_CONFIG", str(tmp_path / "none.toml"))
+    with pytest.raises(SettingsError, match=r"none\.toml`, which is not a file"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ORCHESTRATOR_SERVER__PROT", "1", "ORCHESTRATOR_SERVER__PROT"),
+        ("ORCHESTRATOR_SERVER__PORT", "70000", "server.port"),
+        ("ORCHESTRATOR_TRITON__MODE", "remote", "triton.url"),
+        ("ORCHESTRATOR_SERVER__DRAIN_S", "-1", "server.drain_s"),
+    ],
+)
+def test_a_bad_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=message.replace(".", r"\.")):
+        load_settings()
+
+
+def test_an_unknown_key_in_the_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "orchestrator.toml").write_text("[server]\nprot = 1\n")
+    with pytest.raises(SettingsError, match="prot"):
+        load_settings()
+
+
+def test_secrets_do_not_show_in_a_printed_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_BOOTSTRAP__ADMIN_KEY", "op_live_26f2_" + "a" * 32)
+    assert "aaaa" not in repr(load_settings())
+
+
+def test_the_secret_does_not_show_in_the_error_about_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_TRITON__METADATA", '{"authorization": ["hunter2"]}')
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "hunter2" not in str(caught.value)

@@ -1,0 +1,83 @@
+"""Streams on the way out: one write for each event, and pings while nothing comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, cast
+
+import orjson
+
+from orchestrator.core.events import GenerationEvent
+from orchestrator.gateway import Generation
+from orchestrator.settings import HostsSettings, ServerSettings
+from orchestrator.wire.http import Exchange
+from orchestrator.wire.openai_chat import Encoder
+from orchestrator.wire.sse import send_stream
+from tests.wire.harness import Bench, answer, call
+
+EVENTS = answer("Hello", " there")
+
+
+async def test_each_event_is_one_write(service: Bench) -> None:
+    body = {
+        "model": "acme/chat",
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    sent = await call(service.app, body=orjson.dumps(body))
+    start, *writes, end = sent
+    headers = dict(start["headers"])
+    assert headers[b"content-type"] == b"text/event-stream; charset=utf-8"
+    assert headers[b"cache-control"] == b"no-cache"
+    assert headers[b"x-accel-buffering"] == b"no"
+    assert b"content-length" not in headers
+    assert len(writes) == 6
+    for write in writes:
+        assert write["more_body"]
+        assert write["body"].startswith(b"data: ")
+        assert write["body"].endswith(b"\n\n")
+        assert write["body"].count(b"\n\n") == 1
+    assert end == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+async def stream(events: list[tuple[float, GenerationEvent]]) -> list[bytes]:
+    """What is written for events that come after a wait each, with pings after 50 ms."""
+    written: list[bytes] = []
+
+    async def delayed() -> AsyncGenerator[GenerationEvent, None]:
+        for wait_s, event in events:
+            await asyncio.sleep(wait_s)
+            yield event
+
+    async def send(message: Any) -> None:
+        written.append(message.get("body", b""))
+
+    async def receive() -> dict[str, Any]:
+        return {}
+
+    scope: dict[str, Any] = {"type": "http", "path": "/", "method": "POST", "headers": []}
+    exchange = Exchange(scope, receive, cast("Any", send), ServerSettings(), HostsSettings())
+    source = delayed()
+    ends: list[str] = []
+    generation = Generation(await anext(source), source, {}, ends.append, ends.append)
+    encoder = Encoder(choices=1, include_usage=False, fingerprint="fp")
+    await send_stream(exchange, generation, encoder, ping_after_s=0.05)
+    assert ends == ["ok", "ok"]
+    return written
+
+
+async def test_silence_is_filled_with_pings_between_whole_events() -> None:
+    written = await stream([(0, EVENTS[0]), (0, EVENTS[1]), (0.18, EVENTS[2]), (0, EVENTS[-1])])
+    pings = [index for index, frame in enumerate(written) if frame == b": ping\n\n"]
+    assert 2 <= len(pings) <= 3
+    assert pings == list(range(pings[0], pings[0] + len(pings)))
+    assert b"Hello" in written[pings[-1] + 1]
+    assert written[-2:] == [b"data: [DONE]\n\n", b""]
+
+
+async def test_a_stream_that_flows_has_no_pings() -> None:
+    deltas = [(0.02, EVENTS[2])] * 8
+    written = await stream([(0, EVENTS[0]), (0, EVENTS[1]), *deltas, (0, EVENTS[-1])])
+    assert b": ping\n\n" not in written

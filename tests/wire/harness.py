@@ -1,0 +1,269 @@
+"""The real edge, gateway and authenticator around a scripted backend, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from fastapi import FastAPI
+from pydantic import SecretStr
+from tokenizers import Tokenizer, models
+
+from orchestrator.auth import Authenticator
+from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
+from orchestrator.catalogue import Catalogue, EngineRecipe, Model
+from orchestrator.core.events import (
+    ChoiceFinished,
+    GenerationEvent,
+    GenerationFinished,
+    GenerationStarted,
+    PartDelta,
+    PartFinished,
+    PartStarted,
+    Usage,
+)
+from orchestrator.core.messages import TextPart
+from orchestrator.core.request import EmbeddingRequest, GenerationRequest, SamplingParams
+from orchestrator.deployments import Deployments
+from orchestrator.gateway import Gateway
+from orchestrator.manifest import Manifest
+from orchestrator.metering import NoBooks
+from orchestrator.policy import AllowAll
+from orchestrator.quota import Unlimited
+from orchestrator.rendering import Renderer
+from orchestrator.routing import Router
+from orchestrator.settings import (
+    HostsSettings,
+    SecuritySettings,
+    ServerSettings,
+    Settings,
+)
+from orchestrator.store import keys, tenants
+from orchestrator.store.database import Database
+from orchestrator.store.key_secret import load_pepper
+from orchestrator.store.keys import NewKey
+from orchestrator.store.migrate import migrate
+from orchestrator.triton.client import TritonClient, TritonEndpoint
+from orchestrator.wire import surfaces
+
+KEY = "op_live_26f2_" + "0123456789abcdef" * 2
+NARROW_KEY = "op_live_26f3_" + "0123456789abcdef" * 2
+MODELS = (
+    Model(
+        "acme/chat", "chat", "generate", 64, EngineRecipe("-"), created=7, aliases=("gemma4:26b",)
+    ),
+    Model("acme/embed", "embed", "embed", 64, EngineRecipe("-"), created=7),
+    Model("acme/absent", "absent", "generate", 64, EngineRecipe("-"), created=7),
+)
+
+
+def answer(*texts: str, model: str = "acme/chat") -> tuple[GenerationEvent, ...]:
+    """The events of one choice of text, one delta for each of `texts`."""
+    return (
+        GenerationStarted("chatcmpl-1", model, 1_700_000_000, 9),
+        PartStarted(0, "text"),
+        *(PartDelta(0, "text", text) for text in texts),
+        PartFinished(0, TextPart("".join(texts))),
+        ChoiceFinished(0, "stop"),
+        GenerationFinished(Usage(9, len(texts))),
+    )
+
+
+@dataclass
+class ScriptedBackend:
+    """Gives `events`, then raises `error` if there is one, or waits for ever if it is to hang."""
+
+    events: Sequence[GenerationEvent] = field(default_factory=lambda: answer("Hello", " there"))
+    error: BaseException | None = None
+    hangs: bool = False
+    vectors: Sequence[bytes] = (b"\0\0\x80\x3f\0\0\0\xc0",)
+    name: str = "local"
+    asked: list[GenerationRequest | EmbeddingRequest] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    running: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def prepare(self, served: ServedModel, request: GenerationRequest) -> Prepared:
+        self.asked.append(request)
+        return Prepared(served, request, (1, 2, 3), 5)
+
+    def generate(self, prepared: Prepared, request_id: str) -> ScriptedRun:
+        self.ids.append(request_id)
+        return ScriptedRun(self)
+
+    async def prepare_embedding(
+        self, served: ServedModel, request: EmbeddingRequest
+    ) -> PreparedEmbedding:
+        self.asked.append(request)
+        return PreparedEmbedding(served, [(1, 2, 3)] * len(request.inputs))
+
+    async def embed(self, prepared: PreparedEmbedding, request_id: str) -> list[memoryview]:
+        self.ids.append(request_id)
+        if self.error is not None:
+            raise self.error
+        count = len(self.vectors)
+        return [memoryview(self.vectors[i % count]) for i in range(len(prepared.rows))]
+
+
+@dataclass
+class ScriptedRun:
+    """One generation of a `ScriptedBackend`."""
+
+    backend: ScriptedBackend
+
+    async def events(self) -> AsyncGenerator[GenerationEvent, None]:
+        backend = self.backend
+        try:
+            for event in backend.events:
+                yield event
+            backend.running.set()
+            if backend.hangs:
+                await asyncio.Event().wait()
+            if backend.error is not None:
+                raise backend.error
+        finally:
+            backend.closed.set()
+
+    def so_far(self) -> Usage:
+        return Usage(3, 2)
+
+    async def produced(self) -> Usage:
+        return Usage(3, 2)
+
+
+@dataclass
+class Bench:
+    """One application in this process."""
+
+    app: FastAPI
+    backend: ScriptedBackend
+    deployments: Deployments
+    client: httpx2.AsyncClient
+
+    async def post(self, path: str, body: Any, **options: Any) -> httpx2.Response:
+        """A request with the good key."""
+        headers = {"authorization": f"Bearer {KEY}", **options.pop("headers", {})}
+        return await self.client.post(path, json=body, headers=headers, **options)
+
+    async def get(self, path: str, **headers: str) -> httpx2.Response:
+        """A request with the good key."""
+        return await self.client.get(path, headers={"authorization": f"Bearer {KEY}", **headers})
+
+
+@asynccontextmanager
+async def bench(
+    folder: Path,
+    *,
+    server: ServerSettings | None = None,
+    hosts: HostsSettings | None = None,
+) -> AsyncIterator[Bench]:
+    """A bench whose store lies in `folder`. `KEY` may do everything, `NARROW_KEY` embed only."""
+    settings = Settings(
+        data_dir=folder / "data",
+        security=SecuritySettings(pepper=SecretStr("a pepper for tests only")),
+        server=server or ServerSettings(max_body_bytes=4096),
+        hosts=hosts or HostsSettings(),
+    )
+    await migrate(settings)
+    await _add_keys(settings)
+    async with AsyncExitStack() as stack:
+        authenticator = Authenticator(settings)
+        await authenticator.start()
+        stack.push_async_callback(authenticator.close)
+        # Nothing listens there: readiness is set by hand and no watch is started.
+        triton = TritonClient(TritonEndpoint("unix:/nonexistent"))
+        stack.push_async_callback(triton.close)
+        deployments = _deployments(folder, triton)
+        backend = ScriptedBackend()
+        gateway = Gateway(deployments, AllowAll(), Router(backend), Unlimited(), NoBooks())
+        stack.push_async_callback(gateway.close)
+        app = surfaces.new_app(_no_lifespan, server=settings.server, hosts=settings.hosts)
+        surfaces.mount(app, authenticator=authenticator, gateway=gateway)
+        client = await stack.enter_async_context(
+            httpx2.AsyncClient(
+                transport=httpx2.ASGITransport(app=app, raise_app_exceptions=False),
+                base_url="http://appliance.example.com",
+            )
+        )
+        yield Bench(app, backend, deployments, client)
+
+
+@asynccontextmanager
+async def _no_lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+async def _add_keys(settings: Settings) -> None:
+    pepper = load_pepper(settings)
+    database = Database(settings)
+    async with database.unit_of_work() as session:
+        tenant = await tenants.ensure(session, "acme", 1)
+        broad = NewKey(label="quickstart", tenant_id=tenant.id)
+        await keys.create(session, broad, KEY, pepper, 1)
+        narrow = NewKey(label="narrow", tenant_id=tenant.id, allowed_models=("acme/embed",))
+        await keys.create(session, narrow, NARROW_KEY, pepper, 1)
+    await database.close()
+
+
+def _deployments(folder: Path, triton: TritonClient) -> Deployments:
+    vocabulary = Tokenizer(models.WordLevel({"hello": 0}, unk_token="hello"))
+    vocabulary.save(str(folder / "tokenizer.json"))
+    made = Deployments(Catalogue(MODELS), folder, triton, interval_s=1)
+    for deployment in made.all[:2]:
+        manifest = Manifest(
+            folder, deployment.model.id, deployment.model.task, "cpu",
+            4, 64, 64, 16, 0, (), None, False, False, 2,
+        )  # fmt: skip
+        renderer = Renderer(folder, parser="plain")
+        deployment.served = ServedModel(deployment.model, manifest, renderer, SamplingParams())
+        deployment.ready = True
+    return made
+
+
+async def call(
+    app: FastAPI,
+    *,
+    path: str = "/v1/chat/completions",
+    body: bytes = b"",
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    receive: Callable[[], Any] | None = None,
+    method: str = "POST",
+    key: str = KEY,
+    kind: str = "http",
+    send: Callable[[Any], Awaitable[None]] | None = None,
+) -> list[dict[str, Any]]:
+    """The raw ASGI messages of one request; for what no client library can do."""
+    sent: list[dict[str, Any]] = []
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_body() -> dict[str, Any]:
+        if waiting:
+            return waiting.pop()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def keep(message: Any) -> None:
+        sent.append(dict(message))
+
+    scope = {
+        "type": kind,
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"authorization", f"Bearer {key}".encode()), *headers],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+        "state": {},
+    }
+    await app(scope, receive or receive_body, send or keep)
+    return sent

@@ -1,0 +1,202 @@
+"""The real edge, keys, policies, limits and tokenizer; only the engine is scripted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from pydantic import SecretStr
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from orchestrator.auth import Authenticator
+from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
+from orchestrator.backends.local import LocalBackend
+from orchestrator.catalogue import Catalogue
+from orchestrator.core.request import SamplingParams
+from orchestrator.deployments import Deployments
+from orchestrator.gateway import Gateway
+from orchestrator.keys import Keys
+from orchestrator.manifest import Manifest
+from orchestrator.metering import NoBooks
+from orchestrator.policy.admin import PolicyAdmin
+from orchestrator.policy.engine import RegoPolicies
+from orchestrator.policy.start import start_policies
+from orchestrator.quota.limiter import Limiter
+from orchestrator.quota.memory import MemoryCounters
+from orchestrator.quota.token_journal import TokenJournal
+from orchestrator.rendering import Renderer
+from orchestrator.routing import Router
+from orchestrator.settings import PolicySettings, SecuritySettings, Settings
+from orchestrator.store import keys, tenants
+from orchestrator.store.database import Database
+from orchestrator.store.key_secret import load_pepper
+from orchestrator.store.keys import NewKey
+from orchestrator.store.migrate import migrate
+from orchestrator.triton.client import TritonClient, TritonEndpoint
+from orchestrator.wire import surfaces
+from orchestrator.wire.keys import routes as key_routes
+from orchestrator.wire.policies import routes as policy_routes
+
+from .harness import MODELS, ScriptedBackend, ScriptedRun
+
+ADMIN = "op_live_aaaa_" + "0123456789abcdef" * 2
+OTHER_ADMIN = "op_live_bbbb_" + "0123456789abcdef" * 2
+PLAIN = "op_live_cccc_" + "0123456789abcdef" * 2
+TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}"
+
+
+@dataclass
+class Backend(LocalBackend):
+    """Renders, counts and checks like the real one; what it generates is scripted."""
+
+    script: ScriptedBackend = field(default_factory=ScriptedBackend)
+
+    def __init__(self, client: TritonClient) -> None:
+        super().__init__(client, first_token_timeout_s=1)
+        self.script = ScriptedBackend()
+
+    def generate(self, prepared: Prepared, request_id: str) -> ScriptedRun:  # type: ignore[override]  # scripted
+        return self.script.generate(prepared, request_id)
+
+    async def embed(self, prepared: PreparedEmbedding, request_id: str) -> Sequence[memoryview]:
+        return await self.script.embed(prepared, request_id)
+
+
+@dataclass
+class PolicyBench:
+    """One appliance without an engine. `ADMIN` and `PLAIN` are of one tenant, `OTHER_ADMIN` not."""
+
+    settings: Settings
+    database: Database
+    engine: RegoPolicies
+    gateway: Gateway
+    client: httpx2.AsyncClient
+
+    async def call(
+        self, method: str, path: str, body: Any = None, key: str = ADMIN
+    ) -> httpx2.Response:
+        headers = {"authorization": f"Bearer {key}"}
+        return await self.client.request(method, path, json=body, headers=headers)
+
+    async def chat(self, key: str = PLAIN, **members: Any) -> httpx2.Response:
+        """One chat request."""
+        messages = [{"role": "user", "content": "hello"}]
+        body = {"model": "acme/chat", "messages": messages, "max_tokens": 5, **members}
+        return await self.call("POST", "/v1/chat/completions", body, key)
+
+    async def new_key(self, **members: Any) -> tuple[str, str]:
+        """Id and secret of a new key of the first tenant."""
+        body = {"label": "made", "policy_id": "pol_default", **members}
+        reply = await self.call("POST", "/v1/keys", body)
+        assert reply.status_code == 201, reply.text
+        made = reply.json()
+        return made["id"], made["secret"]
+
+    async def new_policy(self, **members: Any) -> str:
+        """Id of a new policy of the first tenant."""
+        reply = await self.call("POST", "/v1/policies", {"name": "made", **members})
+        assert reply.status_code == 201, reply.text
+        made: str = reply.json()["id"]
+        return made
+
+
+@asynccontextmanager
+async def policy_bench(
+    folder: Path,
+    policy: PolicySettings | None = None,
+    *,
+    now: Callable[[], float] = time.time,
+) -> AsyncIterator[PolicyBench]:
+    """A bench whose store lies in `folder`; `now` is the clock of policies and limits."""
+    folder.mkdir(exist_ok=True)  # noqa: ASYNC240  # before anything runs
+    settings = Settings(
+        data_dir=folder / "data",
+        security=SecuritySettings(pepper=SecretStr("a pepper for tests only")),
+        policy=policy or PolicySettings(),
+    )
+    await migrate(settings)
+    async with AsyncExitStack() as stack:
+        database = Database(settings)
+        stack.push_async_callback(database.close)
+        await _add_keys(settings, database)
+        authenticator = Authenticator(settings)
+        await authenticator.start()
+        stack.push_async_callback(authenticator.close)
+        # Nothing listens there: readiness is set by hand and no watch is started.
+        triton = TritonClient(TritonEndpoint("unix:/nonexistent"))
+        stack.push_async_callback(triton.close)
+        engine = start_policies(settings, database)
+        engine._now = now
+        stack.push_async_callback(engine.close)
+        journal = TokenJournal(settings.data_dir / "quota", database)
+        counters = MemoryCounters(journal, now=now)
+        await counters.start()
+        stack.push_async_callback(counters.close)
+        router = Router(Backend(triton))
+        gateway = Gateway(
+            _deployments(folder, triton), engine, router, Limiter(counters, now=now), NoBooks()
+        )
+        stack.push_async_callback(gateway.close)
+        app = surfaces.new_app(_no_lifespan, server=settings.server, hosts=settings.hosts)
+        admin = PolicyAdmin(database, engine, modules=settings.policy.engine == "embedded")
+        surfaces.mount(
+            app,
+            authenticator=authenticator,
+            gateway=gateway,
+            management={
+                "keys": key_routes(
+                    authenticator, Keys(database, load_pepper(settings), authenticator)
+                ),
+                "policies": policy_routes(authenticator, admin, gateway.explainer()),
+            },
+        )
+        transport = httpx2.ASGITransport(
+            app=app, raise_app_exceptions=False, client=("203.0.113.9", 1)
+        )
+        client = await stack.enter_async_context(
+            httpx2.AsyncClient(transport=transport, base_url="http://appliance.example.com")
+        )
+        yield PolicyBench(settings, database, engine, gateway, client)
+
+
+@asynccontextmanager
+async def _no_lifespan(app: Any) -> AsyncIterator[None]:
+    yield
+
+
+async def _add_keys(settings: Settings, database: Database) -> None:
+    pepper = load_pepper(settings)
+    async with database.unit_of_work() as session:
+        for name, secrets in (
+            ("acme", ((ADMIN, True), (PLAIN, False))),
+            ("globex", ((OTHER_ADMIN, True),)),
+        ):
+            tenant = await tenants.ensure(session, name, 1)
+            for secret, admin in secrets:
+                label = "admin" if admin else "quickstart"
+                new = NewKey(
+                    label=label, tenant_id=tenant.id, scope="admin" if admin else "inference"
+                )
+                await keys.create(session, new, secret, pepper, 1)
+
+
+def _deployments(folder: Path, triton: TritonClient) -> Deployments:
+    vocabulary = Tokenizer(models.WordLevel({"hello": 0, "you": 1}, unk_token="hello"))
+    vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
+    vocabulary.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    made = Deployments(Catalogue(MODELS), folder, triton, interval_s=1)
+    for deployment in made.all[:2]:
+        manifest = Manifest(
+            folder, deployment.model.id, deployment.model.task, "cpu",
+            4, 64, 64, 16, 0, (), None, False, False, 2,
+        )  # fmt: skip
+        renderer = Renderer(folder, parser="plain")
+        deployment.served = ServedModel(deployment.model, manifest, renderer, SamplingParams())
+        deployment.ready = True
+    return made

@@ -1,0 +1,105 @@
+"""The error tree in every profile's words, byte for byte, and who gets which profile."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from orchestrator.core import errors
+from orchestrator.core.errors import GatewayError
+from orchestrator.core.limits import LimitHit
+from orchestrator.settings import HostsSettings
+from orchestrator.wire.errors import Profile, UnknownRoute, profile_of, render_error
+
+from .golden import check_json
+
+DENIED = "Key 'quickstart' lacks scope for model 'operayde/large-70b'."
+CASES: dict[str, GatewayError] = {
+    "unknown route": UnknownRoute("There is nothing at `GET /nope`."),
+    "wrong method": errors.MethodNotAllowed("`GET` is not allowed.", reason="unknown_url"),
+    "body too large": errors.PayloadTooLarge("8 bytes at most; 9 were announced."),
+    "missing key": errors.Unauthenticated("Missing API key.", reason="missing_api_key"),
+    "unknown key": errors.Unauthenticated("Invalid API key provided."),
+    "expired key": errors.Unauthenticated("This API key has expired.", reason="key_expired"),
+    "revoked key": errors.Unauthenticated("This API key is revoked.", reason="key_revoked"),
+    "bad field": errors.InvalidRequest("`n` must be between 1 and 8; 9 was given.", param="n"),
+    "no such deployment": errors.NotFound("No such deployment.", reason="deployment_not_found"),
+    "deployment paused": errors.DeploymentNotReady("It is paused.", retryable=False),
+    "deployment loading": errors.DeploymentNotReady("It is loading.", retry_after_s=3),
+    "unknown model": errors.ModelNotFound("The model `x` does not exist.", param="model"),
+    "model not allowed": errors.PolicyDenied(DENIED, param="model", reason="model_not_allowed"),
+    "policy": errors.PolicyDenied("Closed for today.", rule="time_window"),
+    "not loaded": errors.ModelUnavailable("The model `x` is not loaded.", param="model"),
+    "rate limited": errors.RateLimited(
+        "60 requests a minute.",
+        hit=LimitHit("key", "rpm", 60, 0, 1779715440),
+        headers={"x-ratelimit-limit-requests": "60"},
+        retry_after_s=36.4,
+    ),
+    "budget used up": errors.RateLimited(
+        "No tokens left.",
+        hit=LimitHit("tenant", "tpd", 1000, 3, 1779753600),
+        retry_after_s=900,
+        retryable=False,
+    ),
+    "limits down": errors.QuotaUnavailable("The limits cannot be counted.", retry_after_s=1),
+    "too long": errors.ContextLengthExceeded("64 tokens at most; 65.", param="messages"),
+    "queue full": errors.Overloaded("No room.", retry_after_s=0.25),
+    "store down": errors.StoreUnavailable("The key cannot be checked.", retryable=True),
+    "policy engine down": errors.PolicyUnavailable("The policy is not there.", retryable=True),
+    "policy in use": errors.Conflict("3 keys have this policy."),
+    "bug": errors.Internal("An internal error occurred."),
+    "engine failed": errors.UpstreamFailed("The engine failed."),
+    "engine silent": errors.UpstreamTimeout("The engine did not answer."),
+}
+
+
+@pytest.mark.parametrize("profile", get_args(Profile))
+def test_every_error_in_the_words_of(profile: Profile) -> None:
+    written = {}
+    for name, error in CASES.items():
+        reply = render_error(error, profile, "req_1")
+        headers = {key.decode(): value.decode() for key, value in reply.headers}
+        written[name] = {"status": reply.status, "headers": headers, "body": reply.body.decode()}
+    check_json(f"errors/{profile}.json", written)
+
+
+def test_every_kind_of_error_is_a_case() -> None:
+    kinds = {error for error in vars(errors).values() if isinstance(error, type)}
+    tree = {kind for kind in kinds if issubclass(kind, GatewayError)} - {GatewayError}
+    assert tree <= {type(error) for error in CASES.values()}
+
+
+HOSTS = HostsSettings(spec=("*.internal", "api.operayde.com"), proxy=("*.workers.dev",))
+BUDDY_KEY = "ob_sk_" + "0" * 48
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "secret", "asked", "profile"),
+    [
+        ("/v1/chat/completions", "appliance.example.com", None, None, "appliance"),
+        ("/health", "", None, None, "appliance"),
+        ("/api/v1/models", "box.internal", BUDDY_KEY, None, "platform"),
+        ("/api/v1", "", None, None, "platform"),
+        ("/api/v1beta/models/x:generateContent", "", None, None, "gemini"),
+        ("/v1beta/models", "", None, None, "gemini"),
+        ("/v1/keys", "", BUDDY_KEY, None, "spec"),
+        ("/v1/keys/key_1", "", None, None, "spec"),
+        ("/v1/keysmith", "", None, None, "appliance"),
+        ("/v1/models", "box.internal", None, None, "spec"),
+        ("/v1/models", "BOX.Internal:8443", None, None, "spec"),
+        ("/v1/models", "[::1]:8443", None, None, "appliance"),
+        ("/v1/models", "a.b.workers.dev", "op_live_x", None, "buddy"),
+        ("/v1/models", "appliance.example.com", BUDDY_KEY, None, "buddy"),
+        ("/v1/models", "appliance.example.com", None, "flat", "spec"),
+        ("/api/v1/models", "", None, "flat", "spec"),
+        ("/v1/keys", "", None, "nested", "appliance"),
+        ("/api/v1/models", "", None, "nested", "platform"),
+        ("/v1/models", "", None, "sideways", "appliance"),
+    ],
+)
+def test_path_host_and_key_tell_whose_words_to_use(
+    path: str, host: str, secret: str | None, asked: str | None, profile: Profile
+) -> None:
+    assert profile_of(path, host, secret, asked, HOSTS) == profile
