@@ -56,8 +56,10 @@ engines: ## build the models of the catalogue that are missing or out of date
 lock: ## lock the requirements anew, with hashes
 	$(call environment)
 	for name in uv base dev test-models; do \
-		$(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-			--no-header requirements/$$name.in --output-file requirements/$$name.txt || exit 1; \
+		case $$name in test-models) dependencies=--no-deps;; *) dependencies=;; esac; \
+		$(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+			--no-emit-index-url $$dependencies requirements/$$name.in \
+			--output-file requirements/$$name.txt || exit 1; \
 	done
 
 golden: ## record the golden wire transcripts anew; look at the difference before committing
