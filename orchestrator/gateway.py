@@ -208,6 +208,30 @@ class Gateway:
         headers = _headers(route, admission)
         return Embeddings(request.model, vectors, batch.prompt_tokens, headers)
 
+    async def count(
+        self, principal: Principal, request: GenerationRequest, context: CallContext
+    ) -> int:
+        """How many tokens the prompt of `request` has. Costs nothing. Raises: GatewayError."""
+        return len(await self.tokenize(principal, request, context))
+
+    async def tokenize(
+        self, principal: Principal, request: GenerationRequest, context: CallContext
+    ) -> Sequence[int]:
+        """The token ids that the engine would get for `request`. Raises: GatewayError."""
+        asked = Asked(request.model, "generate", request.route_hint, context.client_ip)
+        admitted = await self._gate.admit(principal, asked)
+        served = admitted.route.served
+        return await served.renderer.arender(request.prompt)
+
+    async def detokenize(
+        self, principal: Principal, model: str, token_ids: Sequence[int], context: CallContext
+    ) -> str:
+        """The text of `token_ids`, special tokens included. Raises: GatewayError."""
+        asked = Asked(model, "generate", "local-only", context.client_ip)
+        renderer = (await self._gate.admit(principal, asked)).route.served.renderer
+        renderer.check_ids(token_ids, param="tokens")
+        return renderer.decode(token_ids)
+
     async def close(self) -> None:
         """Waits until everything that ended is settled."""
         while self._settling:

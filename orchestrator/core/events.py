@@ -34,6 +34,35 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineTimings:
+    """When the engine did what for one choice, in Unix nanoseconds."""
+
+    arrived_at_ns: int
+    scheduled_at_ns: int
+    first_token_at_ns: int
+    last_token_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LikelyToken:
+    """A token that could have been drawn. `raw` is its bytes, which need not be a character."""
+
+    token_id: int
+    raw: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token that was drawn, and the likeliest ones in its place, the likeliest first."""
+
+    token_id: int
+    raw: bytes
+    logprob: float
+    top: tuple[LikelyToken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationStarted:
     """The prompt is accepted and the engine is at work. `created_at` is Unix seconds."""
 
@@ -55,11 +84,16 @@ class PartStarted:
 
 @dataclass(frozen=True, slots=True)
 class PartDelta:
-    """More of the open part: whole characters, never empty."""
+    """More of the open part: whole characters, never empty.
+
+    `logprobs` are those of the tokens that this text took since the delta before it; a token that
+    ends inside a character comes with the text that completes it.
+    """
 
     choice: int
     kind: PartKind
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +106,24 @@ class PartFinished:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceFinished:
-    """Nothing more comes for this choice."""
+    """Nothing more comes for this choice.
+
+    `stop_sequence` is the caller's stop string where one ended it. `logprobs` are those of tokens
+    that gave no text any more.
+    """
 
     choice: int
     reason: FinishReason
+    stop_sequence: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationFinished:
-    """All choices have finished."""
+    """All choices have finished. `timings` has one entry a choice, where the engine tells them."""
 
     usage: Usage
+    timings: tuple[EngineTimings, ...] = ()
 
 
 GenerationEvent = (
@@ -92,10 +133,12 @@ GenerationEvent = (
 
 @dataclass(slots=True)
 class Choice:
-    """One finished answer."""
+    """One finished answer. `logprobs` has the tokens of its text, where they were asked for."""
 
     parts: list[Part] = field(default_factory=list)
     reason: FinishReason = "stop"
+    stop_sequence: str | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +150,13 @@ class Completion:
     created_at: int
     choices: tuple[Choice, ...]
     usage: Usage
+    timings: tuple[EngineTimings, ...] = ()
 
 
 async def fold(events: AsyncIterable[GenerationEvent]) -> Completion:
     """The completion that `events` add up to. Raises what the stream raises."""
     started: GenerationStarted | None = None
-    usage: Usage | None = None
+    finished: GenerationFinished | None = None
     choices: dict[int, Choice] = {}
     async for event in events:
         match event:
@@ -120,15 +164,26 @@ async def fold(events: AsyncIterable[GenerationEvent]) -> Completion:
                 started = event
             case PartFinished(choice=index, part=part):
                 choices.setdefault(index, Choice()).parts.append(part)
-            case ChoiceFinished(choice=index, reason=reason):
-                choices.setdefault(index, Choice()).reason = reason
+            case PartDelta(choice=index, logprobs=logprobs):
+                if logprobs:
+                    choices.setdefault(index, Choice()).logprobs.extend(logprobs)
+            case ChoiceFinished(choice=index):
+                choice = choices.setdefault(index, Choice())
+                choice.reason, choice.stop_sequence = event.reason, event.stop_sequence
+                choice.logprobs.extend(event.logprobs)
             case GenerationFinished():
-                usage = event.usage
-            case PartStarted() | PartDelta():
+                finished = event
+            case PartStarted():
                 pass
             case _:
                 assert_never(event)
-    if started is None or usage is None:
+    if started is None or finished is None:
         raise ValueError("the event stream ended before it was complete")
-    ordered = tuple(choices[index] for index in sorted(choices))
-    return Completion(started.id, started.model, started.created_at, ordered, usage)
+    return Completion(
+        started.id,
+        started.model,
+        started.created_at,
+        tuple(choices[index] for index in sorted(choices)),
+        finished.usage,
+        finished.timings,
+    )

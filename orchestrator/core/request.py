@@ -4,11 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from orchestrator.core.messages import Message, Tool
 
 RouteHint = Literal["local-only", "cloud-ok"]
+ToolMode = Literal["none", "auto", "required", "named"]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether tools may, must or must not be called; `name` is the one of mode `named`."""
+
+    mode: ToolMode = "auto"
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonFormat:
+    """The answer is one JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonSchemaFormat:
+    """The answer is JSON that `schema` accepts. `name` is the caller's word for it."""
+
+    schema: Mapping[str, Any]
+    name: str = ""
+    strict: bool = False
+
+
+ResponseFormat = JsonFormat | JsonSchemaFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +84,9 @@ class GenerationRequest:
 
     `max_tokens` of `None` means whatever fits the model's context. `stop` strings are matched on
     text and never appear in the answer. `n` choices are drawn with seeds `seed + 0 … seed + n-1`.
+    `tool_choice` matters where the prompt offers tools. `response_format` of `None` is free text.
+    `top_logprobs` of `None` asks for no log-probabilities, 0 for those of the drawn tokens, more
+    for as many of the likeliest beside each. `reasoning` of `None` leaves it to the model.
     """
 
     model: str
@@ -65,6 +95,11 @@ class GenerationRequest:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    response_format: ResponseFormat | None = None
+    top_logprobs: int | None = None
+    reasoning: ReasoningEffort | None = None
     route_hint: RouteHint = "local-only"
 
 

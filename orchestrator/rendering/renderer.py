@@ -93,6 +93,10 @@ class Renderer:
                     param=param,
                 )
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of `token_ids`, which are checked already, special tokens included."""
+        return self._tokenizer.vocabulary.decode(list(token_ids), skip_special_tokens=False)
+
     def decoder(self, choice: int, *, stop: tuple[str, ...], tools: bool) -> Decoder:
         """A decoder for one choice. Tool calls are looked for only when `tools` were offered."""
         parser: OutputParser = PlainParser(choice)
