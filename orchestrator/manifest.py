@@ -23,6 +23,8 @@ class Manifest:
 
     `vocab_size` is the width of the engine's logits, which may exceed the tokenizer's.
     `extra_end_ids` end an answer as `end_id` does. `dimension` is 0 for a model that generates.
+    `guides` are the kinds of guided decoding that the engine knows, in TensorRT-LLM's words.
+    `supports_top_log_probs` means alternatives beside the drawn token, which TensorRT-LLM lacks.
     """
 
     directory: Path
@@ -39,6 +41,11 @@ class Manifest:
     reports_finish_reason: bool
     supports_min_p: bool
     dimension: int
+    guides: tuple[str, ...] = ()
+    supports_log_probs: bool = False
+    supports_top_log_probs: bool = False
+    reports_perf_metrics: bool = False
+    tokens_per_block: int = 0
 
 
 def newest_version(model_directory: Path) -> Path | None:
@@ -85,4 +92,9 @@ def _manifest(directory: Path, document: Mapping[str, Any]) -> Manifest:
         reports_finish_reason=bool(features.get("finish_reason")),
         supports_min_p=bool(features.get("min_p")),
         dimension=embedding.get("dimension", 0),
+        guides=tuple(features.get("guided") or ()),
+        supports_log_probs=bool(features.get("log_probs")),
+        supports_top_log_probs=bool(features.get("top_log_probs")),
+        reports_perf_metrics=bool(features.get("perf_metrics")),
+        tokens_per_block=limits.get("tokens_per_block", 0),
     )

@@ -43,7 +43,7 @@ class CpuTarget:
 
     name = "cpu"
     backend = "cpu"
-    version = 3
+    version = 4
 
     def parameters(self, model: Model) -> Mapping[str, str]:
         """TensorRT-LLM's own keys where it has one, and two of ours."""
@@ -99,7 +99,9 @@ def _build_generate(
     }
     features = {
         "min_p": True,
+        "log_probs": True,
         "top_log_probs": True,
+        "perf_metrics": True,
         "finish_reason": True,
         "guided": [] if guides.unavailable else list(GUIDE_TYPES),
     }
