@@ -10,6 +10,7 @@ import struct
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tritonclient.grpc import service_pb2
 
@@ -18,8 +19,24 @@ from orchestrator.core.request import SamplingParams
 OUTPUT_IDS = "output_ids"
 SEQUENCE_LENGTH = "sequence_length"
 FINISH_REASON = "finish_reason"
+LOG_PROBS = "output_log_probs"
+TOP_IDS = "top_log_prob_ids"
+TOP_LOG_PROBS = "top_log_probs"
+REUSED_BLOCKS = "kv_cache_reused_blocks"
+CLOCKS = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
 EMBEDDING = "embedding"
 FINAL_RESPONSE = "triton_final_response"
+
+GuideKind = Literal["json", "json_schema", "regex", "ebnf_grammar"]
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What the output must follow. `param` is the caller's field that asks for it."""
+
+    kind: GuideKind
+    text: str = ""
+    param: str = "response_format"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +45,8 @@ class GenerateCall:
 
     `model` is Triton's directory name, `request_id` unique among all that are in flight.
     `extra_end_ids` end the sequence as `end_id` does. Outputs beyond the two that TensorRT-LLM
-    always gives are asked for only where the engine declares them.
+    always gives are asked for only where the engine declares them. `top_log_probs` is how many
+    alternatives are wanted beside each drawn token; it needs `log_probs`.
     """
 
     model: str
@@ -41,7 +59,33 @@ class GenerateCall:
     sampling: SamplingParams
     vocab_size: int
     reports_finish_reason: bool
+    reports_perf_metrics: bool = False
+    log_probs: bool = False
+    top_log_probs: int = 0
+    guide: Guide | None = None
     streaming: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LogProbs:
+    """Natural logarithms for the tokens of one chunk: one of `drawn`, and of `top`, a token.
+
+    `top` is empty where no alternatives were asked for, otherwise the likeliest come first.
+    """
+
+    drawn: Sequence[float]
+    top: Sequence[Sequence[tuple[int, float]]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMetrics:
+    """What the engine tells of one sequence. Its clock is steady and is not the wall clock."""
+
+    arrived_ns: int
+    scheduled_ns: int
+    first_token_ns: int
+    last_token_ns: int
+    reused_blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +95,8 @@ class TokenChunk:
     token_ids: Sequence[int]
     final: bool
     finish_reason: str | None = None
+    log_probs: LogProbs | None = None
+    metrics: EngineMetrics | None = None
 
 
 def generate_request(call: GenerateCall) -> service_pb2.ModelInferRequest:
@@ -68,10 +114,17 @@ def generate_request(call: GenerateCall) -> service_pb2.ModelInferRequest:
     if call.extra_end_ids:
         tensors.word_list("stop_words_list", [[token] for token in call.extra_end_ids])
     _add_sampling(tensors, call)
-    names = [OUTPUT_IDS, SEQUENCE_LENGTH]
-    if call.reports_finish_reason:
-        names.append(FINISH_REASON)
-    for name in names:
+    if call.guide is not None:
+        tensors.text("guided_decoding_guide_type", call.guide.kind)
+        if call.guide.text:
+            tensors.text("guided_decoding_guide", call.guide.text)
+    if call.log_probs:
+        tensors.boolean("return_log_probs", True)
+    if call.top_log_probs:
+        tensors.int32("num_top_log_probs", call.top_log_probs)
+    if call.reports_perf_metrics:
+        tensors.boolean("return_perf_metrics", True)
+    for name in _wanted_outputs(call):
         request.outputs.add(name=name)
     return request
 
@@ -108,23 +161,31 @@ def embed_request(
     return request
 
 
-def read_chunk(response: service_pb2.ModelInferResponse) -> TokenChunk:
-    """The tokens that `response` adds."""
+def read_chunk(response: service_pb2.ModelInferResponse, received: int = 0) -> TokenChunk:
+    """The tokens that `response` adds to the `received` ones before it."""
     raw = response.raw_output_contents
     ids: bytes = b""
     length: int | None = None
     reason: str | None = None
+    others: dict[str, int] | None = None
     for index, output in enumerate(response.outputs):
         if output.name == OUTPUT_IDS:
             ids = raw[index]
         elif output.name == SEQUENCE_LENGTH:
             length = int.from_bytes(raw[index][:4], "little", signed=True)
-        elif output.name == FINISH_REASON and len(raw[index]) > 4:
-            reason = raw[index][4:].decode("utf-8", "replace")
+        elif output.name == FINISH_REASON:
+            if len(raw[index]) > 4:
+                reason = raw[index][4:].decode("utf-8", "replace")
+        else:
+            others = others or {}
+            others[output.name] = index
     valid = len(ids) // 4 if length is None else min(length, len(ids) // 4)
     tokens = struct.unpack_from(f"<{valid}i", ids) if valid else ()
     final = response.parameters[FINAL_RESPONSE].bool_param if response.parameters else False
-    return TokenChunk(tokens, final, reason)
+    if others is None:
+        return TokenChunk(tokens, final, reason)
+    log_probs = _log_probs(response, others, valid, received)
+    return TokenChunk(tokens, final, reason, log_probs, _metrics(raw, others))
 
 
 def read_rows(response: service_pb2.ModelInferResponse) -> list[memoryview]:
@@ -135,6 +196,49 @@ def read_rows(response: service_pb2.ModelInferResponse) -> list[memoryview]:
             raw = memoryview(response.raw_output_contents[index])
             return [raw[row * width : (row + 1) * width] for row in range(rows)]
     raise ValueError(f"the response has no output `{EMBEDDING}`")
+
+
+def _log_probs(
+    response: service_pb2.ModelInferResponse, outputs: dict[str, int], count: int, received: int
+) -> LogProbs | None:
+    """Those of the last `count` tokens: TensorRT-LLM repeats all that came before them."""
+    if (index := outputs.get(LOG_PROBS)) is None or not count:
+        return None
+    raw = response.raw_output_contents
+    begin = received if len(raw[index]) // 4 >= received + count else len(raw[index]) // 4 - count
+    drawn = struct.unpack_from(f"<{count}f", raw[index], 4 * begin)
+    if (ids_at := outputs.get(TOP_IDS)) is None or (
+        values_at := outputs.get(TOP_LOG_PROBS)
+    ) is None:
+        return LogProbs(drawn)
+    width = response.outputs[ids_at].shape[-1]
+    ids = struct.unpack_from(f"<{count * width}i", raw[ids_at])
+    values = struct.unpack_from(f"<{count * width}f", raw[values_at])
+    pairs = list(zip(ids, values, strict=True))
+    return LogProbs(drawn, [pairs[at : at + width] for at in range(0, len(pairs), width)])
+
+
+def _metrics(raw: Sequence[bytes], outputs: dict[str, int]) -> EngineMetrics | None:
+    if CLOCKS[0] not in outputs:
+        return None
+    numbers = [
+        int.from_bytes(raw[outputs[name]], "little", signed=True) if name in outputs else 0
+        for name in (*CLOCKS, REUSED_BLOCKS)
+    ]
+    return EngineMetrics(*numbers)
+
+
+def _wanted_outputs(call: GenerateCall) -> list[str]:
+    names = [OUTPUT_IDS, SEQUENCE_LENGTH]
+    if call.reports_finish_reason:
+        names.append(FINISH_REASON)
+    if call.log_probs:
+        names.append(LOG_PROBS)
+    if call.top_log_probs:
+        names += [TOP_IDS, TOP_LOG_PROBS]
+    if call.reports_perf_metrics:
+        names += [*CLOCKS, REUSED_BLOCKS]
+    return names
 
 
 class _Tensors:
@@ -160,6 +264,10 @@ class _Tensors:
 
     def boolean(self, name: str, value: bool) -> None:
         self.add(name, "BOOL", [1, 1], b"\x01" if value else b"\x00")
+
+    def text(self, name: str, value: str) -> None:
+        raw = value.encode()
+        self.add(name, "BYTES", [1, 1], struct.pack("<I", len(raw)) + raw)
 
     def word_list(self, name: str, words: Sequence[Sequence[int]]) -> None:
         """Row 0: all ids in a row, padded with 0. Row 1: where each word ends, padded with -1."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import grpc
 
 from orchestrator.core.errors import (
     ContextLengthExceeded,
     GatewayError,
+    InvalidRequest,
     ModelUnavailable,
     Overloaded,
     UpstreamFailed,
@@ -21,6 +23,8 @@ RETRY_AFTER_S = 2.0
 """About what a restarted Triton needs to load a small model."""
 
 _UNAVAILABLE = ("is not ready", "not found", "unknown model", "is not healthy", "unavailable")
+_OWN_REFUSAL = re.compile(r"`guided_decoding_guide` is no usable \w+: (?P<reason>[^\n]{1,300})")
+_GUIDE = ("guided_decoding", "guided decoding", "grammar")
 _TOO_LONG = ("exceeds maximum input length", "exceed the key/value cache")
 _BY_CODE = {
     grpc.StatusCode.UNAVAILABLE,
@@ -42,6 +46,19 @@ def from_text(text: str, *, model: str, request_id: str) -> GatewayError:
     if any(word in lowered for word in _UNAVAILABLE):
         return unavailable()
     return UpstreamFailed("The engine failed on this request.")
+
+
+def guide_refused(text: str, param: str) -> InvalidRequest | None:
+    """The error for an engine that cannot follow the guide, or `None` when it failed otherwise.
+
+    Our own engine's reason speaks of the caller's schema only and is passed on; others' is not.
+    """
+    if (own := _OWN_REFUSAL.search(text)) is not None:
+        reason = own["reason"].strip().rstrip(".")
+        return InvalidRequest(f"`{param}` cannot be enforced by the engine: {reason}.", param=param)
+    if any(word in text.lower() for word in _GUIDE):
+        return InvalidRequest(f"`{param}` cannot be enforced by the engine.", param=param)
+    return None
 
 
 def from_rpc(error: grpc.RpcError, *, model: str, request_id: str) -> GatewayError:

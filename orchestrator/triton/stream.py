@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import grpc.aio
 
 from orchestrator.core.errors import GatewayError, UpstreamTimeout
 from orchestrator.triton import contract, errors
-from orchestrator.triton.contract import GenerateCall, TokenChunk
+from orchestrator.triton.contract import EngineMetrics, GenerateCall, TokenChunk
 
 if TYPE_CHECKING:
     from tritonclient.grpc import service_pb2
@@ -38,6 +39,10 @@ class TokenStream:
         self.call = call
         self.produced = 0
         """Tokens that the engine has sent, read by anybody or not."""
+        self.metrics: EngineMetrics | None = None
+        """What the engine told at the end, where it tells it."""
+        self.asked_at_ns = 0
+        """When the request was sent, in Unix nanoseconds."""
         self._rpc = rpc
         self._on_answer = on_answer
         self._on_stop = on_stop
@@ -55,6 +60,7 @@ class TokenStream:
 
     def start(self) -> None:
         """Sends the request and begins to read."""
+        self.asked_at_ns = time.time_ns()
         self._reader = asyncio.create_task(self._read_all())
 
     async def next_chunk(self, timeout_s: float | None = None) -> TokenChunk | None:
@@ -134,14 +140,23 @@ class TokenStream:
         self._on_answer(self.call.model)
         if response.error_message:
             if not self._stopped:
-                text = response.error_message
-                self._fail(errors.from_text(text, model=self.call.model, request_id=self._id))
+                self._fail(self._error_of(response.error_message))
             return
-        chunk = contract.read_chunk(response.infer_response)
+        chunk = contract.read_chunk(response.infer_response, self.produced)
         self.produced += len(chunk.token_ids)
+        if chunk.metrics is not None:
+            self.metrics = chunk.metrics
         if not self._stopped:
             self._chunks.append(chunk)
             self._wake()
+
+    def _error_of(self, text: str) -> GatewayError:
+        guide = self.call.guide
+        if guide is not None and not self.produced:
+            refused = errors.guide_refused(text, guide.param)
+            if refused is not None:
+                return refused
+        return errors.from_text(text, model=self.call.model, request_id=self._id)
 
     def _fail(self, error: GatewayError) -> None:
         if self._error is None:
