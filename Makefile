@@ -1,12 +1,16 @@
 # Everything a checkout needs: `make run` serves, `make test` tests. ORCHESTRATOR_… variables
-# override every setting; VENV=… and PYTHON=… say where the environment lies and what it is made of.
+# override every setting; VENV=… and PYTHON=… say where the environment lies and what it is made of,
+# JOBS=… how many processes test at once.
 
 VENV ?= $(CURDIR)/.venv
 PYTHON ?=
+# Processes that test at once. Most tests wait for servers more than they compute.
+JOBS ?= 3
 export VENV PYTHON
 
 bin := $(VENV)/bin
 python := $(bin)/python
+pytest := $(python) -m pytest --numprocesses $(JOBS) --dist loadfile
 source := orchestrator build_engines model_repository/backends tests
 
 # The environment's own Python answers fastest; without it any that runs will look for the right
@@ -30,16 +34,19 @@ run: ## serve: make the environment, build what is missing, start Triton and the
 	$(python) -m build_engines || echo "make: going on with the models that are built" >&2
 	exec $(python) -m orchestrator serve
 
+# Real kills and clocks on a loaded machine may be unlucky once: that is told as a rerun, and it is
+# a failure when it happens again.
 test: ## the whole suite, every server that it needs included
 	$(call environment,--dev)
 	$(python) -m build_engines
-	$(python) -m pytest
+	$(pytest) --reruns 1
 
 check: ## format, lint, types, imports and the unit tests that need no PostgreSQL
 	$(call environment,--dev)
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target check-units check-source
 
 check-source:
+	$(call environment,--dev)
 	$(bin)/ruff format --check $(source)
 	$(bin)/ruff check $(source)
 	$(bin)/lint-imports --no-cache
@@ -47,7 +54,7 @@ check-source:
 
 # What needs a PostgreSQL server of its own waits for `make test`.
 check-units:
-	$(python) -m pytest -q -k "not postgresql" tests/unit tests/wire tests/test_architecture.py
+	$(pytest) -q -k "not postgresql" tests/unit tests/wire tests/test_architecture.py
 
 engines: ## build the models of the catalogue that are missing or out of date
 	$(call environment)
@@ -57,9 +64,8 @@ lock: ## lock the requirements anew, with hashes
 	$(call environment)
 	for name in uv base dev test-models; do \
 		case $$name in test-models) dependencies=--no-deps;; *) dependencies=;; esac; \
-		$(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-			--no-emit-index-url $$dependencies requirements/$$name.in \
-			--output-file requirements/$$name.txt || exit 1; \
+		$(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+			--no-header $$dependencies requirements/$$name.in --output-file requirements/$$name.txt || exit 1; \
 	done
 
 golden: ## record the golden wire transcripts anew; look at the difference before committing

@@ -176,7 +176,7 @@ def test_existing_folder_that_may_not_be_written_is_named(tmp_path: Path) -> Non
     shut.mkdir(mode=0o755)
     if os.geteuid() == 0:
         tmp_path.chmod(0o755)
-        for parent in list(tmp_path.parents)[:2]:
+        for parent in list(tmp_path.parents)[:3]:
             parent.chmod(0o755)
         os.seteuid(65534)
     else:
