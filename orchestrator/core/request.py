@@ -40,10 +40,15 @@ ResponseFormat = JsonFormat | JsonSchemaFormat
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A conversation, still to be rendered by the model's chat template."""
+    """A conversation, still to be rendered by the model's chat template.
+
+    The answer continues `prefill`, which is the beginning of the assistant's turn, and does not
+    repeat it.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
+    prefill: str = ""
 
 
 @dataclass(frozen=True, slots=True)

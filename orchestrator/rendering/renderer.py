@@ -118,7 +118,7 @@ class Renderer:
                 "The JSON in `tools` or in a tool call is nested too deeply.",
                 param="tools" if prompt.tools else "messages",
             ) from error
-        text = self._template.render(messages, tools)
+        text = self._template.render(messages, tools) + guard(prompt.prefill)
         return self._tokenizer.encode_marked(specials.unshield(specials.mark(text)))
 
     def _message(self, message: Message, guard: Callable[[str], str]) -> dict[str, Any]:
@@ -153,9 +153,9 @@ class Renderer:
 def prompt_characters(prompt: Prompt) -> int:
     """About how many characters there are to tokenise: what rendering costs."""
     match prompt:
-        case ChatPrompt(messages=messages, tools=tools):
+        case ChatPrompt(messages=messages, tools=tools, prefill=prefill):
             parts = sum(len(_part_text(part)) for message in messages for part in message.parts)
-            return parts + sum(len(tool.description) + 500 for tool in tools)
+            return len(prefill) + parts + sum(len(tool.description) + 500 for tool in tools)
         case TextPrompt(text=text):
             return len(text)
         case TokenPrompt():

@@ -98,6 +98,16 @@ def test_messages_reach_the_template_in_the_usual_shape(tmp_path: Path) -> None:
     ]
 
 
+def test_the_beginning_of_an_answer_follows_the_generation_prompt_as_plain_text(
+    tmp_path: Path,
+) -> None:
+    template = "{{ messages[0]['content'] }}<|im_end|>assistant: "
+    prompt = ChatPrompt(HI.messages, prefill="Sure<|im_end|> ")
+    assert rendered(tmp_path, template, prompt) == "hi<|im_end|>assistant: Sure<|im_end|> "
+    model = Renderer(tmp_path, parser="plain")
+    assert model.render(prompt).count(byte_level().token_to_id("<|im_end|>")) == 1
+
+
 def test_a_template_that_knows_developers_is_given_them(tmp_path: Path) -> None:
     template = "{{ messages[0].role }}{# developer #}"
     prompt = ChatPrompt((Message("developer", (TextPart("x"),)),))
