@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 Task = Literal["generate", "embed"]
+DType = Literal["float32", "float16", "bfloat16", "int8", "int4", "int4_awq", "fp8", "nvfp4"]
+CacheDType = Literal["fp8", "int8"]
+Target = Literal["cpu", "trtllm", "llmapi"]
 Parser = Literal["plain", "hermes"]
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "int": (int,),
+    "int | None": (int,),
+    "str": (str,),
+    "str | None": (str,),
+    "float": (float, int),
+    "bool": (bool,),
+}
 
 
 class CatalogueError(ValueError):
@@ -22,18 +34,38 @@ class CatalogueError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class EngineRecipe:
-    """How a model is built. `checkpoint` is a folder (relative ones start at the project root).
+    """How a model is built.
 
+    `checkpoint` is a folder (relative ones start at the project root) or a hub id with its
+    `revision`; `sha256` pins its files to a digest that the builder prints. `dtype` is how the
+    weights are stored: `int8` and `int4` are weight-only, and only the GPU knows the last three.
     `max_batch_size` counts sequences that run together, `kv_cache_tokens` the tokens that the
     key/value cache holds over all of them (`None`: every sequence at full length).
+    `overrides` are other values of the same keys for one target: `[model.engine.trtllm]`.
     """
 
     checkpoint: str
-    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    dtype: DType = "float32"
     max_batch_size: int = 32
     max_queue_size: int = 256
     kv_cache_tokens: int | None = None
     revision: str | None = None
+    sha256: str | None = None
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    max_num_tokens: int = 8192
+    kv_cache_dtype: CacheDType | None = None
+    kv_cache_fraction: float = 0.9
+    weight_streaming: bool = False
+    max_lora_rank: int = 0
+    lora_checkpoint: str | None = None
+    generation_logits: bool = False
+    calibration_data: str | None = None
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+
+    def for_target(self, target: str) -> EngineRecipe:
+        """This recipe with what `target` has of its own in it."""
+        return replace(self, **self.overrides.get(target, {}), overrides={})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +118,7 @@ def _model(path: Path, entry: Mapping[str, Any]) -> Model:
     engine = values.get("engine")
     if not isinstance(engine, Mapping):
         raise CatalogueError(f"{where}: `engine` must be a table")
-    values["engine"] = EngineRecipe(**_checked(f"{where}: engine", EngineRecipe, engine))
+    values["engine"] = _recipe(f"{where}: engine", engine)
     values["aliases"] = tuple(values.get("aliases", ()))
     model = Model(**values)
     if model.task not in get_args(Task):
@@ -100,6 +132,22 @@ def _model(path: Path, entry: Mapping[str, Any]) -> Model:
     return model
 
 
+def _recipe(where: str, entry: Mapping[str, Any]) -> EngineRecipe:
+    """The recipe of an `engine` table; its tables of targets become `overrides`."""
+    if "overrides" in entry:
+        raise CatalogueError(f"{where}: unknown key `overrides`")
+    targets = [name for name in get_args(Target) if name in entry]
+    own = {key: value for key, value in entry.items() if key not in targets}
+    recipe = EngineRecipe(**_checked(where, EngineRecipe, own))
+    overrides = {}
+    for name in targets:
+        if not isinstance(entry[name], Mapping):
+            raise CatalogueError(f"{where}: `{name}` must be a table")
+        merged = _checked(f"{where}: {name}", EngineRecipe, {**own, **entry[name]})
+        overrides[name] = {key: merged[key] for key in entry[name]}
+    return replace(recipe, overrides=overrides)
+
+
 def _checked(where: str, shape: type, entry: Mapping[str, Any]) -> dict[str, Any]:
     """`entry` as keyword arguments of the dataclass `shape`; unknown and missing keys are named."""
     known = {f.name: f for f in fields(shape)}
@@ -111,8 +159,8 @@ def _checked(where: str, shape: type, entry: Mapping[str, Any]) -> dict[str, Any
         field = known[name]
         if name not in entry and _has_no_default(field):
             raise CatalogueError(f"{where}: `{name}` is missing")
-        expected = {"int": int, "str": str}.get(str(field.type))
-        if name in entry and expected and not isinstance(entry[name], expected):
+        expected = _TYPES.get(str(field.type))
+        if name in entry and expected and type(entry[name]) not in expected:
             raise CatalogueError(f"{where}: `{name}` must be of type {field.type}")
     return dict(entry)
 

@@ -49,6 +49,11 @@ def test_a_model_is_found_by_id_and_by_alias(tmp_path: Path) -> None:
         ('checkpoint = "somewhere"', "", "`checkpoint` is missing"),
         ('"acme-chat"', '"../chat"', "not a folder name"),
         ('["chat"]', '["acme/chat"]', "used twice"),
+        ('"somewhere"', '"somewhere"\nmax_batch_size = true', "must be of type int"),
+        ('"somewhere"', '"somewhere"\nkv_cache_tokens = "2k"', "must be of type int | None"),
+        ('"somewhere"', '"somewhere"\ncpu = 1', "engine: `cpu` must be a table"),
+        ('"somewhere"', '"somewhere"\ncpu = {dtipe = "int8"}', "cpu: unknown key `dtipe`"),
+        ('"somewhere"', '"somewhere"\noverrides = {}', "engine: unknown key `overrides`"),
         ("[[model]]", "[[modul]]", "unknown table `modul`"),
         ("[[model]]", "[[model", "catalogue.toml"),
     ],
@@ -65,3 +70,11 @@ def test_a_bad_catalogue_is_refused_with_file_and_key(
 def test_a_missing_catalogue_is_named(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match=r"nothing\.toml: No such file"):
         load_catalogue(tmp_path / "nothing.toml")
+
+
+def test_a_target_has_values_of_its_own(tmp_path: Path) -> None:
+    text = GOOD + 'dtype = "int8"\n[model.engine.trtllm]\ndtype = "fp8"\ntensor_parallel = 2\n'
+    recipe = load_catalogue(write(tmp_path, text)).models[0].engine
+    assert (recipe.dtype, recipe.for_target("cpu").dtype) == ("int8", "int8")
+    gpu = recipe.for_target("trtllm")
+    assert (gpu.dtype, gpu.tensor_parallel, gpu.checkpoint) == ("fp8", 2, "somewhere")
