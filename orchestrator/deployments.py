@@ -14,7 +14,7 @@ from orchestrator.backends import ServedModel
 from orchestrator.catalogue import Catalogue, Model
 from orchestrator.core.errors import ModelUnavailable
 from orchestrator.core.request import SamplingParams
-from orchestrator.manifest import ManifestError, newest_version, read_manifest
+from orchestrator.manifest import ManifestError, read_manifest, served_version
 from orchestrator.rendering import Renderer, RenderingError
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.probe import Probe
@@ -135,7 +135,7 @@ class Deployments:
     def _read(self, deployment: Deployment) -> None:
         """Loads manifest and renderer. A model that has none is left out, and the log says why."""
         model = deployment.model
-        directory = newest_version(self._repository / model.name)
+        directory = served_version(self._repository / model.name)
         try:
             if directory is None:
                 raise ManifestError(f"{self._repository / model.name}: not built")

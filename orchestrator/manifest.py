@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 FORMAT = 1
 NO_TOKEN = -1
 """What engines take for an end id that no token has."""
+
+_SERVED = re.compile(r"version_policy\s*:?\s*{\s*specific\s*:?\s*{\s*versions\s*:\s*\[?\s*(\d+)")
 
 
 class ManifestError(ValueError):
@@ -48,16 +51,21 @@ class Manifest:
     tokens_per_block: int = 0
 
 
-def newest_version(model_directory: Path) -> Path | None:
-    """The folder of the highest version number that holds a manifest."""
+def served_version(model_directory: Path) -> Path | None:
+    """The version folder that Triton serves: the one that `config.pbtxt` names, else the newest.
+
+    None when it holds no manifest.
+    """
     if not model_directory.is_dir():
         return None
-    versions = [
-        entry
+    versions = {
+        int(entry.name): entry
         for entry in model_directory.iterdir()
         if entry.name.isdigit() and (entry / "manifest.json").is_file()
-    ]
-    return max(versions, key=lambda entry: int(entry.name), default=None)
+    }
+    config = model_directory / "config.pbtxt"
+    named = _SERVED.search(config.read_text(encoding="utf-8")) if config.is_file() else None
+    return versions.get(int(named[1]) if named else max(versions, default=0))
 
 
 def read_manifest(directory: Path) -> Manifest:

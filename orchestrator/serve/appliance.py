@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from orchestrator.catalogue import Model, load_catalogue
-from orchestrator.manifest import newest_version
+from orchestrator.manifest import served_version
 from orchestrator.serve.claims import listen, lock_data_folder
 from orchestrator.serve.greeting import base_url, greeting
 from orchestrator.serve.workers import Workers
@@ -88,7 +88,7 @@ class Appliance:
             model
             for model in models
             if (repository / model.name / "config.pbtxt").is_file()
-            and newest_version(repository / model.name) is not None
+            and served_version(repository / model.name) is not None
         ]
         for model in models:
             if model not in built:

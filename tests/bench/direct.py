@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.core.messages import Message, TextPart
 from orchestrator.core.request import ChatPrompt, SamplingParams
-from orchestrator.manifest import newest_version, read_manifest
+from orchestrator.manifest import read_manifest, served_version
 from orchestrator.rendering import Renderer
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.contract import GenerateCall
@@ -30,7 +30,7 @@ class DirectModel:
     @classmethod
     def open(cls, client: TritonClient, repository: Path, name: str) -> DirectModel:
         """The newest build of `name`."""
-        directory = newest_version(repository / name)
+        directory = served_version(repository / name)
         assert directory is not None, f"{name} is not built"
         manifest = read_manifest(directory)
         renderer = Renderer(directory, parser="plain")
