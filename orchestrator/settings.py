@@ -186,10 +186,50 @@ class PolicySettings(_Group):
         return self
 
 
+class ResponsesSettings(_Group):
+    """What is stored of the Responses API, and for how long."""
+
+    store: bool = True
+    """Off, nothing is ever stored: no retrieval, no previous response, no background."""
+    ttl_s: Seconds = 30 * 24 * 3600.0
+    """How long a response is kept."""
+    most_bytes: int = Field(default=256 * 1024 * 1024, ge=1024)
+    """The most that one tenant may have stored; the oldest go first."""
+    most_stored: int = Field(default=10_000, ge=1)
+    """How many responses one tenant may have stored; the oldest go first."""
+    most_running: int = Field(default=64, ge=1)
+    """How many responses one worker runs in the background."""
+    poll_s: Seconds = 0.25
+    """How often events of background responses are written, and read by those that follow."""
+    lost_after_s: Seconds = 30.0
+    """A background response whose worker is silent for this long has failed."""
+
+
 class LoggingSettings(_Group):
     """Logs go to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "text"] = "auto"
+    """`auto` writes text into a terminal and JSON into anything else."""
+
+
+class MetricsSettings(_Group):
+    """Who may read `/metrics`, and what is in it."""
+
+    host: str = "127.0.0.1"
+    port: Port | None = None
+    """A port for nothing else, without keys. Without one admins read it on the public port."""
+    keys: int = Field(default=100, ge=0, le=10_000)
+    """For how many keys numbers of their own are kept; the others are counted together."""
+
+
+class TelemetrySettings(_Group):
+    """Traces. Where they go is said by the standard `OTEL_*` variables."""
+
+    content_keys: tuple[str, ...] = ()
+    """Ids of keys whose prompts and completions may be put into spans."""
+    server_timing: bool = True
+    """Whether replies that are not streamed tell how long each stage took."""
 
 
 class HostsSettings(_Group):
@@ -222,7 +262,10 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     quota: QuotaSettings = QuotaSettings()
     policy: PolicySettings = PolicySettings()
+    responses: ResponsesSettings = ResponsesSettings()
     logging: LoggingSettings = LoggingSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @model_validator(mode="after")
     def _workers_share_their_limits(self) -> Settings:

@@ -25,7 +25,7 @@ from sqlmodel import Field, SQLModel
 
 from orchestrator.core.limits import Limits
 
-SCHEMA_REVISION = "20261121_2"
+SCHEMA_REVISION = "20261121_3"
 """The newest migration; an opened store must be at this one."""
 
 KeyScope = Literal["admin", "inference"]
@@ -288,3 +288,44 @@ class AuditHead(SQLModel, table=True):
     )
     seq: int = Field(sa_type=BigInteger)
     hash: bytes = Field(sa_column=Column(LargeBinary(32), nullable=False))
+
+
+class StoredResponse(SQLModel, table=True):
+    """A response that can be asked for again. `created_at` and `seen_at` in milliseconds.
+
+    `body` is the response and `input_items` what was put in for it, both JSON text and, with the
+    events, the only places where prompts and answers lie. `next_sequence` is the number of the
+    next event. `seen_at` is when the worker of an unfinished one last said that it lives.
+    """
+
+    __tablename__ = "stored_response"
+    __table_args__: Any = (
+        Index("ix_stored_response_created_at", "created_at"),
+        # What a tenant has stored is added up from this index alone.
+        Index("ix_stored_response_tenant_id_created_at", "tenant_id", "created_at", "size_bytes"),
+    )
+
+    id: str = Field(primary_key=True, max_length=64)
+    tenant_id: str = Field(foreign_key="tenant.id", max_length=40)
+    created_at: int = Field(sa_type=BigInteger)
+    previous_id: str | None = Field(default=None, max_length=64)
+    status: str = Field(max_length=16)
+    body: str = Field(sa_type=Text)
+    input_items: str = Field(sa_type=Text)
+    size_bytes: int = Field(sa_type=BigInteger)
+    next_sequence: int = Field(sa_type=BigInteger)
+    seen_at: int = Field(sa_type=BigInteger)
+
+
+class StoredResponseEvent(SQLModel, table=True):
+    """Events of a background response as they are sent, several to a row, from `first_sequence`."""
+
+    __tablename__ = "stored_response_event"
+
+    response_id: str = Field(
+        primary_key=True, foreign_key="stored_response.id", ondelete="CASCADE", max_length=64
+    )
+    first_sequence: int = Field(
+        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, nullable=False)
+    )
+    frames: str = Field(sa_type=Text)
