@@ -1,0 +1,218 @@
+"""JSON schemas as engines can enforce them: what is refused before anything starts.
+
+The keywords are those that llguidance enforces while it decodes, and annotations, which change
+nothing. Whatever else a schema says would be promised and not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from orchestrator.core.errors import InvalidRequest
+
+MOST_DEPTH = 32
+MOST_SCHEMAS = 5_000
+MOST_ENUM_VALUES = 1_000
+
+TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
+FORMATS = frozenset(
+    {
+        "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
+        "unknown",
+    }
+)  # fmt: skip
+_ENFORCED = frozenset(
+    {
+        "type", "enum", "const", "properties", "required", "additionalProperties",
+        "patternProperties", "minProperties", "maxProperties", "items", "prefixItems",
+        "additionalItems", "minItems", "maxItems", "pattern", "format", "minLength", "maxLength",
+        "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "allOf",
+        "anyOf", "oneOf", "$ref", "$defs", "definitions",
+    }
+)  # fmt: skip
+_ANNOTATIONS = frozenset(
+    {
+        "$schema", "$id", "id", "$comment", "$anchor", "title", "description", "default",
+        "examples", "example", "deprecated", "readOnly", "writeOnly", "contentMediaType",
+        "contentEncoding", "discriminator",
+    }
+)  # fmt: skip
+_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+_LISTED = ("allOf", "anyOf", "oneOf", "prefixItems")
+_SINGLE = ("items", "additionalProperties", "additionalItems")
+_LOOK_AROUND = ("(?=", "(?!", "(?<=", "(?<!")
+
+
+def check_schema(schema: Mapping[str, Any], where: str, *, strict: bool = False) -> None:
+    """Refuses what no engine of ours can enforce. `where` is the schema's place in the body.
+
+    A `strict` one must say of every object that nothing else is in it and all of it is required,
+    as OpenAI demands. Raises: InvalidRequest, which names the keyword by its path.
+    """
+    if strict and schema.get("type") != "object":
+        raise InvalidRequest(
+            f"`{where}.type` must be `object` in a strict schema.", param=f"{where}.type"
+        )
+    _Check(strict).schema(schema, where, 1)
+
+
+def loosened(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """`schema` without what cannot be enforced: it accepts all that `schema` does, and maybe more.
+
+    For schemas that promise nothing, such as those of tools that are not strict.
+    """
+    loose: dict[str, Any] = _loose(schema, 1)
+    try:
+        check_schema(loose, "schema")
+    except InvalidRequest:
+        return {"type": "object"}
+    return loose
+
+
+class _Check:
+    """One walk over a schema."""
+
+    def __init__(self, strict: bool) -> None:
+        self._strict = strict
+        self._schemas = 0
+        self._enum_values = 0
+
+    def schema(self, schema: Any, where: str, depth: int) -> None:
+        if isinstance(schema, bool) and depth > 1:
+            return
+        if not isinstance(schema, Mapping):
+            raise InvalidRequest(f"`{where}` must be a JSON schema, an object.", param=where)
+        self._schemas += 1
+        if depth > MOST_DEPTH or self._schemas > MOST_SCHEMAS:
+            raise InvalidRequest(
+                f"`{where}` is too much: a schema may be nested {MOST_DEPTH} deep and hold"
+                f" {MOST_SCHEMAS} schemas.",
+                param=where,
+            )
+        for keyword, value in schema.items():
+            _check_keyword(keyword, value, f"{where}.{keyword}")
+        self._count_enum(schema, where)
+        if self._strict:
+            _check_strict(schema, where)
+        for place, inner in _inner(schema):
+            self.schema(inner, f"{where}.{place}", depth + 1)
+
+    def _count_enum(self, schema: Mapping[str, Any], where: str) -> None:
+        self._enum_values += len(schema.get("enum", ()))
+        if self._enum_values > MOST_ENUM_VALUES:
+            raise InvalidRequest(
+                f"`{where}.enum` is too much: a schema may list {MOST_ENUM_VALUES} values in all.",
+                param=f"{where}.enum",
+            )
+
+
+def _check_keyword(keyword: str, value: Any, where: str) -> None:
+    if keyword in _ANNOTATIONS:
+        return
+    if keyword not in _ENFORCED:
+        raise InvalidRequest(f"`{where}`: the keyword `{keyword}` is not supported.", param=where)
+    fault = _fault(keyword, value)
+    if fault:
+        raise InvalidRequest(f"`{where}` {fault}.", param=where)
+
+
+def _fault(keyword: str, value: Any) -> str:
+    """What is wrong with a keyword's value, or nothing. Engines judge what is not looked at."""
+    if keyword in _NAMED:
+        return "" if isinstance(value, Mapping) else "must be an object of schemas"
+    if keyword in _LISTED:
+        return "" if isinstance(value, list) and value else "must be a list of schemas"
+    match keyword:
+        case "type":
+            types = value if isinstance(value, list) and value else [value]
+            known = all(isinstance(one, str) and one in TYPES for one in types)
+            return "" if known else f"must be of {', '.join(sorted(TYPES))}"
+        case "format":
+            known = isinstance(value, str) and value in FORMATS
+            return "" if known else f"is not supported; known are {', '.join(sorted(FORMATS))}"
+        case "$ref":
+            inside = isinstance(value, str) and value.startswith("#")
+            return "" if inside else "must point into the schema itself, as in `#/$defs/name`"
+        case "required":
+            names = isinstance(value, list) and all(isinstance(one, str) for one in value)
+            return "" if names else "must be a list of names"
+        case "enum":
+            return "" if isinstance(value, list) and value else "must be a list of values"
+        case "pattern":
+            return _pattern_fault(value)
+        case _:
+            return ""
+
+
+def _pattern_fault(value: Any) -> str:
+    if not isinstance(value, str):
+        return "must be a regular expression"
+    found = next((mark for mark in _LOOK_AROUND if mark in value), "")
+    return f"has a look-around (`{found}`), which is not supported" if found else ""
+
+
+def _check_strict(schema: Mapping[str, Any], where: str) -> None:
+    properties = schema.get("properties")
+    if schema.get("type") != "object" and properties is None:
+        return
+    if schema.get("additionalProperties") is not False:
+        raise InvalidRequest(
+            f"In `{where}`, `additionalProperties` is required to be supplied and to be false,"
+            " because the schema is strict.",
+            param=f"{where}.additionalProperties",
+        )
+    required = schema.get("required", ())
+    missing = next((name for name in properties or () if name not in required), None)
+    if missing is not None:
+        raise InvalidRequest(
+            f"In `{where}`, `required` must list every name in `properties`, because the schema is"
+            f" strict; `{missing}` is missing.",
+            param=f"{where}.required",
+        )
+
+
+def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The schemas directly inside `schema`, each with its place."""
+    for keyword in _NAMED:
+        for name, inner in schema.get(keyword, {}).items():
+            yield f"{keyword}.{name}", inner
+    for keyword in _LISTED:
+        for index, inner in enumerate(schema.get(keyword, ())):
+            yield f"{keyword}[{index}]", inner
+    for keyword in _SINGLE:
+        value = schema.get(keyword)
+        if isinstance(value, list):
+            for index, inner in enumerate(value):
+                yield f"{keyword}[{index}]", inner
+        elif value is not None:
+            yield keyword, value
+
+
+def _loose(schema: Any, depth: int) -> Any:
+    """A copy without unsupported keywords; `oneOf` is `anyOf`, because engines may not tell."""
+    if not isinstance(schema, Mapping) or depth > MOST_DEPTH:
+        return True
+    kept: dict[str, Any] = {}
+    for keyword, value in schema.items():
+        if keyword not in _ENFORCED or _fault(keyword, value):
+            continue
+        if keyword in _NAMED:
+            kept[keyword] = {name: _loose_inner(one, depth) for name, one in value.items()}
+        elif keyword in _LISTED:
+            kept["anyOf" if keyword == "oneOf" else keyword] = [
+                _loose_inner(one, depth) for one in value
+            ]
+        elif keyword in _SINGLE:
+            kept[keyword] = (
+                [_loose_inner(one, depth) for one in value]
+                if isinstance(value, list)
+                else _loose_inner(value, depth)
+            )
+        else:
+            kept[keyword] = value
+    return kept
+
+
+def _loose_inner(schema: Any, depth: int) -> Any:
+    return schema if isinstance(schema, bool) else _loose(schema, depth + 1)
