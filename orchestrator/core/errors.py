@@ -103,6 +103,20 @@ class ModelNotFound(NotFound):
     reason = "model_not_found"
 
 
+class ResponseNotFound(NotFound):
+    """No stored response has this id."""
+
+    code = "response_not_found"
+    reason = "response_not_found"
+
+
+class PreviousResponseNotFound(NotFound):
+    """The response to go on from, or one before it, is not stored any more."""
+
+    code = "previous_response_not_found"
+    reason = "previous_response_not_found"
+
+
 class MethodNotAllowed(NotFound):
     """The route exists, the method does not."""
 

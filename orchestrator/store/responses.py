@@ -110,11 +110,13 @@ async def chain(
 
 
 async def texts(
-    session: AsyncSession, tenant_id: str, ids: Sequence[str]
+    session: AsyncSession, tenant_id: str, ids: Sequence[str], since: int
 ) -> dict[str, tuple[str, str]]:
-    """Body and input items of each of `ids`."""
+    """Body and input items of each of `ids` that was not made before `since`."""
     query = select(StoredResponse.id, StoredResponse.body, StoredResponse.input_items).where(
-        StoredResponse.tenant_id == tenant_id, col(StoredResponse.id).in_(ids)
+        StoredResponse.tenant_id == tenant_id,
+        StoredResponse.created_at >= since,
+        col(StoredResponse.id).in_(ids),
     )
     return {row[0]: (row[1], row[2]) for row in await session.exec(query)}
 

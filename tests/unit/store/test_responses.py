@@ -42,7 +42,7 @@ async def test_a_response_is_its_tenants_alone(each_database: Database, owner: s
         assert await responses.find(session, owner, "resp_1", 0) == stored
         assert await responses.find(session, stranger, "resp_1", 0) is None
         assert await responses.chain(session, stranger, "resp_1", 0, most=9) == []
-        assert await responses.texts(session, stranger, ["resp_1"]) == {}
+        assert await responses.texts(session, stranger, ["resp_1"], 0) == {}
     async with each_database.unit_of_work() as session:
         assert await responses.remove(session, stranger, "resp_1") is False
         assert await responses.remove(session, owner, "resp_1") is True
@@ -76,7 +76,7 @@ async def test_a_chain_is_read_at_once_and_ends_where_it_is_broken(
         assert [link[1] for link in whole][-2:] == ["resp_0", None]
         assert {link[2] for link in whole} == {ONE.size_bytes}
         assert len(await responses.chain(session, owner, "resp_4", 0, most=2)) == 2
-        found = await responses.texts(session, owner, ["resp_1", "resp_3", "resp_none"])
+        found = await responses.texts(session, owner, ["resp_1", "resp_3", "resp_none"], 0)
         assert set(found) == {"resp_1", "resp_3"}
     async with each_database.unit_of_work() as session:
         await responses.remove(session, owner, "resp_2")

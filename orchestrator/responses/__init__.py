@@ -1,0 +1,333 @@
+"""Stored responses: kept, found again, continued and forgotten, each tenant's own.
+
+A finished response is written once, before its reader knows of the end. One that runs in the
+background is written from its start, so that any worker can tell of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from orchestrator.core.errors import (
+    InvalidRequest,
+    PreviousResponseNotFound,
+    ResponseNotFound,
+    StoreUnavailable,
+)
+from orchestrator.responses.values import (
+    Item,
+    Kept,
+    as_text,
+    cancelled,
+    failed,
+    frames_in,
+    lifecycle_frame,
+    response_of,
+)
+from orchestrator.settings import ResponsesSettings
+from orchestrator.store import responses
+from orchestrator.store.database import Database, StoreError
+from orchestrator.store.responses import Quotas, Stored
+
+logger = logging.getLogger(__name__)
+
+MOST_TURNS = 1000
+"""The longest chain of responses that is read for one request."""
+MOST_HISTORY_BYTES = 64 * 1024 * 1024
+_RETRY_S = 1.0
+_SWEEP_EVERY_S = 600.0
+_LOST = "The worker that ran this response has ended."
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Events of a response, numbered. `over` when no more will come."""
+
+    frames: Sequence[tuple[int, bytes]]
+    over: bool
+
+
+class Responses:
+    """The stored responses. Every method that is awaited raises StoreError unless it says not.
+
+    `start` before use, `close` afterwards.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: ResponsesSettings,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._now = now
+        self._down_until = 0.0
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def stores(self) -> bool:
+        """Whether anything is stored at all."""
+        return self._settings.store
+
+    @property
+    def poll_s(self) -> float:
+        """How often to look for news of a running response."""
+        return self._settings.poll_s
+
+    def start(self) -> None:
+        """Begins to delete what is too old."""
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def close(self) -> None:
+        """Ends that."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
+
+    def check(self) -> None:
+        """Raises: StoreUnavailable when the last attempt to write failed a moment ago."""
+        if time.monotonic() < self._down_until:
+            raise StoreUnavailable(
+                "Responses cannot be stored at the moment; with `store` false none has to be.",
+                retry_after_s=_RETRY_S,
+                retryable=True,
+            )
+
+    async def keep(self, kept: Kept) -> bool:
+        """Stores a response that has ended; whether it did. Raises nothing."""
+        try:
+            return await self._add(kept, ())
+        except StoreError as error:
+            self._down_until = time.monotonic() + _RETRY_S
+            logger.warning("the response %s is not stored: %s", kept.id, error)
+            return False
+
+    async def begin(self, kept: Kept, frames: Sequence[bytes]) -> None:
+        """Stores a response that is to run, with its first events."""
+        if not await self._add(kept, frames):
+            raise InvalidRequest(
+                f"A response may take {self._settings.most_bytes} bytes in the store at most."
+            )
+
+    async def find(self, tenant_id: str, response_id: str) -> Kept:
+        """The response as it is now. Raises: ResponseNotFound."""
+        return _kept(await self._stored(tenant_id, response_id))
+
+    async def remove(self, tenant_id: str, response_id: str) -> None:
+        """Deletes the response, its events too. Raises: ResponseNotFound."""
+        async with self._database.unit_of_work() as session:
+            removed = await responses.remove(session, tenant_id, response_id)
+        if not removed:
+            raise _not_found(response_id)
+
+    async def cancel(self, tenant_id: str, response_id: str) -> Kept:
+        """The response, which does not run any more. Raises: ResponseNotFound, InvalidRequest."""
+        stored = await self._stored(tenant_id, response_id)
+        kept = _kept(stored)
+        if not kept.body.get("background"):
+            raise InvalidRequest(
+                f"The response `{response_id}` does not run in the background, and only those"
+                " that do can be cancelled."
+            )
+        if not stored.running:
+            return kept
+        ended = Kept(tenant_id, cancelled(kept.body), kept.items)
+        if await self.advance(ended, ()):
+            return ended
+        # It ended in between, all by itself.
+        return await self.find(tenant_id, response_id)
+
+    async def advance(self, kept: Kept, frames: Sequence[bytes]) -> bool:
+        """Notes how a running response went on. False when it is over or gone."""
+        async with self._database.unit_of_work() as session:
+            return await responses.advance(
+                session,
+                kept.id,
+                status=kept.body["status"],
+                now=self._now_ms(),
+                frames=[frame.decode("ascii") for frame in frames],
+                body=None if kept.running else as_text(kept.body),
+            )
+
+    async def touch(self, response_id: str) -> bool:
+        """Says that the worker of a running response lives. False when it is over or gone."""
+        async with self._database.unit_of_work() as session:
+            return await responses.touch(session, response_id, self._now_ms())
+
+    async def page(self, tenant_id: str, response_id: str, after: int) -> Page:
+        """The events after number `after` that are stored. Raises: ResponseNotFound."""
+        # First whether it runs: what is written between the two reads is not lost that way.
+        stored = await self._stored(tenant_id, response_id)
+        async with self._database.reading() as session:
+            rows = await responses.events(session, response_id, after)
+        numbered = [
+            (first + index, frame)
+            for first, text in rows
+            for index, frame in enumerate(frames_in(text))
+        ]
+        return Page([one for one in numbered if one[0] > after], not stored.running)
+
+    async def has_events(self, tenant_id: str, response_id: str) -> bool:
+        """Whether its events were stored as they came. Raises: ResponseNotFound."""
+        return (await self._stored(tenant_id, response_id)).next_sequence > 0
+
+    async def history(self, tenant_id: str, response_id: str) -> list[Item]:
+        """What was said up to the end of that response, the oldest first.
+
+        Raises: PreviousResponseNotFound, InvalidRequest.
+        """
+        async with self._database.reading() as session:
+            links = await responses.chain(
+                session, tenant_id, response_id, self._since(), most=MOST_TURNS
+            )
+            missing = links[-1][1] if links else response_id
+            if missing is not None:
+                raise _broken(missing, len(links))
+            size = sum(link[2] for link in links)
+            if size > MOST_HISTORY_BYTES:
+                raise InvalidRequest(
+                    f"What came before may have {MOST_HISTORY_BYTES} bytes at most; up to"
+                    f" `{response_id}` it has {size}.",
+                    param="previous_response_id",
+                )
+            ids = [link[0] for link in reversed(links)]
+            texts = await responses.texts(session, tenant_id, ids, self._since())
+        items: list[Item] = []
+        for one in ids:
+            if one in texts:
+                body, given = texts[one]
+                items += orjson.loads(given)
+                items += _output(one, orjson.loads(body))
+        return items
+
+    async def items(self, tenant_id: str, ids: Sequence[str]) -> dict[str, Item]:
+        """Those of `ids` that are items of stored responses."""
+        owners = {response_of(one) for one in ids}
+        async with self._database.reading() as session:
+            texts = await responses.texts(session, tenant_id, list(owners), self._since())
+        found = [
+            item
+            for body, given in texts.values()
+            for item in (*orjson.loads(given), *orjson.loads(body)["output"])
+        ]
+        return {item["id"]: item for item in found if item.get("id") in ids}
+
+    async def _add(self, kept: Kept, frames: Sequence[bytes]) -> bool:
+        """Whether it was written: one that alone is over the limit is not."""
+        now = self._now_ms()
+        stored = Stored(
+            id=kept.id,
+            tenant_id=kept.tenant_id,
+            created_at=now,
+            previous_id=kept.body.get("previous_response_id"),
+            status=kept.body["status"],
+            body=as_text(kept.body),
+            input_items=as_text(kept.items),
+            seen_at=now,
+        )
+        quotas = Quotas(self._settings.most_bytes, self._settings.most_stored)
+        if stored.size_bytes > quotas.most_bytes:
+            return False
+        async with self._database.unit_of_work() as session:
+            await responses.add(session, stored)
+            if frames:
+                written = [frame.decode("ascii") for frame in frames]
+                await responses.advance(
+                    session, kept.id, status=stored.status, now=now, frames=written
+                )
+            await responses.make_room(session, kept.tenant_id, quotas, kept.id)
+        return True
+
+    async def _stored(self, tenant_id: str, response_id: str) -> Stored:
+        """The row; one whose worker is silent for too long fails here. Raises: ResponseNotFound."""
+        found = await self._row(tenant_id, response_id)
+        if found.running and found.seen_at < self._silent_since():
+            await self._lose(found)
+            found = await self._row(tenant_id, response_id)
+        return found
+
+    async def _row(self, tenant_id: str, response_id: str) -> Stored:
+        async with self._database.reading() as session:
+            found = await responses.find(session, tenant_id, response_id, self._since())
+        if found is None:
+            raise _not_found(response_id)
+        return found
+
+    async def _lose(self, stored: Stored) -> None:
+        body = failed(orjson.loads(stored.body), "server_error", _LOST)
+        frame = lifecycle_frame("response.failed", stored.next_sequence, body).decode("ascii")
+        async with self._database.unit_of_work() as session:
+            await responses.advance(
+                session,
+                stored.id,
+                status="failed",
+                now=self._now_ms(),
+                frames=[frame] if stored.next_sequence else [],
+                body=as_text(body),
+                idle_since=self._silent_since(),
+            )
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                await self.sweep()
+            except StoreError as error:
+                logger.warning("old responses are not deleted yet: %s", error)
+            await asyncio.sleep(min(_SWEEP_EVERY_S, self._settings.ttl_s))
+
+    async def sweep(self) -> None:
+        """Deletes what is too old, and ends what lost its worker."""
+        async with self._database.unit_of_work() as session:
+            await responses.expire(session, self._since())
+            lost = await responses.abandoned(session, self._silent_since())
+        for stored in lost:
+            await self._lose(stored)
+
+    def _now_ms(self) -> int:
+        return int(self._now() * 1000)
+
+    def _since(self) -> int:
+        return int((self._now() - self._settings.ttl_s) * 1000)
+
+    def _silent_since(self) -> int:
+        return int((self._now() - self._settings.lost_after_s) * 1000)
+
+
+def _kept(stored: Stored) -> Kept:
+    # The row's status is newer than the body's while it runs.
+    body = {**orjson.loads(stored.body), "status": stored.status}
+    return Kept(stored.tenant_id, body, orjson.loads(stored.input_items))
+
+
+def _output(response_id: str, body: Item) -> list[Item]:
+    if body["status"] not in ("completed", "incomplete"):
+        raise InvalidRequest(
+            f"The response `{response_id}` cannot be continued: it is {body['status']}.",
+            param="previous_response_id",
+        )
+    output: list[Item] = body["output"]
+    return output
+
+
+def _not_found(response_id: str) -> ResponseNotFound:
+    return ResponseNotFound(f"The response `{response_id[:80]}` does not exist.")
+
+
+def _broken(missing: str, turns: int) -> PreviousResponseNotFound | InvalidRequest:
+    if turns >= MOST_TURNS:
+        return InvalidRequest(
+            f"At most {MOST_TURNS} responses can come before one another.",
+            param="previous_response_id",
+        )
+    return PreviousResponseNotFound(
+        f"The response `{missing[:80]}`, which came before, does not exist.",
+        param="previous_response_id",
+    )

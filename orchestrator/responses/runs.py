@@ -1,0 +1,151 @@
+"""Responses that run in the background of this worker, whoever is still connected."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from orchestrator.core.errors import Overloaded
+from orchestrator.responses import Responses
+from orchestrator.responses.values import Kept
+from orchestrator.settings import ResponsesSettings
+from orchestrator.store.database import StoreError
+
+logger = logging.getLogger(__name__)
+
+_MOST_BEAT_S = 1.0
+
+
+class Work(Protocol):
+    """A response on its way to its end."""
+
+    def frames(self) -> AsyncGenerator[bytes, None]:
+        """Its events as they come. An error is told as an event, and ends it."""
+        ...
+
+    def interrupted(self) -> Sequence[bytes]:
+        """The events that end it here and now, without its answer."""
+        ...
+
+    def kept(self) -> Kept:
+        """The response as it is now."""
+        ...
+
+
+@dataclass(slots=True)
+class _Run:
+    """One response at work. `waiting` are the events that are not stored yet."""
+
+    work: Work
+    waiting: list[bytes] = field(default_factory=list)
+    producer: asyncio.Task[None] | None = None
+    task: asyncio.Task[None] | None = None
+
+
+class Runs:
+    """The background of one worker. `close` ends what still runs."""
+
+    def __init__(self, responses: Responses, settings: ResponsesSettings) -> None:
+        self._responses = responses
+        self._settings = settings
+        self._beat_s = min(_MOST_BEAT_S, settings.lost_after_s / 5)
+        self._runs: dict[str, _Run] = {}
+        self._closing = False
+
+    def check(self) -> None:
+        """Raises: Overloaded when no more can run."""
+        if self._closing or len(self._runs) >= self._settings.most_running:
+            raise Overloaded(
+                f"{len(self._runs)} responses run in the background already; this is the most.",
+                retry_after_s=1.0,
+            )
+
+    def start(self, work: Work) -> None:
+        """Begins with `work`, whose response has been stored. Returns at once."""
+        run = _Run(work)
+        response_id = work.kept().id
+        self._runs[response_id] = run
+        run.task = asyncio.create_task(self._run(response_id, run))
+
+    def stop(self, response_id: str) -> None:
+        """Ends that response, if it runs here: its generation is closed."""
+        run = self._runs.get(response_id)
+        if run is not None and run.producer is not None:
+            run.producer.cancel()
+
+    async def close(self) -> None:
+        """Ends everything, and has it written down."""
+        self._closing = True
+        tasks = [run.task for run in self._runs.values() if run.task is not None]
+        # Those that have just been asked for begin now, so that they can be ended.
+        await asyncio.sleep(0)
+        for response_id in list(self._runs):
+            self.stop(response_id)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, response_id: str, run: _Run) -> None:
+        run.producer = asyncio.create_task(_produce(run))
+        noted_at = time.monotonic()
+        try:
+            while not run.producer.done():
+                await asyncio.wait({run.producer}, timeout=self._settings.poll_s)
+                idle_s = time.monotonic() - noted_at
+                if run.producer.done() or not (run.waiting or idle_s >= self._beat_s):
+                    continue
+                noted_at = time.monotonic()
+                if not await self._note(run):
+                    # Cancelled or deleted, by whichever worker.
+                    run.producer.cancel()
+            await asyncio.gather(run.producer, return_exceptions=True)
+            if run.work.kept().running:
+                run.waiting += run.work.interrupted()
+            await self._finish(run)
+        except Exception:
+            logger.exception("the background response %s failed", response_id)
+        finally:
+            run.producer.cancel()
+            del self._runs[response_id]
+
+    async def _note(self, run: _Run) -> bool:
+        """Writes what waits. False when nobody wants it any more."""
+        frames = list(run.waiting)
+        kept = run.work.kept()
+        # The last event, and the answer with it, are written by `_finish`.
+        if not kept.running:
+            return True
+        try:
+            if not frames:
+                return await self._responses.touch(kept.id)
+            if not await self._responses.advance(kept, frames):
+                return False
+        except StoreError as error:
+            logger.warning("events of %s are not stored yet: %s", kept.id, error)
+            return True
+        del run.waiting[: len(frames)]
+        return True
+
+    async def _finish(self, run: _Run) -> None:
+        """Writes the end, if it takes several attempts."""
+        kept = run.work.kept()
+        give_up_at = time.monotonic() + self._settings.lost_after_s
+        while True:
+            try:
+                await self._responses.advance(kept, run.waiting)
+            except StoreError as error:
+                logger.warning("the end of %s is not stored yet: %s", kept.id, error)
+                if self._closing or time.monotonic() > give_up_at:
+                    return
+                await asyncio.sleep(self._settings.poll_s)
+            else:
+                return
+
+
+async def _produce(run: _Run) -> None:
+    async with aclosing(run.work.frames()) as frames:
+        async for frame in frames:
+            run.waiting.append(frame)

@@ -1,0 +1,72 @@
+"""A stored response as a value: JSON objects of the Responses API, and its last event."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+Item = dict[str, Any]
+"""An item of the Responses API: a message, a call, its output, reasoning."""
+
+_ID_CHARACTERS = 26
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is stored of a response. `body` is the Response object, `items` were put in for it."""
+
+    tenant_id: str
+    body: Mapping[str, Any] = field(repr=False)
+    items: Sequence[Item] = field(default_factory=tuple, repr=False)
+
+    @property
+    def id(self) -> str:
+        """The response's id."""
+        found: str = self.body["id"]
+        return found
+
+    @property
+    def running(self) -> bool:
+        """Whether it is still to end."""
+        return self.body["status"] in ("queued", "in_progress")
+
+
+def item_id(prefix: str, response_id: str, number: int) -> str:
+    """The id of the item `number` of a response, from which `response_of` tells the response."""
+    return f"{prefix}_{response_id.rpartition('_')[2]}{number:04x}"
+
+
+def response_of(given: str) -> str:
+    """The id of the response that an item with that id would belong to."""
+    return "resp_" + given.rpartition("_")[2][:_ID_CHARACTERS]
+
+
+def failed(body: Mapping[str, Any], code: str, message: str) -> dict[str, Any]:
+    """`body` of a response that has ended with an error."""
+    return {**body, "status": "failed", "error": {"code": code, "message": message}}
+
+
+def cancelled(body: Mapping[str, Any]) -> dict[str, Any]:
+    """`body` of a response that its owner has stopped."""
+    return {**body, "status": "cancelled"}
+
+
+def lifecycle_frame(kind: str, number: int, body: Mapping[str, Any]) -> bytes:
+    """The event `kind` with the whole response in it. ASCII, so that nobody can cut a character."""
+    event = {"type": kind, "sequence_number": number, "response": body}
+    text = json.dumps(event, separators=(",", ":"))
+    return f"event: {kind}\ndata: {text}\n\n".encode("ascii")
+
+
+def frames_in(text: str) -> list[bytes]:
+    """The events that a stored text holds: each ends in an empty line, and has none in it."""
+    return [f"{frame}\n\n".encode("ascii") for frame in text.split("\n\n")[:-1]]
+
+
+def as_text(value: object) -> str:
+    """JSON as it is stored."""
+    return orjson.dumps(value).decode()
