@@ -14,9 +14,17 @@ from orchestrator.backends.local import LocalBackend
 from orchestrator.catalogue import Catalogue, load_catalogue
 from orchestrator.deployments import Deployments
 from orchestrator.gateway import Gateway
+from orchestrator.health import (
+    Readiness,
+    books_look,
+    limits_look,
+    policy_look,
+    problems_look,
+    store_look,
+    triton_look,
+)
 from orchestrator.keys import Keys
 from orchestrator.metering import StoredBooks
-from orchestrator.policy import PolicyEngine
 from orchestrator.policy.admin import PolicyAdmin
 from orchestrator.policy.start import start_policies
 from orchestrator.quota.limiter import Limiter
@@ -28,6 +36,7 @@ from orchestrator.routing import Router
 from orchestrator.settings import Settings, TritonSettings
 from orchestrator.store.database import Database
 from orchestrator.store.key_secret import load_pepper
+from orchestrator.supervisor.state import faults_file
 from orchestrator.triton.client import Timeouts, TritonClient, TritonEndpoint
 from orchestrator.wire import surfaces
 from orchestrator.wire.audit import routes as audit_routes
@@ -62,13 +71,30 @@ def create_app(settings: Settings) -> FastAPI:
             books = StoredBooks(settings, store)
             books.start()
             stack.push_async_callback(books.close)
-            gateway = await _start_gateway(settings, catalogue, policies, books, stack)
+            client, deployments = await _start_triton(settings, catalogue, stack)
+            limiter = await _start_quota(settings, stack)
+            local = LocalBackend(
+                client, first_token_timeout_s=settings.triton.first_token_timeout_s
+            )
+            gateway = Gateway(deployments, policies, Router(local), limiter, books)
+            stack.push_async_callback(gateway.close)
+            looks = {
+                "store": store_look(store, authenticator),
+                "policy": policy_look(policies),
+                "limits": limits_look(limiter),
+                "books": books_look(books),
+                "audit": problems_look("audit", trail.problems),
+                "triton": triton_look(client, "triton"),
+            }
+            readiness = Readiness(looks, deployments)
+            stack.push_async_callback(readiness.close)
             admin = PolicyAdmin(store, policies, modules=settings.policy.engine == "embedded")
             keys = Keys(store, load_pepper(settings), authenticator)
             surfaces.mount(
                 app,
                 authenticator=authenticator,
                 gateway=gateway,
+                readiness=readiness,
                 management={
                     "keys": key_routes(authenticator, keys),
                     "policies": policy_routes(authenticator, admin, gateway.explainer()),
@@ -87,14 +113,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
 
 
-async def _start_gateway(
-    settings: Settings,
-    catalogue: Catalogue,
-    policies: PolicyEngine,
-    books: StoredBooks,
-    stack: AsyncExitStack,
-) -> Gateway:
-    """The pipeline down to Triton, running; `stack` closes it."""
+async def _start_triton(
+    settings: Settings, catalogue: Catalogue, stack: AsyncExitStack
+) -> tuple[TritonClient, Deployments]:
+    """The connection to Triton, and the watch over its models; `stack` closes both."""
     triton = settings.triton
     client = TritonClient(
         _endpoint(triton),
@@ -108,14 +130,11 @@ async def _start_gateway(
         interval_s=triton.probe_interval_s,
         probe_timeout_s=triton.probe_timeout_s,
         progress_file=triton.progress_file,
+        faults_file=faults_file(settings.data_dir),
     )
     await deployments.start()
     stack.push_async_callback(deployments.close)
-    local = LocalBackend(client, first_token_timeout_s=triton.first_token_timeout_s)
-    quota = await _start_quota(settings, stack)
-    gateway = Gateway(deployments, policies, Router(local), quota, books)
-    stack.push_async_callback(gateway.close)
-    return gateway
+    return client, deployments
 
 
 async def _start_quota(settings: Settings, stack: AsyncExitStack) -> Limiter:

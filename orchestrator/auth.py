@@ -150,6 +150,13 @@ class Authenticator:
         # Whoever comes now must not wait for an answer that may be from before the change.
         self._lookups.clear()
 
+    def believes_somebody(self) -> bool:
+        """Whether there is a key that would be let in without the store."""
+        since, now = self._monotonic() - self._grace_s, self._now()
+        return any(
+            known.verified_at > since and known.fault(now) is None for known in self._known.values()
+        )
+
     async def principal_of(
         self, tenant_id: str, key_id: str
     ) -> tuple[Principal, Unauthenticated | None] | None:

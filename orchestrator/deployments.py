@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator import selftest
 from orchestrator.backends import ServedModel
 from orchestrator.catalogue import Catalogue, Model
-from orchestrator.core.errors import ModelUnavailable
+from orchestrator.core.errors import GatewayError, ModelUnavailable
 from orchestrator.core.request import SamplingParams
 from orchestrator.manifest import ManifestError, read_manifest, served_version
 from orchestrator.rendering import Renderer, RenderingError
@@ -22,6 +25,9 @@ from orchestrator.triton.probe import Probe
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5.0
+_SELFTEST_TIMEOUT_S = 30.0
+_SELFTEST_AGAIN_S = 30.0
+"""After a mismatch; the model may have been built anew meanwhile."""
 
 
 @dataclass(slots=True)
@@ -33,6 +39,10 @@ class Deployment:
     ready: bool = False
     fault: str = ""
     """Why it is not served, for the log and for operators."""
+    tested: str = ""
+    """What the self-test found right when it was last loaded."""
+    test_again_at: float = 0.0
+    """By `time.monotonic()`; in between a model that failed its self-test stays out."""
 
     def require_ready(self) -> ServedModel:
         """What is served. Raises: ModelUnavailable."""
@@ -57,13 +67,19 @@ class Deployments:
         interval_s: float,
         probe_timeout_s: float = 3.0,
         progress_file: Path | None = None,
+        faults_file: Path | None = None,
     ) -> None:
-        """With a `progress_file`, a supervisor probes Triton; without one, this does it itself."""
+        """With a `progress_file`, a supervisor probes Triton; without one, this does it itself.
+
+        `faults_file` is where other processes read why models are not served.
+        """
         self._client = client
         self._repository = repository
         self._interval_s = interval_s
         self._progress_file = progress_file
         self._progress_at = 0.0
+        self._faults_file = faults_file
+        self._tests: dict[str, asyncio.Task[None]] = {}
         self._probe = None if progress_file is not None else _probe(catalogue, client)
         self._probe_timeout_s = probe_timeout_s
         self._all = tuple(Deployment(model) for model in catalogue.models)
@@ -87,14 +103,21 @@ class Deployments:
         """Reads what is built, asks Triton once, then keeps asking."""
         for deployment in self._all:
             await asyncio.to_thread(self._read, deployment)
+        self._tell_faults()
         await self.refresh()
+        if self._tests:
+            await asyncio.wait(self._tests.values())
         self._watch = asyncio.create_task(self._keep_watching())
 
     async def close(self) -> None:
         """Ends the watch."""
+        tasks = list(self._tests.values())
         if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
+            tasks.append(self._watch)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def refresh(self) -> None:
         """Asks Triton which models are ready."""
@@ -112,9 +135,53 @@ class Deployments:
             if deployment.ready and not ready:
                 # Nobody else would tell those who wait for a remote engine that hangs.
                 self._client.fail_in_flight(model.name)
-        if ready != deployment.ready:
-            logger.info("model %s is %s", model.id, "ready" if ready else "down")
-        deployment.ready = ready
+        if ready and not deployment.ready:
+            # It was loaded, or loaded again, and has to show that it is what was built.
+            self._test(deployment)
+        elif deployment.ready and not ready:
+            logger.info("model %s is down", model.id)
+            deployment.ready = False
+
+    def _test(self, deployment: Deployment) -> None:
+        name = deployment.model.name
+        if name not in self._tests and time.monotonic() >= deployment.test_again_at:
+            task = self._tests[name] = asyncio.create_task(self._replay(deployment))
+            task.add_done_callback(lambda _: self._tests.pop(name))
+
+    async def _replay(self, deployment: Deployment) -> None:
+        """Serves the model if it does what it did when it was built."""
+        model, served = deployment.model, deployment.served
+        assert served is not None
+        try:
+            async with asyncio.timeout(_SELFTEST_TIMEOUT_S):
+                deployment.tested = await selftest.replay(self._client, model.name, served.manifest)
+        except (GatewayError, TimeoutError) as error:
+            # No answer says nothing about the model; the next look asks again.
+            logger.info("model %s cannot be tried yet: %s", model.id, type(error).__name__)
+            return
+        except selftest.MismatchError as error:
+            deployment.test_again_at = time.monotonic() + _SELFTEST_AGAIN_S
+            fault = f"self-test: {error}"
+            if fault != deployment.fault:
+                logger.error("model %s is not served: %s", model.id, fault)
+            deployment.fault = fault
+        else:
+            logger.info("model %s is ready, self-test: %s", model.id, deployment.tested)
+            deployment.fault, deployment.ready = "", True
+        self._tell_faults()
+
+    def _tell_faults(self) -> None:
+        """Lets `orchestrator doctor` know why models are not served."""
+        if self._faults_file is None:
+            return
+        faults = {one.model.id: one.fault for one in self._all if one.fault}
+        draft = self._faults_file.with_name(f".{self._faults_file.name}.{os.getpid()}")
+        try:
+            self._faults_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft.write_text(json.dumps(faults) + "\n", encoding="utf-8")
+            draft.replace(self._faults_file)
+        except OSError as error:
+            logger.warning("cannot write the faults of models: %s", error.strerror)
 
     async def _keep_watching(self) -> None:
         while True:
@@ -135,20 +202,23 @@ class Deployments:
     def _read(self, deployment: Deployment) -> None:
         """Loads manifest and renderer. A model that has none is left out, and the log says why."""
         model = deployment.model
-        directory = served_version(self._repository / model.name)
         try:
-            if directory is None:
-                raise ManifestError(f"{self._repository / model.name}: not built")
-            manifest = read_manifest(directory)
-            if manifest.task != model.task:
-                raise ManifestError(f"{directory}: built for `{manifest.task}`, not `{model.task}`")
-            renderer = Renderer(directory, parser=model.parser)
-            defaults = _sampling_defaults(directory)
+            deployment.served = read_built(self._repository, model)
         except (ManifestError, RenderingError) as error:
             deployment.fault = str(error)
             logger.error("model %s is not served: %s", model.id, error)
-            return
-        deployment.served = ServedModel(model, manifest, renderer, defaults)
+
+
+def read_built(repository: Path, model: Model) -> ServedModel:
+    """What was built for `model`. Raises: ManifestError, RenderingError."""
+    directory = served_version(repository / model.name)
+    if directory is None:
+        raise ManifestError(f"{repository / model.name}: not built")
+    manifest = read_manifest(directory)
+    if manifest.task != model.task:
+        raise ManifestError(f"{directory}: built for `{manifest.task}`, not `{model.task}`")
+    renderer = Renderer(directory, parser=model.parser)
+    return ServedModel(model, manifest, renderer, _sampling_defaults(directory))
 
 
 def _probe(catalogue: Catalogue, client: TritonClient) -> Probe:

@@ -8,9 +8,12 @@ from dataclasses import replace
 from typing import Protocol
 
 from orchestrator.policy import Decision, PolicyInput
-from orchestrator.policy.inputs import PolicyVersion
+from orchestrator.policy.inputs import PolicyVersion, version_of
 from orchestrator.policy.policies import Policies
 from orchestrator.policy.recorder import Recorder
+
+_OPEN = version_of("pol_check", 0, {}, None)
+"""What a new tenant's policy says: nothing beyond what keys allow."""
 
 
 class Evaluator(Protocol):
@@ -59,6 +62,11 @@ class RegoPolicies:
         if live and self._recorder is not None:
             self._recorder.note(asked, decision, found.shadow)
         return decision
+
+    async def check(self) -> None:
+        """Has a question decided that is noted nowhere. Raises: PolicyUnavailable."""
+        asked = PolicyInput("check", "check", "check", "generate", "local-only", at=self._now())
+        await self._evaluator.decide(_OPEN, asked)
 
     def forget(self, tenant_id: str, policy_id: str) -> None:
         """Puts a change of that policy in force with the next request."""

@@ -97,6 +97,10 @@ class Counted:
     counts: tuple[int, ...]
 
 
+Outage = Literal["refusing", "sharing"]
+"""While Redis is out of reach: callers with limits are refused, or workers grant their shares."""
+
+
 class Counters(Protocol):
     """Counts for one process or for many."""
 
@@ -109,6 +113,10 @@ class Counters(Protocol):
 
     async def apply(self, changes: Sequence[Change]) -> None:
         """Ends what was taken. Returns without waiting for a disk or a network; never raises."""
+        ...
+
+    def outage(self) -> Outage | None:
+        """What happens now, if what it counts in is out of reach."""
         ...
 
 

@@ -12,6 +12,7 @@ from orchestrator.quota.counters import (
     Claim,
     Counted,
     Counters,
+    Outage,
     request_claims,
     token_claims,
 )
@@ -26,6 +27,10 @@ class Limiter:
     def __init__(self, counters: Counters, *, now: Clock = time.time) -> None:
         self._counters = counters
         self._now = now
+
+    def outage(self) -> Outage | None:
+        """What becomes of callers with limits, if limits cannot be counted together now."""
+        return self._counters.outage()
 
     async def admit(self, caller: Caller, bucket: Bucket) -> Admission:
         """Counts one request. Raises: RateLimited, QuotaUnavailable, which cost nothing."""

@@ -20,6 +20,7 @@ from orchestrator.quota.counters import (
     Claim,
     Counted,
     Counter,
+    Outage,
     utc_day,
 )
 from orchestrator.quota.token_journal import TokenJournal
@@ -48,6 +49,10 @@ class MemoryCounters:
         self._sweeper = asyncio.create_task(self._sweep_forever())
         # Or else the storage looks at every counter after every request.
         self._minutes.timer = self._sweeper
+
+    def outage(self) -> Outage | None:
+        """Never: it counts in the process."""
+        return None
 
     async def close(self) -> None:
         """Writes the journal to the store as far as that answers."""

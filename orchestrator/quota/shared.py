@@ -19,7 +19,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.core.errors import QuotaUnavailable
-from orchestrator.quota.counters import Change, Claim, Counted, Counter
+from orchestrator.quota.counters import Change, Claim, Counted, Counter, Outage
 from orchestrator.quota.line_queue import LineQueue
 from orchestrator.quota.redis_calls import RedisDownError
 from orchestrator.quota.redis_store import RedisStore, UnknownWorkerError, UnseededError
@@ -101,6 +101,12 @@ class SharedCounters:
     def held(self) -> Mapping[Counter, int]:
         """What running requests of this worker hold."""
         return self._held
+
+    def outage(self) -> Outage | None:
+        """What happens now, if Redis is out of reach."""
+        if not self._down:
+            return None
+        return "refusing" if self._fail_closed else "sharing"
 
     async def take(self, claims: Sequence[Claim], *, dry: bool = False) -> Counted:
         """Takes all claims or none. Raises: QuotaUnavailable."""

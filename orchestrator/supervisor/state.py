@@ -53,6 +53,11 @@ def progress_file(data_dir: Path) -> Path:
     return run_folder(data_dir) / "progress"
 
 
+def faults_file(data_dir: Path) -> Path:
+    """Where workers note why models are not served: a JSON object, by the models' ids."""
+    return run_folder(data_dir) / "faults.json"
+
+
 def read_state(data_dir: Path) -> State | None:
     """The state as last written; `None` when no supervisor has run on `data_dir`."""
     try:

@@ -1,21 +1,68 @@
-"""Whether the server answers. Needs no key and touches nothing else."""
+"""Whether the server answers, and whether a request would succeed. Neither needs a key."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import orjson
 
+from orchestrator.auth import Authenticator
+from orchestrator.core.errors import GatewayError
+from orchestrator.health import Readiness, Report
 from orchestrator.wire.http import Exchange, Route
 
+_WORDS = {"ok": "ok", "degraded": "degraded", "failed": "unavailable"}
+_STARTING = Report("failed", (), ())
+_NO_STORE = [(b"cache-control", b"no-store")]
 
-def routes() -> list[Route]:
-    """The liveness route. Uptime counts from this call on."""
+
+def routes(authenticator: Authenticator, readiness: Readiness | None) -> list[Route]:
+    """Liveness and readiness. Uptime counts from this call on."""
     began_at = time.monotonic()
 
     async def health(exchange: Exchange) -> None:
         """Says that the gateway is responsive, and for how many seconds it has been."""
         uptime_s = int(time.monotonic() - began_at)
-        await exchange.reply(orjson.dumps({"status": "ok", "uptime_s": uptime_s}))
+        await exchange.reply(
+            orjson.dumps({"status": "ok", "uptime_s": uptime_s}), headers=_NO_STORE
+        )
 
-    return [Route("GET", "/health", health, "health", "Liveness probe", {"security": []})]
+    async def ready(exchange: Exchange) -> None:
+        """200 if a request would succeed now, else 503; with an admin's key, part by part."""
+        report = _STARTING if readiness is None else await readiness.report()
+        document: dict[str, Any] = {"status": _WORDS[report.status]}
+        if await _is_admin(exchange, authenticator):
+            document |= _detail(report)
+        status = 503 if report.status == "failed" else 200
+        await exchange.reply(orjson.dumps(document), status=status, headers=_NO_STORE)
+
+    open_to_all: dict[str, Any] = {"security": []}
+    return [
+        Route("GET", "/health", health, "health", "Liveness probe", open_to_all),
+        Route("GET", "/health/live", health, "health_live", "Liveness probe", open_to_all),
+        Route("GET", "/health/ready", ready, "health_ready", "Readiness probe", open_to_all),
+    ]
+
+
+async def _is_admin(exchange: Exchange, authenticator: Authenticator) -> bool:
+    """A key that is no good is no error here: probes go on while the store is away."""
+    if exchange.secret is None:
+        return False
+    try:
+        return (await exchange.admit(authenticator)).admin
+    except GatewayError:
+        return False
+
+
+def _detail(report: Report) -> dict[str, Any]:
+    return {
+        "parts": [
+            {"name": part.name, "status": _WORDS[part.status], "detail": part.detail}
+            for part in report.parts
+        ],
+        "models": [
+            {"id": model.id, "ready": model.ready, "detail": model.detail}
+            for model in report.models
+        ],
+    }

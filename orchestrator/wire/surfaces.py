@@ -15,6 +15,7 @@ from orchestrator import __version__
 from orchestrator.auth import Authenticator
 from orchestrator.core.errors import GatewayError, MethodNotAllowed
 from orchestrator.gateway import Gateway
+from orchestrator.health import Readiness
 from orchestrator.settings import HostsSettings, ServerSettings
 from orchestrator.wire import health, openai_chat, openai_embeddings, openai_models
 from orchestrator.wire.errors import UnknownRoute, render_error
@@ -58,22 +59,23 @@ def mount(
     *,
     authenticator: Authenticator,
     gateway: Gateway,
+    readiness: Readiness | None = None,
     management: Mapping[str, Sequence[Route]] = _NO_ROUTES,
 ) -> None:
     """Puts the routes of every dialect on `app`, and those of `management` by their tags."""
     fingerprint = system_fingerprint(app.version)
-    liveness = health.routes()
+    probes = health.routes(authenticator, readiness)
     openai = {
         "chat": openai_chat.routes(authenticator, gateway, fingerprint),
         "embeddings": openai_embeddings.routes(authenticator, gateway),
         "models": openai_models.routes(authenticator, gateway),
-        "health": liveness,
+        "health": probes,
         **management,
     }
     for prefix in OPENAI_PREFIXES:
         for tag, routes in openai.items():
             _add(app, prefix, routes, tag)
-    _add(app, "", liveness, "health")
+    _add(app, "", probes, "health")
 
 
 def system_fingerprint(version: str) -> str:
