@@ -11,6 +11,7 @@ from orchestrator.core.events import GenerationEvent, Usage
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest, SamplingParams
 from orchestrator.manifest import Manifest
 from orchestrator.rendering import Renderer
+from orchestrator.triton.contract import Guide
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,16 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request in tokens, checked against the model's limits and not started yet."""
+    """A request in tokens, checked against the model's limits and not started yet.
+
+    `guide` is what the engine is to be held to, if anything.
+    """
 
     served: ServedModel
     request: GenerationRequest
     token_ids: Sequence[int]
     max_tokens: int
+    guide: Guide | None = None
 
     @property
     def prompt_tokens(self) -> int:

@@ -11,19 +11,26 @@ from dataclasses import replace
 from typing import Literal
 
 from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
+from orchestrator.backends.guides import guide_for
 from orchestrator.backends.merge import merged
 from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest, UpstreamFailed
 from orchestrator.core.events import (
+    EngineTimings,
     GenerationEvent,
     GenerationFinished,
     GenerationStarted,
     Usage,
 )
 from orchestrator.core.ids import new_id
-from orchestrator.core.request import EmbeddingRequest, GenerationRequest, SamplingParams
+from orchestrator.core.request import (
+    ChatPrompt,
+    EmbeddingRequest,
+    GenerationRequest,
+    SamplingParams,
+)
 from orchestrator.rendering import Decoder
 from orchestrator.triton.client import TritonClient
-from orchestrator.triton.contract import GenerateCall, TokenChunk
+from orchestrator.triton.contract import EngineMetrics, GenerateCall, TokenChunk
 from orchestrator.triton.errors import unavailable
 from orchestrator.triton.stream import TokenStream
 
@@ -41,11 +48,14 @@ class LocalBackend:
 
     async def prepare(self, served: ServedModel, request: GenerationRequest) -> Prepared:
         """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded."""
-        _check_supported(served, request.sampling)
+        _check_supported(served, request)
+        guide = guide_for(request, served.manifest.guides)
+        request = _as_rendered(request, guided=guide is not None)
         token_ids = await served.renderer.arender(request.prompt)
         if not token_ids:
             raise InvalidRequest("The prompt is empty.", param="prompt")
-        return Prepared(served, request, token_ids, _max_tokens(served, request, len(token_ids)))
+        max_tokens = _max_tokens(served, request, len(token_ids))
+        return Prepared(served, request, token_ids, max_tokens, guide)
 
     def generate(self, prepared: Prepared, request_id: str) -> LocalRun:
         """A generation that has been asked for, one Triton request for each choice."""
@@ -89,8 +99,7 @@ class LocalBackend:
         sampling = _with_defaults(request.sampling, served.defaults)
         seed = sampling.seed if sampling.seed is not None else secrets.randbelow(SEED_LIMIT)
         tools = bool(getattr(request.prompt, "tools", ()))
-        # A caller may choose its request id; the engine's must be nobody else's, because a stop
-        # names its generation by it.
+        # Several generations may come of one call, and a stop names the one it ends by its id.
         engine_id = f"{request_id}-{secrets.token_hex(6)}"
         choices = []
         for index in range(request.n):
@@ -105,6 +114,10 @@ class LocalBackend:
                 sampling=replace(sampling, seed=seed + index),
                 vocab_size=manifest.vocab_size,
                 reports_finish_reason=manifest.reports_finish_reason,
+                reports_perf_metrics=manifest.reports_perf_metrics,
+                log_probs=request.top_logprobs is not None,
+                top_log_probs=request.top_logprobs or 0,
+                guide=prepared.guide,
             )
             decoder = served.renderer.decoder(index, stop=request.stop, tools=tools)
             stream = self._client.generate(call)
@@ -132,22 +145,32 @@ class LocalRun:
                         yield _started(prepared)
                     if event is not None:
                         yield event
-            completion_tokens = sum(choice.tokens for choice in choices)
-            yield GenerationFinished(Usage(prepared.prompt_tokens, completion_tokens))
+            usage = self._usage(sum(choice.tokens for choice in choices))
+            yield GenerationFinished(usage, self._timings())
         finally:
             for choice in choices:
                 choice.stop()
 
     def so_far(self) -> Usage:
         """What the engine has produced until now."""
-        count = sum(choice.produced_so_far for choice in self._choices)
-        return Usage(self._prepared.prompt_tokens, count)
+        return self._usage(sum(choice.produced_so_far for choice in self._choices))
 
     async def produced(self) -> Usage:
         """What the engine has produced, told when all its streams have ended."""
         for choice in self._choices:
             await choice.ended()
         return self.so_far()
+
+    def _usage(self, completion_tokens: int) -> Usage:
+        """Cached is what no choice had to compute; the last prompt token is computed always."""
+        prepared, manifest = self._prepared, self._prepared.served.manifest
+        blocks = [choice.metrics.reused_blocks if choice.metrics else 0 for choice in self._choices]
+        cached = min(min(blocks) * manifest.tokens_per_block, prepared.prompt_tokens - 1)
+        return Usage(prepared.prompt_tokens, completion_tokens, cached_tokens=cached)
+
+    def _timings(self) -> tuple[EngineTimings, ...]:
+        timings = [choice.timings for choice in self._choices]
+        return tuple(one for one in timings if one is not None) if all(timings) else ()
 
 
 class _Choice:
@@ -173,6 +196,24 @@ class _Choice:
     def produced_so_far(self) -> int:
         """Tokens that the engine has made, those after a stop included."""
         return self._stream.produced
+
+    @property
+    def metrics(self) -> EngineMetrics | None:
+        """What the engine told at its end; after a stop that may still be to come."""
+        return self._stream.metrics
+
+    @property
+    def timings(self) -> EngineTimings | None:
+        """The engine's clock readings, its arrival being the moment when we sent the request."""
+        if (told := self._stream.metrics) is None:
+            return None
+        ahead = self._stream.asked_at_ns - told.arrived_ns
+        return EngineTimings(
+            arrived_at_ns=self._stream.asked_at_ns,
+            scheduled_at_ns=told.scheduled_ns + ahead,
+            first_token_at_ns=told.first_token_ns + ahead,
+            last_token_at_ns=told.last_token_ns + ahead,
+        )
 
     async def ended(self) -> None:
         """Returns when the engine's side is over."""
@@ -234,12 +275,33 @@ def _started(prepared: Prepared) -> GenerationStarted:
     )
 
 
-def _check_supported(served: ServedModel, sampling: SamplingParams) -> None:
-    if sampling.min_p and not served.manifest.supports_min_p:
+def _as_rendered(request: GenerationRequest, *, guided: bool) -> GenerationRequest:
+    """The request as the prompt is to show it.
+
+    Tools that may not be called are not shown. Under a guide the answer begins at once: there is
+    no room for thoughts in it.
+    """
+    if request.tool_choice.mode == "none" and isinstance(request.prompt, ChatPrompt):
+        request = replace(request, prompt=replace(request.prompt, tools=()))
+    return replace(request, reasoning="none") if guided else request
+
+
+def _check_supported(served: ServedModel, request: GenerationRequest) -> None:
+    sampling, manifest = request.sampling, served.manifest
+    if sampling.min_p and not manifest.supports_min_p:
         raise InvalidRequest(
             f"`min_p` is not supported by the engine of `{served.model.id}`.", param="min_p"
         )
-    vocab_size = served.manifest.vocab_size
+    if request.top_logprobs is not None and not manifest.supports_log_probs:
+        raise InvalidRequest(
+            f"`logprobs` is not supported by the engine of `{served.model.id}`.", param="logprobs"
+        )
+    if request.top_logprobs and not manifest.supports_top_log_probs:
+        raise InvalidRequest(
+            f"`top_logprobs` is not supported by the engine of `{served.model.id}`.",
+            param="top_logprobs",
+        )
+    vocab_size = manifest.vocab_size
     for token in sampling.logit_bias:
         if not 0 <= token < vocab_size:
             raise InvalidRequest(

@@ -9,7 +9,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from orchestrator.core.request import SamplingParams
-from orchestrator.triton import contract
+from orchestrator.triton import contract, errors
 from orchestrator.triton.contract import GenerateCall
 
 
@@ -137,3 +137,97 @@ def test_vectors_are_views_of_the_answer() -> None:
     message.raw_output_contents.append(struct.pack("<4f", 1, 2, 3, 4))
     rows = contract.read_rows(message)
     assert [struct.unpack("<2f", row) for row in rows] == [(1.0, 2.0), (3.0, 4.0)]
+
+
+def test_log_probs_guides_and_clocks_are_asked_for_only_when_wanted() -> None:
+    guide = contract.Guide("json_schema", '{"type":"null"}')
+    request = contract.generate_request(
+        call(log_probs=True, top_log_probs=2, guide=guide, reports_perf_metrics=True)
+    )
+    sent = tensors(request)
+    assert sent["guided_decoding_guide_type"] == ("BYTES", [1, 1], b"\x0b\0\0\0json_schema")
+    assert sent["guided_decoding_guide"][2] == b"\x0f\0\0\0" + guide.text.encode()
+    assert sent["return_log_probs"][2] == sent["return_perf_metrics"][2] == b"\x01"
+    assert sent["num_top_log_probs"] == ("INT32", [1, 1], struct.pack("<i", 2))
+    assert [output.name for output in request.outputs][2:] == [
+        "output_log_probs", "top_log_prob_ids", "top_log_probs", "arrival_time_ns",
+        "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns",
+        "kv_cache_reused_blocks",
+    ]  # fmt: skip
+    json = tensors(contract.generate_request(call(guide=contract.Guide("json"))))
+    assert "guided_decoding_guide" not in json
+
+
+def response(**outputs: tuple[str, list[int], bytes]) -> service_pb2.ModelInferResponse:
+    made = service_pb2.ModelInferResponse()
+    for name, (datatype, shape, raw) in outputs.items():
+        made.outputs.add(name=name, datatype=datatype, shape=shape)
+        made.raw_output_contents.append(raw)
+    return made
+
+
+def two_tokens(log_probs: list[float], **more: Any) -> service_pb2.ModelInferResponse:
+    count = len(log_probs)
+    return response(
+        output_ids=("INT32", [1, 1, 2], struct.pack("<2i", 5, 6)),
+        sequence_length=("INT32", [1, 1], struct.pack("<i", 2)),
+        output_log_probs=("FP32", [1, 1, count], struct.pack(f"<{count}f", *log_probs)),
+        **more,
+    )
+
+
+def test_log_probs_of_new_tokens_are_cut_out_of_all_so_far() -> None:
+    so_far = two_tokens([-1.0, -2.0, -3.0, -4.0])
+    chunk = contract.read_chunk(so_far, received=2)
+    assert chunk.log_probs == contract.LogProbs((-3.0, -4.0))
+    assert contract.read_chunk(so_far, received=1).log_probs == contract.LogProbs((-2.0, -3.0))
+    only_new = contract.read_chunk(two_tokens([-3.0, -4.0]), received=7)
+    assert only_new.log_probs == contract.LogProbs((-3.0, -4.0))
+    assert chunk.metrics is None
+
+
+def test_alternatives_come_in_pairs_of_token_and_logarithm() -> None:
+    chunk = contract.read_chunk(
+        two_tokens(
+            [-0.5, -0.25],
+            top_log_prob_ids=("INT32", [1, 2, 3], struct.pack("<6i", *range(6))),
+            top_log_probs=("FP32", [1, 2, 3], struct.pack("<6f", *range(6))),
+        )
+    )
+    assert chunk.log_probs is not None
+    assert chunk.log_probs.top == [[(0, 0.0), (1, 1.0), (2, 2.0)], [(3, 3.0), (4, 4.0), (5, 5.0)]]
+
+
+def test_an_empty_last_response_has_clocks_and_no_log_probs() -> None:
+    names = [*contract.CLOCKS]
+    clocks: dict[str, Any] = {
+        name: ("INT64", [1, 1], struct.pack("<q", 10 + at)) for at, name in enumerate(names)
+    }
+    last = response(
+        output_ids=("INT32", [1, 1, 0], b""),
+        sequence_length=("INT32", [1, 1], struct.pack("<i", 0)),
+        output_log_probs=("FP32", [1, 1, 4], struct.pack("<4f", 1, 2, 3, 4)),
+        kv_cache_reused_blocks=("INT32", [1, 1], struct.pack("<i", 7)),
+        **clocks,
+    )
+    chunk = contract.read_chunk(last, received=4)
+    assert chunk.log_probs is None
+    assert chunk.metrics == contract.EngineMetrics(10, 11, 12, 13, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "in ensemble: `guided_decoding_guide` is no usable json_schema: Unknown key x.\nat y",
+            "`tool_choice` cannot be enforced by the engine: Unknown key x.",
+        ),
+        ("[TRT] xgrammar: /src/secret.cpp:7", "`tool_choice` cannot be enforced by the engine."),
+        ("Grammar compilation", "`tool_choice` cannot be enforced by the engine."),
+    ],
+)
+def test_a_guide_that_the_engine_refuses_is_the_callers_fault(text: str, message: str) -> None:
+    error = errors.guide_refused(text, "tool_choice")
+    assert error is not None
+    assert (error.message, error.param, error.status) == (message, "tool_choice", 400)
+    assert errors.guide_refused("CUDA out of memory", "tool_choice") is None
