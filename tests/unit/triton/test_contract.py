@@ -158,7 +158,7 @@ def test_log_probs_guides_and_clocks_are_asked_for_only_when_wanted() -> None:
     assert "guided_decoding_guide" not in json
 
 
-def response(**outputs: tuple[str, list[int], bytes]) -> service_pb2.ModelInferResponse:
+def outputs_of(**outputs: tuple[str, list[int], bytes]) -> service_pb2.ModelInferResponse:
     made = service_pb2.ModelInferResponse()
     for name, (datatype, shape, raw) in outputs.items():
         made.outputs.add(name=name, datatype=datatype, shape=shape)
@@ -168,7 +168,7 @@ def response(**outputs: tuple[str, list[int], bytes]) -> service_pb2.ModelInferR
 
 def two_tokens(log_probs: list[float], **more: Any) -> service_pb2.ModelInferResponse:
     count = len(log_probs)
-    return response(
+    return outputs_of(
         output_ids=("INT32", [1, 1, 2], struct.pack("<2i", 5, 6)),
         sequence_length=("INT32", [1, 1], struct.pack("<i", 2)),
         output_log_probs=("FP32", [1, 1, count], struct.pack(f"<{count}f", *log_probs)),
@@ -203,7 +203,7 @@ def test_an_empty_last_response_has_clocks_and_no_log_probs() -> None:
     clocks: dict[str, Any] = {
         name: ("INT64", [1, 1], struct.pack("<q", 10 + at)) for at, name in enumerate(names)
     }
-    last = response(
+    last = outputs_of(
         output_ids=("INT32", [1, 1, 0], b""),
         sequence_length=("INT32", [1, 1], struct.pack("<i", 0)),
         output_log_probs=("FP32", [1, 1, 4], struct.pack("<4f", 1, 2, 3, 4)),
