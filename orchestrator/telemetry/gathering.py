@@ -1,0 +1,100 @@
+"""The numbers of all workers in one place: each answers on a socket of its own.
+
+A worker's numbers live in its memory, so counting costs no file and no lock; whoever is asked for
+metrics asks all workers. The sockets lie in a folder that only this user can enter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from orchestrator.telemetry.exposition import Scrape
+
+_PATIENCE_S = 1.0
+"""How long a worker may take; one that is stuck must not hide the others."""
+_SOCKET = re.compile(r"\d+\.sock")
+
+
+def socket_folder(data_dir: Path) -> Path:
+    """Where the workers' sockets lie."""
+    return data_dir / "run" / "metrics"
+
+
+class ScrapeSocket:
+    """Tells whoever connects what `look` finds. Close it."""
+
+    def __init__(self, folder: Path, worker: int, look: Callable[[], Scrape]) -> None:
+        self._folder = folder
+        self._name = f"{worker}.sock"
+        self._look = look
+        self._encoder = msgspec.msgpack.Encoder()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Begins to listen, in the place of a worker that has died. Raises: OSError."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self._folder / self._name).unlink(missing_ok=True)
+        with _short(self._folder) as folder:
+            self._server = await asyncio.start_unix_server(self._tell, folder / self._name)
+
+    async def close(self) -> None:
+        """Stops to listen."""
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+            self._server = None
+            (self._folder / self._name).unlink(missing_ok=True)
+
+    async def _tell(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            writer.write(self._encoder.encode(self._look()))
+            await writer.drain()
+        writer.close()
+
+
+async def gather(folder: Path) -> list[Scrape]:
+    """What every worker tells of itself, in their order; those that do not answer are left out."""
+    names = [path.name for path in _listed(folder) if _SOCKET.fullmatch(path.name)]
+    with _short(folder) as short:
+        scrapes = await asyncio.gather(*(_ask(short / name) for name in names))
+    return sorted((one for one in scrapes if one is not None), key=lambda one: one.worker)
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+async def _ask(path: Path) -> Scrape | None:
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            reader, writer = await asyncio.open_unix_connection(path)
+            try:
+                return msgspec.msgpack.decode(await reader.read(), type=Scrape)
+            finally:
+                writer.close()
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+@contextlib.contextmanager
+def _short(folder: Path) -> Iterator[Path]:
+    """Another path of `folder`: those of sockets may have 107 bytes only."""
+    try:
+        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield folder
+        return
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,153 @@
+"""Numbers that are counted: counters, gauges, histograms, and what a moment of them looks like.
+
+They are a dictionary and an addition each, because several of them run for every request; only
+one thread may change them. An instrument keeps `MOST_SERIES` series: what comes after those is
+counted under `other`, so that no caller can make them grow.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+Kind = Literal["counter", "gauge", "histogram"]
+Labels = tuple[str, ...]
+Observed = Iterable[tuple[Labels, float]]
+
+MOST_SERIES = 2000
+OTHER = "other"
+_S = TypeVar("_S")
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What an instrument is called and means. `unit` is UCUM's, `s`, `By` or `{token}` say."""
+
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+    labels: Labels = ()
+    bounds: tuple[float, ...] = ()
+
+
+@dataclass(slots=True)
+class Series:
+    """The state of one series. Of a histogram `value` is the sum, `counts` one for each bucket.
+
+    `exemplars` holds for each bucket the trace id, value and Unix time of its latest request that
+    was traced.
+    """
+
+    labels: Labels
+    value: float = 0.0
+    counts: list[int] = field(default_factory=list)
+    exemplars: dict[int, tuple[str, float, float]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Family:
+    """An instrument at one moment."""
+
+    spec: Spec
+    series: list[Series]
+
+
+class _Instrument(Generic[_S]):
+    """The series of one instrument by the values of its labels."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self._series: dict[Labels, _S] = {}
+
+    def _labels(self, labels: Labels) -> Labels:
+        """`labels` while there is room for one more series."""
+        if len(self._series) < MOST_SERIES:
+            return labels
+        return (OTHER,) * len(self.spec.labels)
+
+
+class Counter(_Instrument[float]):
+    """Goes up."""
+
+    def add(self, amount: float, *labels: str) -> None:
+        """`labels` are the values, in the order of the spec."""
+        series = self._series
+        if labels not in series:
+            labels = self._labels(labels)
+        series[labels] = series.get(labels, 0.0) + amount
+
+    def collect(self) -> Family:
+        """As of now."""
+        return Family(self.spec, [Series(labels, value) for labels, value in self._series.items()])
+
+
+class Gauge(Counter):
+    """Goes up and down."""
+
+
+class Histogram(_Instrument[Series]):
+    """Counts values in buckets. A value on a bound belongs to the bucket that it ends."""
+
+    def record(self, value: float, *labels: str, trace: str = "") -> None:
+        """`trace` is the id of the trace to look at for this value, if there is one."""
+        series = self._series.get(labels)
+        if series is None:
+            labels = self._labels(labels)
+            series = self._series.get(labels)
+            if series is None:
+                series = Series(labels, counts=[0] * (len(self.spec.bounds) + 1))
+                self._series[labels] = series
+        bucket = bisect_left(self.spec.bounds, value)
+        series.counts[bucket] += 1
+        series.value += value
+        if trace:
+            series.exemplars[bucket] = (trace, value, time.time())
+
+    def collect(self) -> Family:
+        """As of now."""
+        kept = [
+            Series(one.labels, one.value, list(one.counts), dict(one.exemplars))
+            for one in self._series.values()
+        ]
+        return Family(self.spec, kept)
+
+
+class Registry:
+    """All instruments of a process, in the order in which they were made."""
+
+    def __init__(self) -> None:
+        self._collectors: list[Callable[[], Family]] = []
+
+    def counter(self, spec: Spec) -> Counter:
+        """A new counter."""
+        counter = Counter(spec)
+        self._collectors.append(counter.collect)
+        return counter
+
+    def gauge(self, spec: Spec) -> Gauge:
+        """A new gauge."""
+        gauge = Gauge(spec)
+        self._collectors.append(gauge.collect)
+        return gauge
+
+    def histogram(self, spec: Spec) -> Histogram:
+        """A new histogram."""
+        histogram = Histogram(spec)
+        self._collectors.append(histogram.collect)
+        return histogram
+
+    def observe(self, spec: Spec, look: Callable[[], Observed]) -> None:
+        """A counter or gauge whose series `look` tells whenever somebody asks."""
+
+        def collect() -> Family:
+            return Family(spec, [Series(labels, value) for labels, value in look()])
+
+        self._collectors.append(collect)
+
+    def collect(self) -> list[Family]:
+        """Everything as of now."""
+        return [collect() for collect in self._collectors]

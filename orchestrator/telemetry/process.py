@@ -1,0 +1,118 @@
+"""What one process tells, and how it gets out: spans, numbers, and what they are noted in."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import Token
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.settings import Settings
+from orchestrator.telemetry import calls
+from orchestrator.telemetry.calls import Call
+from orchestrator.telemetry.exposition import Scrape
+from orchestrator.telemetry.gathering import ScrapeSocket, gather, socket_folder
+from orchestrator.telemetry.metrics import Metrics
+from orchestrator.telemetry.otel_env import otlp_endpoint
+
+if TYPE_CHECKING:
+    from orchestrator.telemetry.otlp_metrics import MetricsPush
+    from orchestrator.telemetry.tracing import Tracing
+
+_LAG_EVERY_S = 0.5
+
+
+class Telemetry:
+    """Made before the application, `start` in its loop, `close` after its last request.
+
+    Without a receiver of OTLP nothing of OpenTelemetry's SDK is loaded. `Telemetry()` tells nobody
+    anything.
+    """
+
+    def __init__(self, settings: Settings | None = None, worker: int = 0) -> None:
+        """Raises: SettingsError."""
+        self.metrics = Metrics(most_keys=settings.metrics.keys if settings else 0)
+        self.content_keys = frozenset(settings.telemetry.content_keys if settings else ())
+        self.server_timing = settings is None or settings.telemetry.server_timing
+        self._worker = worker
+        self._folder: Path | None = socket_folder(settings.data_dir) if settings else None
+        self._socket: ScrapeSocket | None = None
+        self._tracing: Tracing | None = None
+        self._push: MetricsPush | None = None
+        self._lag: asyncio.TimerHandle | None = None
+        if settings is None:
+            return
+        if otlp_endpoint("traces") is not None:
+            from orchestrator.telemetry.tracing import Tracing
+
+            self._tracing = Tracing(worker)
+        if otlp_endpoint("metrics") is not None:
+            from orchestrator.telemetry.otlp_metrics import MetricsPush
+
+            self._push = MetricsPush(self.metrics.registry, worker)
+
+    @property
+    def traces(self) -> bool:
+        """Whether requests get traces of ours."""
+        return self._tracing is not None
+
+    async def start(self) -> None:
+        """Begins to be asked, and to send. Raises: OSError."""
+        self._watch_loop(asyncio.get_running_loop())
+        if self._folder is not None:
+            self._socket = ScrapeSocket(self._folder, self._worker, self._scrape)
+            await self._socket.start()
+        if self._push is not None:
+            self._push.start()
+
+    async def close(self) -> None:
+        """Sends what there is, within two seconds; a receiver that is away does not get it."""
+        if self._lag is not None:
+            self._lag.cancel()
+        if self._socket is not None:
+            await self._socket.close()
+        if self._push is not None:
+            await self._push.close()
+        if self._tracing is not None:
+            await self._tracing.close()
+
+    async def scrapes(self) -> list[Scrape]:
+        """The numbers of all workers of this appliance."""
+        return [self._scrape()] if self._folder is None else await gather(self._folder)
+
+    def begin(self, call: Call, name: str) -> Token[Call | None]:
+        """Makes `call` the one of this task and gives it a trace; `leave` it at its end."""
+        if self._tracing is not None:
+            self._tracing.begin(call, name)
+        elif call.parent is not None:
+            # Ours are not told to anybody, but lines of the log can be found by it.
+            call.trace_id = call.parent.trace_id
+        self.metrics.http_active.add(1)
+        return calls.enter(call)
+
+    def finish(
+        self,
+        call: Call,
+        name: str,
+        token: Token[Call | None],
+        ended_ns: int,
+        status: int,
+        error: str,
+    ) -> None:
+        """The request of `call` is over, and answered with `status`."""
+        calls.leave(token)
+        self.metrics.http_active.add(-1)
+        if self._tracing is not None:
+            self._tracing.finish(call, name, ended_ns, status, error)
+
+    def _scrape(self) -> Scrape:
+        return Scrape(self._worker, self.metrics.registry.collect())
+
+    def _watch_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        due_at = loop.time() + _LAG_EVERY_S
+
+        def look() -> None:
+            self.metrics.loop_lag.record(max(0.0, loop.time() - due_at))
+            self._watch_loop(loop)
+
+        self._lag = loop.call_at(due_at, look)
