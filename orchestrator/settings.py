@@ -62,6 +62,8 @@ class TritonSettings(_Group):
     token: SecretStr | None = None
     """For Triton's restricted protocols; a child gets a new one at every start."""
     repository: Path = PROJECT_ROOT / "model_repository"
+    server_root: Path | None = None
+    """A Triton to start instead of the wheel's; NVIDIA's images have `/opt/tritonserver`."""
     start_timeout_s: Seconds = 120.0
     probe_interval_s: Seconds = 1.0
     probe_timeout_s: Seconds = 2.0

@@ -26,7 +26,7 @@ from typing import Any
 from orchestrator.settings import Settings
 from orchestrator.supervisor import command, watch
 from orchestrator.supervisor.diagnosis import exit_reason
-from orchestrator.supervisor.installation import Installation, StartError, find_installation
+from orchestrator.supervisor.installation import StartError, find_server
 from orchestrator.supervisor.process import TritonProcess
 from orchestrator.supervisor.run_directory import RunDirectory, assemble, remove_stale_runs
 from orchestrator.supervisor.state import Endpoint, Phase, State, write_state
@@ -58,7 +58,7 @@ class Supervisor:
         self._data_dir = settings.data_dir
         self._models = tuple(models)
         self._on_state = on_state
-        self._installation: Installation = find_installation()
+        self._installation = find_server(settings.triton.server_root)
         remove_stale_runs(self._data_dir)
         run_id = uuid.uuid4().hex
         self._run: RunDirectory = assemble(

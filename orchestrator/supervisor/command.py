@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.settings import ENV_PREFIX
-from orchestrator.supervisor.installation import Installation
+from orchestrator.supervisor.installation import Installation, ServerRoot
 from orchestrator.supervisor.run_directory import RunDirectory
 from orchestrator.supervisor.state import Endpoint
 
@@ -21,7 +21,7 @@ _NOT_HANDED_DOWN = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV")
 
 def arguments(
     *,
-    installation: Installation,
+    installation: Installation | ServerRoot,
     run: RunDirectory,
     endpoint: Endpoint,
     models: Sequence[str],
@@ -33,11 +33,15 @@ def arguments(
     The token is in it, as Triton reads it from nowhere else; the socket's folder, mode 0700, is
     what keeps other users out.
     """
+    backends, gpu = run.backends, ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]
+    if isinstance(installation, ServerRoot):
+        # Both flags are for the wheel's Triton, which would look for a GPU and warn.
+        backends, gpu = installation.backends, []
     return [
         str(installation.server),
         f"--id={endpoint.server_id}",
         f"--model-repository={run.repository}",
-        f"--backend-directory={run.backends}",
+        f"--backend-directory={backends}",
         f"--backend-config=python,shm-region-prefix-name={run.shared_memory_prefix}",
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in models),
@@ -50,15 +54,13 @@ def arguments(
         f"--grpc-restricted-protocol={_PROTOCOLS}:tok={endpoint.token}",
         "--metrics-address=127.0.0.1",
         f"--metrics-port={metrics_port}",
-        # Both need a GPU and warn without one; this build of Triton serves machines without.
-        "--allow-gpu-metrics=false",
-        "--pinned-memory-pool-byte-size=0",
+        *gpu,
         f"--exit-timeout-secs={max(1, round(exit_timeout_s))}",
     ]
 
 
 def environment(
-    installation: Installation, run: RunDirectory, engine_threads: int
+    installation: Installation | ServerRoot, run: RunDirectory, engine_threads: int
 ) -> Mapping[str, str]:
     """Ours, without our settings (they hold secrets) and with this environment's Python first."""
     kept = {
@@ -66,12 +68,15 @@ def environment(
         for name, value in os.environ.items()
         if not name.upper().startswith(ENV_PREFIX) and name not in _NOT_HANDED_DOWN
     }
+    if engine_threads:
+        kept[THREADS_VARIABLE] = str(engine_threads)
+    if isinstance(installation, ServerRoot):
+        # Its libraries and its Python are where the image's own environment says.
+        return kept
     libraries = [str(run.libraries), str(installation.libraries)]
     if inherited := kept.get("LD_LIBRARY_PATH"):
         libraries.append(inherited)
     kept["LD_LIBRARY_PATH"] = ":".join(libraries)
     # The stub takes the packages of the first `python3` on the path.
     kept["PATH"] = f"{Path(sys.executable).parent}:{kept.get('PATH', os.defpath)}"
-    if engine_threads:
-        kept[THREADS_VARIABLE] = str(engine_threads)
     return kept

@@ -28,6 +28,30 @@ class Installation:
     """This interpreter's shared library; `None` when the loader finds the right one by itself."""
 
 
+@dataclass(frozen=True, slots=True)
+class ServerRoot:
+    """A whole Triton of somebody else's, as NVIDIA's images have it under `/opt/tritonserver`.
+
+    It has its own Python and its own backends, ours put beside them when the image was made.
+    """
+
+    server: Path
+    backends: Path
+
+
+def find_server(root: Path | None) -> Installation | ServerRoot:
+    """The Triton under `root`; without one, that of this environment. Raises: StartError."""
+    if root is None:
+        return find_installation()
+    found = ServerRoot(root / "bin" / "tritonserver", root / "backends")
+    for path in (found.server, found.backends):
+        if not path.exists():
+            raise StartError(
+                f"`triton.server_root` is `{root}`, which holds no Triton: `{path}` is missing"
+            )
+    return found
+
+
 def find_installation() -> Installation:
     """What is installed in this environment. Raises: StartError."""
     spec = importlib.util.find_spec("pytriton")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.supervisor.installation import Installation, StartError
+from orchestrator.supervisor.installation import Installation, ServerRoot, StartError
 from orchestrator.supervisor.state import run_folder
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class RunDirectory:
 
 
 def assemble(
-    data_dir: Path, run_id: str, installation: Installation, repository: Path
+    data_dir: Path, run_id: str, installation: Installation | ServerRoot, repository: Path
 ) -> RunDirectory:
     """A new run directory, mode 0700, with every backend of the repository. Raises: StartError."""
     entry = run_folder(data_dir) / run_id[:12]
@@ -91,6 +91,8 @@ def assemble(
         _write_record(run)
         run.repository.symlink_to(repository.absolute())
         run.libraries.mkdir()
+        if isinstance(installation, ServerRoot):
+            return run
         if installation.libpython is not None:
             (run.libraries / installation.libpython.name).symlink_to(installation.libpython)
         _link_python_backend(run.backends / "python", installation)

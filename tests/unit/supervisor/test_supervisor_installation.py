@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.supervisor.installation import StartError, find_installation
+from orchestrator.supervisor.installation import (
+    ServerRoot,
+    StartError,
+    find_installation,
+    find_server,
+)
 
 
 def test_this_environment_has_all_that_is_needed() -> None:
@@ -43,3 +48,16 @@ def test_python_without_a_shared_library(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
     with pytest.raises(StartError, match=r"needs libpython3\.\d+\.so\.1\.0, and this Python"):
         find_installation()
+
+
+def test_a_triton_of_an_image_is_used_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "tritonserver").touch()
+    (tmp_path / "backends").mkdir()
+    found = find_server(tmp_path)
+    assert found == ServerRoot(tmp_path / "bin" / "tritonserver", tmp_path / "backends")
+
+
+def test_a_folder_without_a_triton_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"`triton\.server_root` is .* holds no Triton"):
+        find_server(tmp_path)
