@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 
 from orchestrator.audit import AuditTrail
 from orchestrator.auth import Authenticator
 from orchestrator.store.audit_log import as_document
 from orchestrator.wire.http import Exchange, Route
+from orchestrator.wire.openapi import Operation, query_parameter
 from orchestrator.wire.queries import Query, require_admin
+from orchestrator.wire.replies import AuditEntryList, ErrorReply
 
 _DEFAULT_PAGE = 100
 _MAX_PAGE = 1000
@@ -49,9 +49,9 @@ def routes(authenticator: Authenticator, trail: AuditTrail) -> list[Route]:
         }
         await exchange.reply(orjson.dumps(document))
 
-    parameters = [
-        {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
-        for name, text in _PARAMETERS.items()
-    ]
-    operation: dict[str, Any] = {"parameters": parameters}
+    operation = Operation(
+        reply=AuditEntryList,
+        parameters=[query_parameter(name, text) for name, text in _PARAMETERS.items()],
+        error=ErrorReply,
+    )
     return [Route("GET", "/audit", listed, "list_audit", "Lines of the audit", operation)]

@@ -20,11 +20,14 @@ from orchestrator.keys.values import MAX_PAGE, Patch, Wanted
 from orchestrator.store.keys import ALL_MODELS
 from orchestrator.wire.bodies import StrictBodyReader
 from orchestrator.wire.http import Exchange, Route
+from orchestrator.wire.openapi import MANAGEMENT, Operation, query_parameter
+from orchestrator.wire.replies import Error, VirtualKey, VirtualKeyList, VirtualKeyWithSecret
 
 _DEFAULT_PAGE = 20
+_ONE = "/keys/{key_id}"
 
 
-class CreateKey(msgspec.Struct, kw_only=True):
+class VirtualKeyCreate(msgspec.Struct, kw_only=True):
     """The body of a new key."""
 
     label: str
@@ -41,7 +44,7 @@ class CreateKey(msgspec.Struct, kw_only=True):
     metadata: dict[str, str] | None = None
 
 
-class PatchKey(msgspec.Struct, kw_only=True):
+class VirtualKeyUpdate(msgspec.Struct, kw_only=True):
     """The body of a change: what is not there stays, null takes away."""
 
     label: str | msgspec.UnsetType = msgspec.UNSET
@@ -58,13 +61,13 @@ class PatchKey(msgspec.Struct, kw_only=True):
     metadata: dict[str, str] | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class RotateKey(msgspec.Struct, kw_only=True):
+class VirtualKeyRotate(msgspec.Struct, kw_only=True):
     """The body of a rotation, which may be missing."""
 
     overlap_s: int = 0
 
 
-def wanted(body: CreateKey) -> Wanted:
+def wanted(body: VirtualKeyCreate) -> Wanted:
     """The key that `body` asks for."""
     return Wanted(
         label=body.label,
@@ -84,7 +87,7 @@ def wanted(body: CreateKey) -> Wanted:
     )
 
 
-def patch(body: PatchKey) -> Patch:
+def patch(body: VirtualKeyUpdate) -> Patch:
     """The change that `body` asks for."""
     given: dict[str, Any] = {
         name: value
@@ -102,17 +105,19 @@ def patch(body: PatchKey) -> Patch:
 def routes(authenticator: Authenticator, keys: Keys) -> list[Route]:
     """The routes under `/keys`. All need an admin's key and see its own tenant only."""
     at = _Handlers(authenticator, keys)
-    changing = _ONE | _body(_PATCH)
-    rotating = _ONE | _body(_ROTATE, required=False)
+    one = _operation(None, VirtualKey, 404)
+    made = _operation(VirtualKeyCreate, VirtualKeyWithSecret, 409, status=201)
+    listed = Operation(reply=VirtualKeyList, parameters=_PAGING, error=Error)
+    changed = _operation(VirtualKeyUpdate, VirtualKey, 404, 409)
+    rotated = _operation(VirtualKeyRotate, VirtualKeyWithSecret, 404, 409, body_required=False)
+    revoked = _operation(None, None, 404, status=204, description="Revoked.")
     return [
-        Route("POST", "/keys", at.create, "create_key", "Create a key", _body(_CREATE)),
-        Route("GET", "/keys", at.list_all, "list_keys", "List keys", {"parameters": _PAGING}),
-        Route("GET", "/keys/{key_id}", at.retrieve, "retrieve_key", "Retrieve a key", _ONE),
-        Route("PATCH", "/keys/{key_id}", at.change, "update_key", "Change a key", changing),
-        Route(
-            "POST", "/keys/{key_id}/rotate", at.rotate, "rotate_key", "Rotate a secret", rotating
-        ),
-        Route("DELETE", "/keys/{key_id}", at.revoke, "revoke_key", "Revoke a key", _ONE),
+        Route("POST", "/keys", at.create, "create_key", "Create a virtual key", made),
+        Route("GET", "/keys", at.list_all, "list_keys", "List virtual keys", listed),
+        Route("GET", _ONE, at.retrieve, "retrieve_key", "Retrieve a virtual key", one),
+        Route("PATCH", _ONE, at.change, "update_key", "Change a virtual key", changed),
+        Route("POST", f"{_ONE}/rotate", at.rotate, "rotate_key", "Rotate a secret", rotated),
+        Route("DELETE", _ONE, at.revoke, "revoke_key", "Revoke a virtual key", revoked),
     ]
 
 
@@ -122,9 +127,9 @@ class _Handlers:
     def __init__(self, authenticator: Authenticator, keys: Keys) -> None:
         self._authenticator = authenticator
         self._keys = keys
-        self._creations = StrictBodyReader(CreateKey)
-        self._patches = StrictBodyReader(PatchKey)
-        self._rotations = StrictBodyReader(RotateKey)
+        self._creations = StrictBodyReader(VirtualKeyCreate)
+        self._patches = StrictBodyReader(VirtualKeyUpdate)
+        self._rotations = StrictBodyReader(VirtualKeyRotate)
 
     async def create(self, exchange: Exchange) -> None:
         """A new key. Its secret is in this reply and nowhere else."""
@@ -209,46 +214,14 @@ async def _reply(exchange: Exchange, document: Mapping[str, Any], status: int = 
     await exchange.reply(orjson.dumps(document), status=status)
 
 
-_TEXT = {"type": "string"}
-_COUNT = {"type": ["integer", "null"], "minimum": 1}
-_PATCH: dict[str, Any] = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "label": {"type": "string", "minLength": 1, "maxLength": 200},
-        "policy_id": _TEXT,
-        "allowed_models": {"type": ["array", "null"], "items": _TEXT},
-        "rpm_limit": _COUNT,
-        "images_rpm_limit": _COUNT,
-        "tpd_limit": _COUNT,
-        "concurrency_limit": _COUNT,
-        "plan": {"enum": ["free", "standard", "pro", "enterprise", None]},
-        "deployment_id": {"type": ["string", "null"]},
-        "route_policy": {"enum": ["local-only", "cloud-ok", None]},
-        "expires_at": {"type": ["integer", "null"]},
-        "metadata": {"type": ["object", "null"], "additionalProperties": _TEXT},
-    },
-}
-_CREATE: dict[str, Any] = {**_PATCH, "required": ["label", "policy_id"]}
-_ROTATE: dict[str, Any] = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {"overlap_s": {"type": "integer", "minimum": 0, "default": 0}},
-}
-_ONE: dict[str, Any] = {
-    "parameters": [{"name": "key_id", "in": "path", "required": True, "schema": _TEXT}]
-}
-_PAGING: list[dict[str, Any]] = [
-    {
-        "name": "limit",
-        "in": "query",
-        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": _DEFAULT_PAGE},
-    },
-    {"name": "after", "in": "query", "schema": _TEXT, "description": "The last key already seen."},
-]
+_PAGING = (
+    query_parameter(
+        "limit",
+        schema={"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": _DEFAULT_PAGE},
+    ),
+    query_parameter("after", "The last key already seen."),
+)
 
 
-def _body(schema: Mapping[str, Any], *, required: bool = True) -> dict[str, Any]:
-    return {
-        "requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}
-    }
+def _operation(body: Any, reply: Any, *errors: int, **members: Any) -> Operation:
+    return Operation(body=body, reply=reply, errors=(*MANAGEMENT, *errors), error=Error, **members)

@@ -18,11 +18,12 @@ from orchestrator.gateway import Embeddings, Gateway
 from orchestrator.wire.bodies import BodyReader, check_at_least, shown
 from orchestrator.wire.http import Exchange, Route, header_pairs
 from orchestrator.wire.openai_types import json_body, required_model, route_hint
+from orchestrator.wire.replies import EmbeddingsResponse
 
 EncodingFormat = Literal["float", "base64"]
 
 
-class EmbeddingsBody(msgspec.Struct, kw_only=True):
+class EmbeddingsRequest(msgspec.Struct, kw_only=True):
     """A request for vectors: one text or list of token ids, or several of them."""
 
     model: str
@@ -36,7 +37,7 @@ MOST_INPUTS = 2048
 _LARGEST_ID = 2**31 - 1
 
 
-def decode(body: EmbeddingsBody) -> EmbeddingRequest:
+def decode(body: EmbeddingsRequest) -> EmbeddingRequest:
     """The request without its dialect. Raises: InvalidRequest."""
     check_at_least("dimensions", body.dimensions, 1)
     return EmbeddingRequest(
@@ -47,7 +48,7 @@ def decode(body: EmbeddingsBody) -> EmbeddingRequest:
     )
 
 
-def encoding_format(body: EmbeddingsBody) -> EncodingFormat:
+def encoding_format(body: EmbeddingsRequest) -> EncodingFormat:
     """How vectors are to be written. Raises: InvalidRequest."""
     match body.encoding_format:
         case None | "float":
@@ -129,7 +130,7 @@ _EXAMPLE = {"model": "demo/embed", "input": ["Operayde keeps your data on-premis
 
 def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
     """The routes of this dialect."""
-    reader = BodyReader(EmbeddingsBody)
+    reader = BodyReader(EmbeddingsRequest)
 
     async def create(exchange: Exchange) -> None:
         """Turns each input into a vector."""
@@ -150,6 +151,6 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
             create,
             "create_embeddings",
             "Create embeddings",
-            json_body(EmbeddingsBody, _EXAMPLE),
+            json_body(EmbeddingsRequest, _EXAMPLE, EmbeddingsResponse),
         )
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -10,6 +11,8 @@ from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.events import Usage
 from orchestrator.core.request import RouteHint, SamplingParams
 from orchestrator.wire.bodies import check_at_least, check_range, shown
+from orchestrator.wire.openapi import INFERENCE, Operation
+from orchestrator.wire.replies import ErrorReply
 
 MOST_STOPS = 4
 MOST_CHOICES = 8
@@ -127,25 +130,16 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def json_body(kind: type[msgspec.Struct], example: dict[str, Any]) -> dict[str, Any]:
-    """OpenAPI's `requestBody` for a struct, its definitions put in place."""
-    schema = msgspec.json.schema(kind, ref_template="#/components/schemas/{name}")
-    definitions = schema.pop("$defs", {})
-    inlined = _inline(schema, definitions)
-    content = {"application/json": {"schema": inlined, "example": example}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _inline(schema: Any, definitions: dict[str, Any]) -> Any:
-    """`schema` without references: FastAPI collects components from its own routes only."""
-    if isinstance(schema, dict):
-        reference = schema.get("$ref")
-        if isinstance(reference, str):
-            return _inline(definitions[reference.rpartition("/")[2]], definitions)
-        return {key: _inline(value, definitions) for key, value in schema.items()}
-    if isinstance(schema, list):
-        return [_inline(value, definitions) for value in schema]
-    return schema
+def json_body(kind: Any, example: Mapping[str, Any], reply: Any = None) -> Operation:
+    """The description of a call that an engine answers."""
+    return Operation(
+        body=kind,
+        reply=reply,
+        example=example,
+        errors=INFERENCE,
+        error=ErrorReply,
+        limited=True,
+    )
 
 
 def _logit_bias(given: dict[str, float]) -> dict[int, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -27,12 +27,22 @@ from orchestrator.policy.views import decision_object, recorded_object, replay_o
 from orchestrator.wire import openai_chat, openai_embeddings
 from orchestrator.wire.bodies import BodyReader, StrictBodyReader
 from orchestrator.wire.http import Exchange, Route
+from orchestrator.wire.openapi import MANAGEMENT, Operation, query_parameter
+from orchestrator.wire.replies import (
+    ErrorReply,
+    Policy,
+    PolicyDecisionList,
+    PolicyList,
+    PolicyReplayResult,
+    PolicyTestResult,
+)
+from orchestrator.wire.replies import Explanation as Explained
 
 _MOST_LISTED = 1000
 _DEFAULT_LISTED = 100
 
 
-class CreatePolicy(msgspec.Struct, kw_only=True):
+class PolicyCreate(msgspec.Struct, kw_only=True):
     """A new policy."""
 
     name: str
@@ -40,7 +50,7 @@ class CreatePolicy(msgspec.Struct, kw_only=True):
     module: str | None = None
 
 
-class PatchPolicy(msgspec.Struct, kw_only=True):
+class PolicyUpdate(msgspec.Struct, kw_only=True):
     """A change of a policy: what is not there stays."""
 
     name: str | msgspec.UnsetType = msgspec.UNSET
@@ -51,7 +61,7 @@ class PatchPolicy(msgspec.Struct, kw_only=True):
     candidate_version: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class TestPolicy(msgspec.Struct, kw_only=True):
+class PolicyTest(msgspec.Struct, kw_only=True):
     """A candidate and the inputs to put to it."""
 
     inputs: list[dict[str, Any]]
@@ -59,7 +69,7 @@ class TestPolicy(msgspec.Struct, kw_only=True):
     module: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class ReplayPolicy(msgspec.Struct, kw_only=True):
+class PolicyReplay(msgspec.Struct, kw_only=True):
     """A candidate, or a version that exists, for the decisions since then (Unix seconds)."""
 
     version: int | None = None
@@ -69,7 +79,7 @@ class ReplayPolicy(msgspec.Struct, kw_only=True):
     limit: int = MOST_REPLAYED
 
 
-class ExplainKey(msgspec.Struct, kw_only=True):
+class VirtualKeyExplain(msgspec.Struct, kw_only=True):
     """A body of a chat or of embeddings, and from where and when it would be sent."""
 
     request: msgspec.Raw
@@ -80,30 +90,34 @@ class ExplainKey(msgspec.Struct, kw_only=True):
 def routes(authenticator: Authenticator, admin: PolicyAdmin, explainer: Explainer) -> list[Route]:
     """The routes under `/policies`, and the explanation of a key. All need an admin's key."""
     handlers = _Handlers(authenticator, admin, explainer)
-    one = {"parameters": [_path_parameter("policy_id")]}
-    key = {"parameters": [_path_parameter("key_id")]}
-    version = {"parameters": [_path_parameter("policy_id"), _query("version")]}
-    listed = {"parameters": [_path_parameter("policy_id"), _query("differing"), _query("limit")]}
+    version = (query_parameter("version", "Another version than the one in force."),)
+    listed = (
+        query_parameter("differing", "`true`: only where a candidate said otherwise."),
+        query_parameter("limit"),
+    )
+    told, at = _operation, handlers
     return [
-        Route("POST", "/policies", handlers.create, "create_policy", "Create a policy",
-              _body(CreatePolicy)),
-        Route("GET", "/policies", handlers.listed, "list_policies", "List policies"),
-        Route("POST", "/policies/test", handlers.test, "test_policy", "Try a policy",
-              _body(TestPolicy)),
-        Route("GET", "/policies/{policy_id}", handlers.retrieve, "retrieve_policy",
-              "Retrieve a policy", version),
-        Route("PATCH", "/policies/{policy_id}", handlers.change, "update_policy",
-              "Change a policy", one | _body(PatchPolicy)),
-        Route("DELETE", "/policies/{policy_id}", handlers.delete, "delete_policy",
-              "Delete a policy", one),
-        Route("POST", "/policies/{policy_id}/test", handlers.test, "test_policy_change",
-              "Try a change of a policy", one | _body(TestPolicy)),
-        Route("POST", "/policies/{policy_id}/replay", handlers.replay, "replay_policy",
-              "Replay recorded decisions", one | _body(ReplayPolicy)),
-        Route("GET", "/policies/{policy_id}/decisions", handlers.decisions,
-              "list_policy_decisions", "List recorded decisions", listed),
-        Route("POST", "/keys/{key_id}/explain", handlers.explain, "explain_key",
-              "Explain what a call of a key would meet", key | _body(ExplainKey)),
+        Route("POST", "/policies", at.create, "create_policy", "Create a policy",
+              told(PolicyCreate, Policy, status=201)),
+        Route("GET", "/policies", at.listed, "list_policies", "List policies",
+              told(None, PolicyList)),
+        Route("POST", "/policies/test", at.test, "test_policy", "Try a policy",
+              told(PolicyTest, PolicyTestResult)),
+        Route("GET", "/policies/{policy_id}", at.retrieve, "retrieve_policy",
+              "Retrieve a policy", told(None, Policy, version)),
+        Route("PATCH", "/policies/{policy_id}", at.change, "update_policy",
+              "Change a policy", told(PolicyUpdate, Policy)),
+        Route("DELETE", "/policies/{policy_id}", at.delete, "delete_policy",
+              "Delete a policy", told(None, None, status=204)),
+        Route("POST", "/policies/{policy_id}/test", at.test, "test_policy_change",
+              "Try a change of a policy", told(PolicyTest, PolicyTestResult)),
+        Route("POST", "/policies/{policy_id}/replay", at.replay, "replay_policy",
+              "Replay recorded decisions", told(PolicyReplay, PolicyReplayResult)),
+        Route("GET", "/policies/{policy_id}/decisions", at.decisions, "list_policy_decisions",
+              "List recorded decisions", told(None, PolicyDecisionList, listed)),
+        Route("POST", "/keys/{key_id}/explain", at.explain, "explain_key",
+              "Explain what a call of a key would meet",
+              told(VirtualKeyExplain, Explained)),
     ]  # fmt: skip
 
 
@@ -116,13 +130,13 @@ class _Handlers:
         self._authenticator = authenticator
         self._admin = admin
         self._explainer = explainer
-        self._creations = StrictBodyReader(CreatePolicy)
-        self._patches = StrictBodyReader(PatchPolicy)
-        self._tests = StrictBodyReader(TestPolicy)
-        self._replays = StrictBodyReader(ReplayPolicy)
-        self._explanations = StrictBodyReader(ExplainKey)
+        self._creations = StrictBodyReader(PolicyCreate)
+        self._patches = StrictBodyReader(PolicyUpdate)
+        self._tests = StrictBodyReader(PolicyTest)
+        self._replays = StrictBodyReader(PolicyReplay)
+        self._explanations = StrictBodyReader(VirtualKeyExplain)
         self._chats = BodyReader(openai_chat.ChatBody)
-        self._embeddings = BodyReader(openai_embeddings.EmbeddingsBody)
+        self._embeddings = BodyReader(openai_embeddings.EmbeddingsRequest)
 
     async def create(self, exchange: Exchange) -> None:
         """A new policy, in force for the keys that are given it."""
@@ -228,7 +242,10 @@ class _Handlers:
         await _reply(exchange, explanation_object(key_id, kind, explanation))
 
     async def _explained(
-        self, exchange: Exchange, found: tuple[Principal, Unauthenticated | None], body: ExplainKey
+        self,
+        exchange: Exchange,
+        found: tuple[Principal, Unauthenticated | None],
+        body: VirtualKeyExplain,
     ) -> tuple[str, Explanation]:
         principal, fault = found
         kind = _kind(body.request)
@@ -269,7 +286,7 @@ class _Handlers:
         )
 
     async def _version(
-        self, principal: Principal, policy_id: str, body: ReplayPolicy
+        self, principal: Principal, policy_id: str, body: PolicyReplay
     ) -> PolicyVersion:
         if body.version is not None:
             if body.document is not None or body.module is not msgspec.UNSET:
@@ -383,15 +400,14 @@ async def _reply(exchange: Exchange, document: Mapping[str, Any], status: int = 
     await exchange.reply(orjson.dumps(document), status=status)
 
 
-def _path_parameter(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-
-
-def _query(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "schema": {"type": "string"}}
-
-
-def _body(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    schema = msgspec.json.schema(kind, ref_template="#/$defs/{name}")
-    inline = schema.get("$defs", {}).get(kind.__name__, schema)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inline}}}}
+def _operation(
+    body: Any, reply: Any, parameters: Sequence[Mapping[str, Any]] = (), *, status: int = 200
+) -> Operation:
+    return Operation(
+        body=body,
+        reply=reply,
+        parameters=parameters,
+        status=status,
+        errors=(*MANAGEMENT, 404, 409),
+        error=ErrorReply,
+    )

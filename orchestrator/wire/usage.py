@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import orjson
 
@@ -21,7 +20,9 @@ from orchestrator.store.usage import (
     parse_groupings,
 )
 from orchestrator.wire.http import Exchange, Route
+from orchestrator.wire.openapi import Operation, query_parameter
 from orchestrator.wire.queries import Query, require_admin
+from orchestrator.wire.replies import ErrorReply, UsageList
 
 _DEFAULT_PAGE = 1000
 _MAX_PAGE = 10_000
@@ -73,11 +74,12 @@ def routes(authenticator: Authenticator, books: StoredBooks) -> list[Route]:
         }
         await exchange.reply(orjson.dumps(document))
 
-    parameters = [
-        {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
-        for name, text in _PARAMETERS.items()
-    ]
-    operation: dict[str, Any] = {"parameters": parameters}
+    operation = Operation(
+        reply=UsageList,
+        media=("text/csv",),
+        parameters=[query_parameter(name, text) for name, text in _PARAMETERS.items()],
+        error=ErrorReply,
+    )
     return [Route("GET", "/usage", summed, "list_usage", "Sums of usage", operation)]
 
 

@@ -17,7 +17,7 @@ from orchestrator.gateway import Embeddings
 from orchestrator.wire.bodies import BodyReader
 from orchestrator.wire.openai_embeddings import (
     MOST_INPUTS,
-    EmbeddingsBody,
+    EmbeddingsRequest,
     decode,
     encode,
     encoding_format,
@@ -48,8 +48,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
-def read(body: dict[str, Any]) -> EmbeddingsBody:
-    return BodyReader(EmbeddingsBody).read(json.dumps({"model": "acme/embed", **body}).encode())
+def read(body: dict[str, Any]) -> EmbeddingsRequest:
+    return BodyReader(EmbeddingsRequest).read(json.dumps({"model": "acme/embed", **body}).encode())
 
 
 @pytest.mark.parametrize("name", REQUESTS)

@@ -382,9 +382,6 @@ async def test_the_description_names_every_route_and_loads_nothing(service: Benc
         "/v1/models/{model}",
         "/health",
     }
-    body = document["paths"][PATH]["post"]["requestBody"]["content"]["application/json"]
-    assert set(body["schema"]["required"]) == {"model", "messages"}
-    assert "$ref" not in orjson.dumps(body).decode()
     assert document["security"] == [{"virtual_key": []}]
 
 
