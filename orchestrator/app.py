@@ -95,6 +95,8 @@ def create_app(settings: Settings) -> FastAPI:
                 authenticator=authenticator,
                 gateway=gateway,
                 readiness=readiness,
+                realtime=settings.realtime,
+                drain_s=settings.server.drain_s,
                 management={
                     "keys": key_routes(authenticator, keys),
                     "policies": policy_routes(authenticator, admin, gateway.explainer()),

@@ -130,6 +130,16 @@ class Gateway:
             raise unknown_model(name)
         return _entry(deployment, name)
 
+    async def check(self, principal: Principal, model: str, context: CallContext) -> None:
+        """Whether a generation could begin now. Spends nothing. Raises: GatewayError."""
+        asked = Asked(model, "generate", "local-only", context.client_ip)
+        admitted = await self._gate.admit(principal, asked)
+        self._books.check()
+        refusal = (await self._quota.outlook(admitted.caller, "chat", 1)).refusal
+        # Requests of this moment may have ended when the generation begins.
+        if refusal is not None and (refusal.hit is None or refusal.hit.kind != "concurrency"):
+            raise refusal
+
     async def generate(
         self, principal: Principal, request: GenerationRequest, context: CallContext
     ) -> Generation:

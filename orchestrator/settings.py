@@ -207,6 +207,25 @@ class ResponsesSettings(_Group):
     """A background response whose worker is silent for this long has failed."""
 
 
+class RealtimeSettings(_Group):
+    """Sessions over WebSockets."""
+
+    idle_s: Seconds = 600.0
+    """How long a session may neither hear from its client nor answer it."""
+    session_s: Seconds = 3600.0
+    """How long a session may last at all."""
+    most_sessions: int = Field(default=500, ge=1)
+    """Sessions of one worker at the same time."""
+    most_items: int = Field(default=1000, ge=1)
+    """Items of one conversation."""
+    most_conversation_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    """Text of one conversation."""
+    most_message_bytes: int = Field(default=1024 * 1024, ge=1024)
+    """Of one event of a client; a longer one ends the session."""
+    ping_s: Seconds = 20.0
+    """How often a client is asked whether it is there, and how long it may take to say so."""
+
+
 class LoggingSettings(_Group):
     """Logs go to standard error."""
 
@@ -265,6 +284,7 @@ class Settings(BaseSettings):
     quota: QuotaSettings = QuotaSettings()
     policy: PolicySettings = PolicySettings()
     responses: ResponsesSettings = ResponsesSettings()
+    realtime: RealtimeSettings = RealtimeSettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -36,6 +36,7 @@ def run_worker(settings: Settings, fd: int) -> int:
     """Serves the application on the inherited listening socket `fd` until SIGTERM."""
     # Imported here: the parent, which imports this module, has no use for the application.
     from orchestrator.app import create_app
+    from orchestrator.serve.websockets import DrainingWebSocket
 
     configure_logging(settings.logging)
     # uvicorn tells of every start and stop, which the parent does already.
@@ -46,7 +47,12 @@ def run_worker(settings: Settings, fd: int) -> int:
         app,
         loop="uvloop",
         http="httptools",
-        ws="none",
+        ws=DrainingWebSocket,
+        ws_max_size=settings.realtime.most_message_bytes,
+        ws_ping_interval=settings.realtime.ping_s,
+        ws_ping_timeout=settings.realtime.ping_s,
+        # Deltas are small: it would cost memory and time for nothing.
+        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -42,9 +42,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+DRAIN = "orchestrator.drain"
+"""A message of our own to the handlers of WebSockets: end, and let end what runs."""
+SWITCHING_PROTOCOLS = 101
 CLIENT_LEFT = 499
 """The status in the log of a request whose client went away first. Source: nginx."""
 _EXCHANGE = "orchestrator.exchange"
+_KEY_SUBPROTOCOL = "openai-insecure-api-key."
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _JSON: Headers = [(b"content-type", b"application/json")]
 
@@ -88,6 +92,7 @@ class Exchange:
         self.principal: Principal | None = None
         self.model = "-"
         self.usage: Usage | None = None
+        self.on_error: OnError | None = None
 
     @property
     def started(self) -> bool:
@@ -181,6 +186,11 @@ class Exchange:
         )
         await self.send({"type": "http.response.body", "body": rendered.body})
 
+    def report(self, error: GatewayError) -> None:
+        """Tells whoever is told of errors of one that the caller is about to be told of."""
+        if self.on_error is not None:
+            self.on_error(self, error)
+
     def while_connected(self) -> WhileConnected:
         """A block that ends early, without an error, when the client goes away."""
         return WhileConnected(self)
@@ -188,6 +198,39 @@ class Exchange:
     def _too_large(self, given: str) -> PayloadTooLarge:
         limit = self._server.max_body_bytes
         return PayloadTooLarge(f"The request body may have {limit} bytes at most; {given}.")
+
+
+class SocketExchange(Exchange):
+    """The upgrade to a WebSocket, and the socket after it.
+
+    Until it is accepted an error is an HTTP reply, which servers send by the extension
+    `websocket.http.response` of ASGI. Source: asgi.readthedocs.io, extensions.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        server: ServerSettings,
+        hosts: HostsSettings,
+    ) -> None:
+        super().__init__(scope, receive, send, server, hosts)
+        scope["method"] = "GET"
+        if self.secret is None:
+            self.secret = _secret_of_subprotocols(scope)
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Sends one ASGI message, of HTTP or of a WebSocket."""
+        kind = message["type"]
+        if kind.startswith("http."):
+            self.complete = not message.get("more_body", False)
+            message = {**message, "type": f"websocket.{kind}"}
+        if kind in ("http.response.start", "websocket.accept"):
+            self.status = message.get("status", SWITCHING_PROTOCOLS)
+            headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+            message = {**message, "headers": headers}
+        return self._send(message)
 
 
 class WhileConnected:
@@ -249,19 +292,20 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         began_at = time.perf_counter()
-        exchange = Exchange(scope, receive, send, self._server, self._hosts)
+        kind = Exchange if scope["type"] == "http" else SocketExchange
+        exchange = kind(scope, receive, send, self._server, self._hosts)
+        exchange.on_error = self._on_error
         scope[_EXCHANGE] = exchange
         try:
             await self._app(scope, receive, exchange.send)
         except ClientLeftError:
             exchange.status = CLIENT_LEFT
         except GatewayError as error:
-            if self._on_error is not None:
-                self._on_error(exchange, error)
+            exchange.report(error)
             await exchange.fail(error)
         except StoreError as error:
             logger.warning("request %s: %s", exchange.request_id, error)
@@ -353,6 +397,13 @@ def _secret(headers: Mapping[bytes, bytes]) -> str | None:
         if secret := headers.get(name, b"").strip():
             return secret.decode("latin-1")
     return None
+
+
+def _secret_of_subprotocols(scope: Scope) -> str | None:
+    """The key among the offered subprotocols: browsers can send no header with an upgrade."""
+    offered: list[str] = scope.get("subprotocols", [])
+    keys = (one for one in offered if one.startswith(_KEY_SUBPROTOCOL))
+    return next(keys, "").removeprefix(_KEY_SUBPROTOCOL) or None
 
 
 def _secret_of_query(scope: Scope) -> str | None:

@@ -16,12 +16,15 @@ from orchestrator.auth import Authenticator
 from orchestrator.core.errors import GatewayError, MethodNotAllowed
 from orchestrator.gateway import Gateway
 from orchestrator.health import Readiness
-from orchestrator.settings import HostsSettings, ServerSettings
+from orchestrator.settings import HostsSettings, RealtimeSettings, ServerSettings
 from orchestrator.wire import health, openai_chat, openai_embeddings, openai_models
 from orchestrator.wire.errors import UnknownRoute, render_error
 from orchestrator.wire.http import Edge, OnError, RawRoute, Route, exchange_of, internal_error
+from orchestrator.wire.realtime import routes as realtime_routes
+from orchestrator.wire.sockets import RawSocketRoute, or_no_socket
 
 OPENAI_PREFIXES = ("/v1", "/api/v1")
+_REALTIME = RealtimeSettings()
 _NO_ROUTES: Mapping[str, Sequence[Route]] = MappingProxyType({})
 _MOST_SHOWN_OF_PATH = 200
 _KEY_SCHEME = {"type": "http", "scheme": "bearer", "description": "A virtual key."}
@@ -49,6 +52,7 @@ def new_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.add_exception_handler(HTTPException, _routing_failed)
+    app.router.default = or_no_socket(app.router.default)
     app.add_middleware(Edge, server=server, hosts=hosts, on_error=on_error)
     _describe_keys(app)
     return app
@@ -61,6 +65,8 @@ def mount(
     gateway: Gateway,
     readiness: Readiness | None = None,
     management: Mapping[str, Sequence[Route]] = _NO_ROUTES,
+    realtime: RealtimeSettings = _REALTIME,
+    drain_s: float = 30.0,
 ) -> None:
     """Puts the routes of every dialect on `app`, and those of `management` by their tags."""
     fingerprint = system_fingerprint(app.version)
@@ -69,10 +75,15 @@ def mount(
         "chat": openai_chat.routes(authenticator, gateway, fingerprint),
         "embeddings": openai_embeddings.routes(authenticator, gateway),
         "models": openai_models.routes(authenticator, gateway),
+        "realtime": realtime_routes.routes(),
         "health": probes,
         **management,
     }
+    serve = realtime_routes.session_handler(
+        realtime_routes.Parts(authenticator, gateway, realtime, drain_s)
+    )
     for prefix in OPENAI_PREFIXES:
+        app.router.routes.append(RawSocketRoute(prefix + realtime_routes.PATH, serve))
         for tag, routes in openai.items():
             _add(app, prefix, routes, tag)
     _add(app, "", probes, "health")

@@ -1,0 +1,21 @@
+"""The server's side of WebSockets: a stop of the server is told to handlers, not cut off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from orchestrator.wire.http import DRAIN
+
+
+class DrainingWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's own closes every socket at once when the server is to stop."""
+
+    def shutdown(self) -> None:
+        """Asks the handler to end, once the socket is open and as long as nobody closes it."""
+        if not self.handshake_complete or self.close_sent or self.transport.is_closing():
+            super().shutdown()
+            return
+        message: Any = {"type": DRAIN}
+        self.queue.put_nowait(message)

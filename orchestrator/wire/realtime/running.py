@@ -1,0 +1,145 @@
+"""A response while it is being made: a task that can be stopped between two events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.core.errors import ContextLengthExceeded, GatewayError, RateLimited
+from orchestrator.core.events import GenerationFinished, Usage
+from orchestrator.core.request import GenerationRequest
+from orchestrator.gateway import Generation
+from orchestrator.wire.http import ClientLeftError, internal_error
+from orchestrator.wire.realtime.response import Response, ServerEvent, rate_limits
+from orchestrator.wire.realtime.session import Plan
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a response needs of its session.
+
+    `generate` checks the key anew. `refuse` tells of an error that left no response behind,
+    `report` whoever keeps books of denials.
+    """
+
+    generate: Callable[[GenerationRequest], Awaitable[Generation]]
+    send: Callable[[ServerEvent], Awaitable[None]]
+    refuse: Callable[[GatewayError], Awaitable[None]]
+    report: Callable[[GatewayError], None]
+    count: Callable[[Usage], None]
+
+
+class Running:
+    """Makes one response. It is `active` until its `response.done` is about to be sent."""
+
+    def __init__(self, plan: Plan, line: Line) -> None:
+        self.active = True
+        self._plan = plan
+        self._line = line
+        self._can_be_cut = False
+        self._is_stopped = False
+        self._fault: GatewayError | None = None
+        self._headers: Mapping[str, str] = {}
+        self.task = asyncio.create_task(self._run())
+
+    @property
+    def response(self) -> Response:
+        """The response that is made."""
+        return self._plan.response
+
+    def stop(self, fault: GatewayError | None = None) -> None:
+        """Ends it early, as cancelled by its client, or as failed with `fault`. Returns at once."""
+        if not self.active or self._is_stopped:
+            return
+        self._is_stopped, self._fault = True, fault
+        # While something is sent it is let through: a reader that is told half of it is lost.
+        if self._can_be_cut:
+            self.task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            await self._make_or_tell()
+        except ClientLeftError:
+            # Its session ends in a moment.
+            return
+        finally:
+            self.active = False
+
+    async def _make_or_tell(self) -> None:
+        try:
+            await self._make()
+        except asyncio.CancelledError:
+            if not self._is_stopped or not self.active:
+                raise
+            self.task.uncancel()
+            await self._end(error=self._fault)
+        except GatewayError as error:
+            await self._failed(error)
+        except ClientLeftError:
+            raise
+        except Exception:
+            logger.exception("response %s failed", self.response.id)
+            await self._failed(internal_error())
+
+    async def _make(self) -> None:
+        if self._is_stopped:
+            await self._end(error=self._fault)
+            return
+        generation = await self._begin()
+        self._headers = generation.headers
+        try:
+            events = aiter(generation)
+            while not self._is_stopped:
+                self._can_be_cut = True
+                event = await anext(events)
+                self._can_be_cut = False
+                if isinstance(event, GenerationFinished):
+                    # Before the client knows, so that its next response finds the room of this one.
+                    await generation.aclose()
+                    self._line.count(event.usage)
+                    await self._end(usage=event.usage)
+                    return
+                for made in self.response.event(event):
+                    await self._line.send(made)
+        finally:
+            self._can_be_cut = False
+            await generation.aclose()
+        await self._end(error=self._fault)
+
+    async def _begin(self) -> Generation:
+        """The generation, without the oldest items where all of them are too many."""
+        while True:
+            self._can_be_cut = True
+            try:
+                return await self._line.generate(self._plan.request())
+            except ContextLengthExceeded:
+                shorter = self._plan.shorter()
+                if shorter is None:
+                    raise
+                self._plan = shorter
+            finally:
+                self._can_be_cut = False
+
+    async def _failed(self, error: GatewayError) -> None:
+        self._line.report(error)
+        self._headers = self._headers or error.headers
+        # What was wrong with the event is no response; clients wait for the end of all others.
+        is_refusal = error.status < 500 and not isinstance(error, RateLimited)
+        if is_refusal and not self.response.created:
+            self.active = False
+            await self._line.refuse(error)
+        else:
+            await self._end(error=error)
+
+    async def _end(self, *, usage: Usage | None = None, error: GatewayError | None = None) -> None:
+        cancelled = usage is None and error is None
+        for made in self.response.finish(usage=usage, cancelled=cancelled, error=error):
+            if made["type"] == "response.done":
+                self.active = False
+            await self._line.send(made)
+        await self._line.send(rate_limits(self._headers, time.time()))

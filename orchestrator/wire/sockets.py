@@ -1,0 +1,41 @@
+"""WebSockets under FastAPI's router: their routes, and what is said where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.routing import WebSocketRoute
+
+from orchestrator.wire.errors import UnknownRoute
+from orchestrator.wire.http import App, Exchange, Receive, Scope, Send, exchange_of
+
+_MOST_SHOWN_OF_PATH = 200
+
+
+class RawSocketRoute(WebSocketRoute):
+    """A route that the router finds, and that speaks bare ASGI."""
+
+    def __init__(self, path: str, handler: Callable[[Exchange], Awaitable[None]]) -> None:
+        super().__init__(path, _found, name=path)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            del receive, send
+            await handler(exchange_of(scope))
+
+        self.app = app
+
+
+def or_no_socket(over_http: App) -> App:
+    """What answers where there is no route: `over_http`, and for WebSockets an error like all."""
+
+    async def no_route(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            path = scope["path"][:_MOST_SHOWN_OF_PATH]
+            raise UnknownRoute(f"There is no WebSocket at `{path}`.")
+        await over_http(scope, receive, send)
+
+    return no_route
+
+
+async def _found() -> None:
+    """Stands in the endpoint's place for the router; sockets never come here."""
