@@ -12,6 +12,7 @@ from orchestrator.deployments import Deployment, Deployments
 from orchestrator.policy import Decision, PolicyEngine, PolicyInput
 from orchestrator.quota import Caller
 from orchestrator.routing import Route, Router
+from orchestrator.telemetry import current_call, names
 
 _VERBS = {"generate": "generate text", "embed": "embed text"}
 
@@ -49,8 +50,16 @@ class Gate:
     async def admit(self, principal: Principal, asked: Asked) -> Admitted:
         """Raises: GatewayError."""
         deployment = self.find(asked.model)
-        decision = await self.decide(principal, deployment, asked)
-        return self.enter(principal, deployment, decision, asked)
+        call = current_call()
+        with call.stage(names.POLICY) as stage:
+            decision = await self.decide(principal, deployment, asked)
+            stage.note(names.POLICY_RULE, decision.rule)
+            stage.note(names.POLICY_ID, decision.policy_id)
+            _require(decision)
+        with call.stage(names.ROUTING) as stage:
+            admitted = self.enter(principal, deployment, decision, asked)
+            stage.note(names.ROUTE, admitted.route.backend.name)
+        return admitted
 
     def find(self, name: str) -> Deployment:
         """The model of that id or alias. Raises: ModelNotFound."""
@@ -87,10 +96,7 @@ class Gate:
         self, principal: Principal, deployment: Deployment, decision: Decision, asked: Asked
     ) -> Admitted:
         """The way of a request with that decision. Raises: GatewayError."""
-        if not decision.allow:
-            raise PolicyDenied(
-                decision.reason, param=decision.param, reason=decision.word, rule=decision.rule
-            )
+        _require(decision)
         task = deployment.model.task
         if task != asked.task:
             raise ModelNotFound(
@@ -103,6 +109,13 @@ class Gate:
         limits = tighter(principal.limits, decision.limits)
         caller = Caller(principal.key_id, principal.tenant_id, limits, principal.tenant_limits)
         return Admitted(route, caller)
+
+
+def _require(decision: Decision) -> None:
+    if not decision.allow:
+        raise PolicyDenied(
+            decision.reason, param=decision.param, reason=decision.word, rule=decision.rule
+        )
 
 
 def unknown_model(name: str) -> ModelNotFound:

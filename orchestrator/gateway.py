@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from orchestrator.auth import Principal
 from orchestrator.backends import Run
 from orchestrator.core.context import CallContext
 from orchestrator.core.errors import GatewayError, UpstreamFailed
 from orchestrator.core.events import GenerationEvent, GenerationFinished, Usage
-from orchestrator.core.ids import new_id
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest
 from orchestrator.deployments import Deployment, Deployments
 from orchestrator.explain import Explainer
-from orchestrator.gate import Asked, Gate, unknown_model
-from orchestrator.metering import Books, Outcome, UsageRecord
+from orchestrator.gate import Admitted, Asked, Gate, unknown_model
+from orchestrator.meter import Meter
+from orchestrator.metering import Books, Outcome
 from orchestrator.policy import PolicyEngine
 from orchestrator.quota import Admission, Quota
 from orchestrator.routing import Route, Router
+from orchestrator.telemetry import names
+from orchestrator.telemetry.process import Telemetry
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +62,18 @@ class Generation:
         headers: Mapping[str, str],
         before_end: Callable[[Outcome], None],
         on_end: Callable[[Outcome], None],
+        meter: Meter | None = None,
     ) -> None:
-        """`before_end` is called before the reader can know of the end, `on_end` after it."""
+        """`before_end` is called before the reader can know of the end, `on_end` after it.
+
+        `meter` is told how it ends, before both.
+        """
         self.headers = headers
         self._first = first
         self._events = events
         self._before_end = before_end
         self._on_end = on_end
+        self._meter = meter
         self._outcome: Outcome = "cancelled"
         self._closed = False
 
@@ -75,10 +84,14 @@ class Generation:
             async for event in self._events:
                 if isinstance(event, GenerationFinished):
                     self._outcome = "ok"
+                    if self._meter is not None:
+                        self._meter.finished(event)
                     self._before_end("ok")
                 yield event
-        except Exception:
+        except Exception as error:
             self._outcome = "failed"
+            if self._meter is not None:
+                self._meter.failed(error)
             self._before_end("failed")
             raise
 
@@ -103,7 +116,9 @@ class Gateway:
         router: Router,
         quota: Quota,
         books: Books,
+        telemetry: Telemetry | None = None,
     ) -> None:
+        self._telemetry = telemetry or Telemetry()
         self._deployments = deployments
         self._gate = Gate(deployments, policy, router)
         self._quota = quota
@@ -144,30 +159,29 @@ class Gateway:
         self, principal: Principal, request: GenerationRequest, context: CallContext
     ) -> Generation:
         """A started generation. Raises: GatewayError, from 403 to 504, before any event."""
-        meter = Meter(principal, request.model, context)
-        asked = Asked(request.model, "generate", request.route_hint, context.client_ip)
-        admitted = await self._gate.admit(principal, asked)
-        route = admitted.route
-        self._books.check()
-        admission = await self._quota.admit(admitted.caller, "chat")
-        try:
-            prepared = await route.backend.prepare(route.served, request)
-        except BaseException as error:
-            await admission.cancel()
-            _tell_limits(error, admission)
-            raise
-        await admission.reserve(prepared.most_tokens)
+        meter = Meter(self._telemetry, principal, request.model, context)
+        with meter.refusals():
+            admitted = await self._gate.admit(principal, _asked(request, "generate", context))
+            route = admitted.route
+            admission = await self._admit(admitted, meter)
+            preparing = route.backend.prepare(route.served, request)
+            prepared = await self._prepared(preparing, admission, meter)
+            await self._reserve(admission, prepared.most_tokens, meter, route)
+        meter.start(route.served.model.id, request)
         run = route.backend.generate(prepared, context.engine_id)
-        events = run.events()
+        events = meter.watched(run.events()) if meter.call.sampled else run.events()
 
         def promise(outcome: Outcome) -> None:
             usage = _charged(run.so_far(), outcome)
             self._books.promise(meter.entry(route.backend.name, usage, outcome))
 
         def end(outcome: Outcome) -> None:
+            if outcome == "cancelled":
+                meter.stop("cancelled")
             try:
                 promise(outcome)
             finally:
+                meter.ended(_charged(run.so_far(), outcome), outcome)
                 self._own(self._settle(run, route, admission, meter, outcome))
 
         try:
@@ -175,6 +189,7 @@ class Gateway:
             if first is None:
                 raise UpstreamFailed("The engine gave no answer.")
         except BaseException as error:
+            meter.failed(error)
             try:
                 await events.aclose()
             finally:
@@ -182,40 +197,43 @@ class Gateway:
             _tell_limits(error, admission)
             raise
         meter.first_token()
-        return Generation(first, events, _headers(route, admission), promise, end)
+        headers = _headers(route, admission)
+        meter.limits(headers)
+        return Generation(first, events, headers, promise, end, meter)
 
     async def embed(
         self, principal: Principal, request: EmbeddingRequest, context: CallContext
     ) -> Embeddings:
         """The vectors of `request`. Raises: GatewayError."""
-        meter = Meter(principal, request.model, context)
-        asked = Asked(request.model, "embed", request.route_hint, context.client_ip)
-        admitted = await self._gate.admit(principal, asked)
-        route = admitted.route
-        self._books.check()
-        admission = await self._quota.admit(admitted.caller, "chat")
-        try:
-            batch = await route.backend.prepare_embedding(route.served, request)
-        except BaseException as error:
-            await admission.cancel()
-            _tell_limits(error, admission)
-            raise
-        await admission.reserve(batch.prompt_tokens)
+        meter = Meter(self._telemetry, principal, request.model, context)
+        with meter.refusals():
+            admitted = await self._gate.admit(principal, _asked(request, "embed", context))
+            route = admitted.route
+            admission = await self._admit(admitted, meter)
+            preparing = route.backend.prepare_embedding(route.served, request)
+            batch = await self._prepared(preparing, admission, meter)
+            await self._reserve(admission, batch.prompt_tokens, meter, route)
+        meter.start(route.served.model.id, request)
         outcome: Outcome = "cancelled"
         usage = Usage(0, 0)
         try:
             vectors = await route.backend.embed(batch, context.engine_id)
             outcome, usage = "ok", Usage(batch.prompt_tokens, 0)
-        except Exception as error:
-            outcome = "failed"
+        except BaseException as error:
+            if isinstance(error, Exception):
+                outcome = "failed"
+            meter.failed(error)
             _tell_limits(error, admission)
             raise
         finally:
             try:
                 self._books.record(meter.entry(route.backend.name, usage, outcome))
             finally:
+                meter.ended(usage, outcome)
                 await admission.settle(usage.total_tokens)
+                meter.settled(usage, outcome)
         headers = _headers(route, admission)
+        meter.limits(headers)
         return Embeddings(request.model, vectors, batch.prompt_tokens, headers)
 
     async def count(
@@ -247,11 +265,37 @@ class Gateway:
         while self._settling:
             await asyncio.wait(self._settling)
 
+    async def _admit(self, admitted: Admitted, meter: Meter) -> Admission:
+        """Counts the request. Raises: RateLimited, QuotaUnavailable, StoreUnavailable."""
+        self._books.check()
+        with meter.call.stage(names.QUOTA):
+            return await self._quota.admit(admitted.caller, "chat")
+
+    async def _prepared(
+        self, preparing: Coroutine[None, None, T], admission: Admission, meter: Meter
+    ) -> T:
+        """The request in tokens; it is given back where that fails. Raises: GatewayError."""
+        try:
+            with meter.call.stage(names.RENDER):
+                return await preparing
+        except BaseException as error:
+            await admission.cancel()
+            _tell_limits(error, admission)
+            raise
+
+    async def _reserve(self, admission: Admission, tokens: int, meter: Meter, route: Route) -> None:
+        """Takes the most that the request can cost. Raises: RateLimited, QuotaUnavailable."""
+        with meter.call.stage(names.QUOTA) as stage:
+            await admission.reserve(tokens)
+            stage.note(names.RESERVED_TOKENS, tokens)
+        meter.reserved(route.served.model.id, tokens)
+
     async def _settle(
         self, run: Run, route: Route, admission: Admission, meter: Meter, outcome: Outcome
     ) -> None:
         """Charges what the engine produced, once its side has ended."""
         usage = _charged(await run.produced(), outcome)
+        meter.settled(usage, outcome)
         # The books first: they are always there, a quota may be out of reach.
         try:
             self._books.record(meter.entry(route.backend.name, usage, outcome))
@@ -269,48 +313,8 @@ class Gateway:
             logger.error("a request could not be settled", exc_info=error)
 
 
-class Meter:
-    """The clock of one request."""
-
-    def __init__(self, principal: Principal, model: str, context: CallContext) -> None:
-        self._principal = principal
-        self._model = model
-        self._context = context
-        self._at = time.time()
-        self._record_id = new_id("use")
-        self._began_at = time.perf_counter()
-        self._first_s: float | None = None
-        self._duration_s: float | None = None
-
-    def first_token(self) -> None:
-        """The first token has come."""
-        self._first_s = time.perf_counter() - self._began_at
-
-    def stop(self) -> None:
-        """The reader has what it gets; what follows is not its time. Twice is once."""
-        if self._duration_s is None:
-            self._duration_s = time.perf_counter() - self._began_at
-
-    def entry(self, route: str, usage: Usage, outcome: Outcome) -> UsageRecord:
-        """The record for the books, always of the same id."""
-        self.stop()
-        assert self._duration_s is not None
-        return UsageRecord(
-            request_id=self._context.request_id,
-            at=self._at,
-            tenant_id=self._principal.tenant_id,
-            key_id=self._principal.key_id,
-            model=self._model,
-            route=route,
-            dialect=self._context.dialect,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            first_token_s=self._first_s,
-            duration_s=self._duration_s,
-            outcome=outcome,
-            record_id=self._record_id,
-        )
+def _asked(request: GenerationRequest | EmbeddingRequest, task: str, context: CallContext) -> Asked:
+    return Asked(request.model, task, request.route_hint, context.client_ip)
 
 
 def _charged(produced: Usage, outcome: Outcome) -> Usage:

@@ -4,6 +4,7 @@
 Nothing of it holds a prompt, a completion or a key, unless a key is named for that.
 """
 
+from orchestrator.telemetry import names
 from orchestrator.telemetry.calls import Call, Stage, current_call, engine_metadata
 from orchestrator.telemetry.logs import RequestRecord, configure_logging, log_request
 
@@ -15,4 +16,5 @@ __all__ = [
     "current_call",
     "engine_metadata",
     "log_request",
+    "names",
 ]

@@ -6,6 +6,7 @@ It is noted in plain values whether or not the request is traced, because the re
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import time
@@ -90,11 +91,14 @@ class Stage:
 
 
 class Call:
-    """One request. `trace_id` is 0 where nobody traces; `sampled` tells whether spans are kept."""
+    """One request. `trace_id` is 0 where nobody traces; `sampled` tells whether spans are kept.
+
+    In a session, which is one request to HTTP, each call to a model is noted by itself.
+    """
 
     __slots__ = (
         "attributes", "began_at_ns", "began_ns", "call_id", "client_stage", "engine_span_id",
-        "parent", "request_id", "sampled", "span_id", "stages", "timings", "trace_id",
+        "is_over", "is_session", "parent", "request_id", "sampled", "span_id", "stages", "timings", "trace_id",
     )  # fmt: skip
 
     def __init__(self, request_id: str = "", call_id: str = "") -> None:
@@ -104,6 +108,8 @@ class Call:
         self.span_id = 0
         self.engine_span_id = 0
         self.sampled = False
+        self.is_over = False
+        self.is_session = False
         self.parent: Parent | None = None
         self.began_at_ns = time.time_ns()
         self.began_ns = time.perf_counter_ns()
@@ -118,6 +124,15 @@ class Call:
         self.span_id = new_span_id()
         self.engine_span_id = new_span_id()
 
+    def child(self) -> Call:
+        """A call that came out of this one, in the same trace, and is noted by itself."""
+        child = Call(self.request_id, self.call_id)
+        if self.trace_id:
+            state = self.parent.state if self.parent is not None else ""
+            span_id = self.span_id or new_span_id()
+            child.parent = Parent(self.trace_id, span_id, int(self.sampled), state)
+        return child
+
     def stage(self, name: str) -> Stage:
         """A part of the request, to be entered."""
         return Stage(self, name)
@@ -130,6 +145,16 @@ class Call:
     def unix_ns(self, at_ns: int) -> int:
         """The moment `at_ns` of the stages' clock as Unix time."""
         return self.began_at_ns + at_ns - self.began_ns
+
+    @property
+    def first_token_s(self) -> float | None:
+        """When the first token came, in seconds after the request."""
+        if self.client_stage is None:
+            return None
+        for name, at_ns in self.client_stage.events:
+            if name == names.EVENT_FIRST_TOKEN:
+                return (at_ns - self.began_ns) / 1e9
+        return None
 
     @property
     def trace(self) -> str:
@@ -146,8 +171,9 @@ def enter(call: Call) -> Token[Call | None]:
 
 
 def leave(token: Token[Call | None]) -> None:
-    """Makes it what it was before `enter`."""
-    _current.reset(token)
+    """Makes it what it was before `enter`; in another task than that one it does nothing."""
+    with contextlib.suppress(ValueError):
+        _current.reset(token)
 
 
 def current_call() -> Call:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextvars import Token
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,23 +88,17 @@ class Telemetry:
         elif call.parent is not None:
             # Ours are not told to anybody, but lines of the log can be found by it.
             call.trace_id = call.parent.trace_id
-        self.metrics.http_active.add(1)
         return calls.enter(call)
 
     def finish(
-        self,
-        call: Call,
-        name: str,
-        token: Token[Call | None],
-        ended_ns: int,
-        status: int,
-        error: str,
+        self, call: Call, name: str, token: Token[Call | None], *, status: int = 0, error: str = ""
     ) -> None:
-        """The request of `call` is over, and answered with `status`."""
+        """What `begin` began is over; `status` is that of an HTTP reply, where there was one."""
+        if not call.is_over:
+            call.is_over = True
+            if self._tracing is not None:
+                self._tracing.finish(call, name, time.perf_counter_ns(), status, error)
         calls.leave(token)
-        self.metrics.http_active.add(-1)
-        if self._tracing is not None:
-            self._tracing.finish(call, name, ended_ns, status, error)
 
     def _scrape(self) -> Scrape:
         return Scrape(self._worker, self.metrics.registry.collect())

@@ -78,7 +78,8 @@ class Tracing:
                 parent=remote,
                 resource=self.resource,
                 attributes=call.attributes,
-                kind=SpanKind.SERVER,
+                # What is no reply over HTTP came out of something that was.
+                kind=SpanKind.SERVER if status else SpanKind.INTERNAL,
                 status=Status(StatusCode.ERROR, error) if failed else Status(),
                 start_time=call.began_at_ns,
                 end_time=call.unix_ns(ended_ns),

@@ -1,0 +1,124 @@
+"""What a request over HTTP tells at its end: a line in the log, its numbers, its spans."""
+
+from __future__ import annotations
+
+import time
+from contextvars import Token
+from typing import TYPE_CHECKING
+
+from orchestrator.core.errors import GatewayError, RateLimited, Unauthenticated
+from orchestrator.telemetry import Call, RequestRecord, log_request, names
+from orchestrator.telemetry.calls import read_parent, server_timing
+from orchestrator.telemetry.process import Telemetry
+
+if TYPE_CHECKING:
+    from orchestrator.wire.errors import Headers
+    from orchestrator.wire.http import Exchange
+
+_NO_ROUTE = "none"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Told:
+    """Around one exchange: made when it comes, `end`ed when it is over."""
+
+    def __init__(self, telemetry: Telemetry, exchange: Exchange) -> None:
+        self._telemetry = telemetry
+        self._exchange = exchange
+        exchange.call.parent = read_parent(exchange.headers)
+        exchange.call.is_session = exchange.scope["type"] == "websocket"
+        exchange.server_timing = telemetry.server_timing
+        telemetry.metrics.http_active.add(1)
+        self._token: Token[Call | None] = telemetry.begin(exchange.call, exchange.scope["method"])
+
+    def refused(self, error: GatewayError) -> None:
+        """The request is answered with `error`."""
+        exchange, metrics = self._exchange, self._telemetry.metrics
+        exchange.error = error.code
+        metrics.refusals.add(1, str(error.status), refusal_word(error))
+        if (caller := exchange.principal) is not None:
+            metrics.keys.refused(
+                caller.tenant_id, caller.key_id, caller.key_label, refusal_word(error)
+            )
+
+    def end(self) -> None:
+        """The exchange is over, however it ended."""
+        exchange, telemetry = self._exchange, self._telemetry
+        call = exchange.call
+        duration_s = (time.perf_counter_ns() - call.began_ns) / 1e9
+        route, method = _route(exchange), _method(exchange)
+        telemetry.metrics.http_active.add(-1)
+        telemetry.metrics.http_duration.record(
+            duration_s,
+            method,
+            route,
+            str(exchange.status),
+            trace=call.trace if call.sampled else "",
+        )
+        log_request(_record(exchange, duration_s))
+        if call.sampled:
+            _describe(exchange, method, route)
+        telemetry.finish(
+            call, f"{method} {route}", self._token, status=exchange.status, error=exchange.error
+        )
+
+
+def refusal_word(error: GatewayError) -> str:
+    """Why, in one word of a closed set: of limits which one, of keys what is wrong with it."""
+    if isinstance(error, RateLimited) and error.hit is not None:
+        return f"{error.hit.scope}_{error.hit.kind}"
+    return error.detail_reason if isinstance(error, Unauthenticated) else error.code
+
+
+def timing_headers(exchange: Exchange) -> Headers:
+    """`Server-Timing` of a reply in one piece that a model has part in."""
+    if not exchange.server_timing or exchange.call.client_stage is None:
+        return []
+    return [(b"server-timing", server_timing(exchange.call).encode("ascii"))]
+
+
+def _route(exchange: Exchange) -> str:
+    """The path as it was registered: what callers made up is not in it."""
+    return getattr(exchange.scope.get("route"), "path", _NO_ROUTE)
+
+
+def _method(exchange: Exchange) -> str:
+    method: str = exchange.scope["method"]
+    return method if method in _METHODS else "_OTHER"
+
+
+def _describe(exchange: Exchange, method: str, route: str) -> None:
+    scope, call = exchange.scope, exchange.call
+    call.attributes |= {
+        names.HTTP_METHOD: method,
+        names.HTTP_ROUTE: route,
+        names.HTTP_STATUS: exchange.status,
+        names.URL_SCHEME: scope.get("scheme", "http"),
+        names.REQUEST_ID: exchange.request_id,
+        names.CALL_ID: exchange.call_id,
+    }
+    if exchange.client_ip is not None:
+        call.attributes[names.CLIENT_ADDRESS] = exchange.client_ip
+    if exchange.error:
+        call.attributes[names.ERROR_TYPE] = exchange.error
+    if (caller := exchange.principal) is not None:
+        call.attributes[names.KEY_ID] = caller.key_id
+        call.attributes[names.TENANT_ID] = caller.tenant_id
+
+
+def _record(exchange: Exchange, duration_s: float) -> RequestRecord:
+    usage, caller = exchange.usage, exchange.principal
+    return RequestRecord(
+        request_id=exchange.call_id,
+        method=exchange.scope["method"],
+        path=exchange.scope["path"],
+        status=exchange.status,
+        duration_s=duration_s,
+        key_id=caller.key_id if caller else "-",
+        model=exchange.model,
+        prompt_tokens=usage.prompt_tokens if usage else 0,
+        completion_tokens=usage.completion_tokens if usage else 0,
+        tenant_id=caller.tenant_id if caller else "-",
+        error=exchange.error,
+        first_token_s=exchange.call.first_token_s,
+    )
