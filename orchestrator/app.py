@@ -32,22 +32,28 @@ from orchestrator.quota.memory import MemoryCounters
 from orchestrator.quota.redis_store import RedisStore
 from orchestrator.quota.shared import SharedCounters
 from orchestrator.quota.token_journal import TokenJournal
+from orchestrator.responses import Responses
+from orchestrator.responses.runs import Runs
 from orchestrator.routing import Router
 from orchestrator.settings import Settings, TritonSettings
 from orchestrator.store.database import Database
 from orchestrator.store.key_secret import load_pepper
 from orchestrator.supervisor.state import faults_file
+from orchestrator.telemetry.process import Telemetry
 from orchestrator.triton.client import Timeouts, TritonClient, TritonEndpoint
 from orchestrator.wire import surfaces
 from orchestrator.wire.audit import routes as audit_routes
 from orchestrator.wire.denials import audited
 from orchestrator.wire.keys import routes as key_routes
+from orchestrator.wire.openai_responses import routes as response_routes
 from orchestrator.wire.policies import routes as policy_routes
 from orchestrator.wire.usage import routes as usage_routes
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, worker: int = 0) -> FastAPI:
     """The application. `settings.triton.url` must say where Triton listens, whoever started it.
+
+    `worker` is the number of this process among those of the same settings.
 
     What needs the running loop (a gRPC channel belongs to the one it was made in) is built when
     the application starts, and closed in reverse order when it stops.
@@ -55,10 +61,13 @@ def create_app(settings: Settings) -> FastAPI:
     """
     catalogue = load_catalogue(settings.catalogue)
     trail = AuditTrail(settings)
+    telemetry = Telemetry(settings, worker)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            await telemetry.start()
+            stack.push_async_callback(telemetry.close)
             authenticator = Authenticator(settings)
             await authenticator.start()
             stack.push_async_callback(authenticator.close)
@@ -76,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
             local = LocalBackend(
                 client, first_token_timeout_s=settings.triton.first_token_timeout_s
             )
-            gateway = Gateway(deployments, policies, Router(local), limiter, books)
+            gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry)
             stack.push_async_callback(gateway.close)
             looks = {
                 "store": store_look(store, authenticator),
@@ -90,6 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
             stack.push_async_callback(readiness.close)
             admin = PolicyAdmin(store, policies, modules=settings.policy.engine == "embedded")
             keys = Keys(store, load_pepper(settings), authenticator)
+            responses, runs = _start_responses(settings, store, stack)
             surfaces.mount(
                 app,
                 authenticator=authenticator,
@@ -98,6 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
                 realtime=settings.realtime,
                 drain_s=settings.server.drain_s,
                 management={
+                    "responses": response_routes(authenticator, gateway, responses, runs),
                     "keys": key_routes(authenticator, keys),
                     "policies": policy_routes(authenticator, admin, gateway.explainer()),
                     "usage": usage_routes(authenticator, books),
@@ -111,8 +122,24 @@ def create_app(settings: Settings) -> FastAPI:
             yield
 
     return surfaces.new_app(
-        lifespan, server=settings.server, hosts=settings.hosts, on_error=audited(trail)
+        lifespan,
+        server=settings.server,
+        hosts=settings.hosts,
+        on_error=audited(trail),
+        telemetry=telemetry,
     )
+
+
+def _start_responses(
+    settings: Settings, store: Database, stack: AsyncExitStack
+) -> tuple[Responses, Runs]:
+    """The stored responses, and those that run in the background; `stack` closes both."""
+    responses = Responses(store, settings.responses)
+    responses.start()
+    stack.push_async_callback(responses.close)
+    runs = Runs(responses, settings.responses)
+    stack.push_async_callback(runs.close)
+    return responses, runs
 
 
 async def _start_triton(

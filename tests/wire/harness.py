@@ -36,9 +36,12 @@ from orchestrator.metering import NoBooks
 from orchestrator.policy import AllowAll
 from orchestrator.quota import Unlimited
 from orchestrator.rendering import Renderer
+from orchestrator.responses import Responses
+from orchestrator.responses.runs import Runs
 from orchestrator.routing import Router
 from orchestrator.settings import (
     HostsSettings,
+    ResponsesSettings,
     SecuritySettings,
     ServerSettings,
     Settings,
@@ -50,9 +53,11 @@ from orchestrator.store.keys import NewKey
 from orchestrator.store.migrate import migrate
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 from orchestrator.wire import surfaces
+from orchestrator.wire.openai_responses import routes as response_routes
 
 KEY = "op_live_26f2_" + "0123456789abcdef" * 2
 NARROW_KEY = "op_live_26f3_" + "0123456789abcdef" * 2
+STRANGERS_KEY = "op_live_26f4_" + "0123456789abcdef" * 2
 MODELS = (
     Model(
         "acme/chat", "chat", "generate", 64, EngineRecipe("-"), created=7, aliases=("gemma4:26b",)
@@ -144,6 +149,7 @@ class Bench:
     backend: ScriptedBackend
     deployments: Deployments
     client: httpx2.AsyncClient
+    settings: Settings
 
     async def post(self, path: str, body: Any, **options: Any) -> httpx2.Response:
         """A request with the good key."""
@@ -161,13 +167,18 @@ async def bench(
     *,
     server: ServerSettings | None = None,
     hosts: HostsSettings | None = None,
+    responses: ResponsesSettings | None = None,
 ) -> AsyncIterator[Bench]:
-    """A bench whose store lies in `folder`. `KEY` may do everything, `NARROW_KEY` embed only."""
+    """A bench whose store lies in `folder`. `KEY` may do everything, `NARROW_KEY` embed only.
+
+    `STRANGERS_KEY` is of another tenant.
+    """
     settings = Settings(
         data_dir=folder / "data",
         security=SecuritySettings(pepper=SecretStr("a pepper for tests only")),
         server=server or ServerSettings(max_body_bytes=4096),
         hosts=hosts or HostsSettings(),
+        responses=responses or ResponsesSettings(),
     )
     await migrate(settings)
     await _add_keys(settings)
@@ -183,14 +194,27 @@ async def bench(
         gateway = Gateway(deployments, AllowAll(), Router(backend), Unlimited(), NoBooks())
         stack.push_async_callback(gateway.close)
         app = surfaces.new_app(_no_lifespan, server=settings.server, hosts=settings.hosts)
-        surfaces.mount(app, authenticator=authenticator, gateway=gateway)
+        stored, runs = _responses(settings, stack)
+        told = response_routes(authenticator, gateway, stored, runs)
+        surfaces.mount(
+            app, authenticator=authenticator, gateway=gateway, management={"responses": told}
+        )
         client = await stack.enter_async_context(
             httpx2.AsyncClient(
                 transport=httpx2.ASGITransport(app=app, raise_app_exceptions=False),
                 base_url="http://appliance.example.com",
             )
         )
-        yield Bench(app, backend, deployments, client)
+        yield Bench(app, backend, deployments, client, settings)
+
+
+def _responses(settings: Settings, stack: AsyncExitStack) -> tuple[Responses, Runs]:
+    database = Database(settings)
+    stack.push_async_callback(database.close)
+    stored = Responses(database, settings.responses)
+    runs = Runs(stored, settings.responses)
+    stack.push_async_callback(runs.close)
+    return stored, runs
 
 
 @asynccontextmanager
@@ -207,6 +231,9 @@ async def _add_keys(settings: Settings) -> None:
         await keys.create(session, broad, KEY, pepper, 1)
         narrow = NewKey(label="narrow", tenant_id=tenant.id, allowed_models=("acme/embed",))
         await keys.create(session, narrow, NARROW_KEY, pepper, 1)
+        other = await tenants.ensure(session, "stranger", 1)
+        strangers = NewKey(label="stranger", tenant_id=other.id)
+        await keys.create(session, strangers, STRANGERS_KEY, pepper, 1)
     await database.close()
 
 

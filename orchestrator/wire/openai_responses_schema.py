@@ -1,0 +1,324 @@
+"""Bodies of the Responses API, and what they ask for. Source: OpenAI API reference, responses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from orchestrator.core.errors import InvalidRequest
+from orchestrator.core.json_schema import check_schema
+from orchestrator.core.messages import Message, TextPart, Tool
+from orchestrator.core.request import (
+    ChatPrompt,
+    GenerationRequest,
+    JsonFormat,
+    JsonSchemaFormat,
+    ReasoningEffort,
+    ResponseFormat,
+    ToolChoice,
+)
+from orchestrator.responses.values import Item
+from orchestrator.wire.bodies import check_at_least, check_range, shown
+from orchestrator.wire.openai_responses_items import check_calls, messages_of
+from orchestrator.wire.openai_types import (
+    SamplingFields,
+    required_model,
+    route_hint,
+    sampling_params,
+    stop_strings,
+    token_limit,
+)
+
+
+class TextConfig(msgspec.Struct):
+    """The shape of the text. `verbosity` is taken and has no effect."""
+
+    format: dict[str, Any] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class ReasoningConfig(msgspec.Struct):
+    """How much to think. Summaries are not made: the reasoning itself is given."""
+
+    effort: str | None = None
+    summary: str | None = None
+
+
+class ResponsesBody(SamplingFields, kw_only=True):
+    """A request for a response. Members that are not listed are ignored."""
+
+    model: str
+    input: str | list[Any] | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    stream: bool | None = None
+    store: bool | None = None
+    background: bool | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextConfig | None = None
+    reasoning: ReasoningConfig | None = None
+    max_output_tokens: int | None = None
+    max_tool_calls: int | None = None
+    include: list[str] | None = None
+    top_logprobs: int | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    metadata: dict[str, str] | None = None
+    conversation: str | dict[str, Any] | None = None
+    prompt: dict[str, Any] | None = None
+    moderation: dict[str, Any] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    user: str | None = None
+    service_tier: str | None = None
+    route_hint: str | None = None
+
+
+_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LOGPROBS = "message.output_text.logprobs"
+_MOST_LOGPROBS = 20
+_MOST_PAIRS, _MOST_KEY, _MOST_VALUE = 16, 64, 512
+_MOST_TOOLS = 128
+_EFFORTS: Mapping[str, ReasoningEffort] = {
+    "none": "none",
+    "minimal": "minimal",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+    "max": "high",
+}
+# What a caller relies on and would not get.
+_REFUSED = {
+    "conversation": "go on from a response with `previous_response_id`",
+    "prompt": "give `instructions` and `input`",
+    "moderation": "no moderation is made here",
+}
+
+
+def check_body(body: ResponsesBody) -> None:
+    """Raises: InvalidRequest for what stands in the body and cannot be done."""
+    for name, instead in _REFUSED.items():
+        if getattr(body, name) is not None:
+            raise InvalidRequest(f"`{name}` is not supported: {instead}.", param=name)
+    if body.n not in (None, 1):
+        raise InvalidRequest(f"`n` must be 1; {body.n} was given.", param="n")
+    if body.background and body.store is False:
+        raise InvalidRequest(
+            "`background` needs the response to be stored, and `store` is false.", param="store"
+        )
+    check_at_least("max_tool_calls", body.max_tool_calls, 1)
+    check_range("top_logprobs", body.top_logprobs, 0, _MOST_LOGPROBS)
+    _check_metadata(body.metadata or {})
+
+
+def decode(body: ResponsesBody, items: Sequence[Item]) -> GenerationRequest:
+    """The request without its dialect. `items` are all that was said, what came before too.
+
+    Raises: InvalidRequest.
+    """
+    if not items:
+        raise InvalidRequest("`input` must hold a text or an item.", param="input")
+    check_calls(items)
+    messages = messages_of(items)
+    if body.instructions is not None:
+        messages = (Message("system", (TextPart(body.instructions),)), *messages)
+    choice, tools = _tool_choice(body.tool_choice, _tools(body.tools or ()))
+    return GenerationRequest(
+        model=required_model(body.model),
+        prompt=ChatPrompt(messages, tools),
+        sampling=sampling_params(body),
+        max_tokens=token_limit("max_output_tokens", body.max_output_tokens),
+        stop=stop_strings(body.stop),
+        tool_choice=choice,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        response_format=_format(body.text.format if body.text else None),
+        top_logprobs=_top_logprobs(body),
+        reasoning=_effort(body.reasoning),
+        route_hint=route_hint(body.route_hint),
+    )
+
+
+def response_object(
+    body: ResponsesBody, response_id: str, created_at: int, *, stored: bool
+) -> dict[str, Any]:
+    """The Response object as it is at the start: what was asked for, and nothing of the answer."""
+    reasoning, text = body.reasoning or ReasoningConfig(), body.text or TextConfig()
+    return {
+        "id": response_id,
+        "object": "response",
+        "created_at": created_at,
+        "status": "queued" if body.background else "in_progress",
+        "background": bool(body.background),
+        "completed_at": None,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "max_tool_calls": body.max_tool_calls,
+        "model": body.model,
+        "output": [],
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "previous_response_id": body.previous_response_id,
+        "prompt_cache_key": body.prompt_cache_key,
+        "reasoning": {"effort": reasoning.effort, "summary": reasoning.summary},
+        "safety_identifier": body.safety_identifier,
+        "service_tier": "default",
+        "store": stored,
+        "temperature": body.temperature,
+        "text": {
+            "format": text.format or {"type": "text"},
+            "verbosity": text.verbosity or "medium",
+        },
+        "tool_choice": "auto" if body.tool_choice is None else body.tool_choice,
+        "tools": [_tool_object(tool) for tool in body.tools or ()],
+        "top_logprobs": body.top_logprobs or 0,
+        "top_p": body.top_p,
+        "truncation": body.truncation or "disabled",
+        "usage": None,
+        "user": body.user,
+        "metadata": body.metadata or {},
+    }
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    if len(metadata) > _MOST_PAIRS:
+        raise InvalidRequest(
+            f"`metadata` may hold {_MOST_PAIRS} pairs at most; it holds {len(metadata)}.",
+            param="metadata",
+        )
+    for name, value in metadata.items():
+        if len(name) > _MOST_KEY or len(value) > _MOST_VALUE:
+            raise InvalidRequest(
+                f"`metadata` may have keys of {_MOST_KEY} and values of {_MOST_VALUE} characters;"
+                f" {shown(name)} has {len(name)} and {len(value)}.",
+                param="metadata",
+            )
+
+
+def _tools(given: Sequence[Mapping[str, Any]]) -> tuple[Tool, ...]:
+    if len(given) > _MOST_TOOLS:
+        raise InvalidRequest(
+            f"`tools` may hold {_MOST_TOOLS} tools at most; it holds {len(given)}.", param="tools"
+        )
+    return tuple(_tool(f"tools[{index}]", tool) for index, tool in enumerate(given))
+
+
+def _tool(where: str, given: Mapping[str, Any]) -> Tool:
+    if (kind := given.get("type")) != "function":
+        raise InvalidRequest(
+            f"`{where}.type` must be `function`; {shown(kind)} was given, which this appliance"
+            " does not have.",
+            param=f"{where}.type",
+        )
+    name, parameters = given.get("name"), given.get("parameters")
+    if not isinstance(name, str) or not _FUNCTION_NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"`{where}.name` must have 1 to 64 of the characters a-z, A-Z, 0-9, `_` and `-`;"
+            f" {shown(name)} was given.",
+            param=f"{where}.name",
+        )
+    if parameters is not None and not isinstance(parameters, dict):
+        raise InvalidRequest(
+            f"`{where}.parameters` must be a JSON schema.", param=f"{where}.parameters"
+        )
+    description = given.get("description")
+    if description is not None and not isinstance(description, str):
+        raise InvalidRequest(
+            f"`{where}.description` must be a string.", param=f"{where}.description"
+        )
+    return Tool(name, description or "", parameters or {"type": "object", "properties": {}})
+
+
+def _tool_object(tool: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "name": tool["name"],
+        "description": tool.get("description"),
+        "parameters": tool.get("parameters"),
+        "strict": tool.get("strict"),
+    }
+
+
+def _tool_choice(
+    given: str | Mapping[str, Any] | None, tools: tuple[Tool, ...]
+) -> tuple[ToolChoice, tuple[Tool, ...]]:
+    """Whether tools are to be called, and those that may be."""
+    match given:
+        case None | "auto":
+            return ToolChoice(), tools
+        case "none":
+            return ToolChoice("none"), ()
+        case "required":
+            _check_offered("required", tools)
+            return ToolChoice("required"), tools
+        case {"type": "function", "name": str(name)}:
+            _check_offered(name, tools, name)
+            return ToolChoice("named", name), tools
+        case {"type": "allowed_tools", "mode": "auto" | "required" as mode, "tools": list(allowed)}:
+            names = [tool.get("name") if isinstance(tool, dict) else None for tool in allowed]
+            for one in names:
+                _check_offered(one, tools, one)
+            return ToolChoice(mode), tuple(tool for tool in tools if tool.name in names)
+        case _:
+            raise InvalidRequest(
+                "`tool_choice` must be `none`, `auto`, `required`, a function or allowed"
+                f" functions; {shown(given)} was given.",
+                param="tool_choice",
+            )
+
+
+def _check_offered(given: object, tools: tuple[Tool, ...], name: object = None) -> None:
+    """Raises: InvalidRequest unless there are tools, and one of that name if one is given."""
+    if not tools or (name is not None and all(tool.name != name for tool in tools)):
+        raise InvalidRequest(
+            f"`tool_choice` is {shown(given)}, and `tools` offers no such function.",
+            param="tool_choice",
+        )
+
+
+def _format(given: Mapping[str, Any] | None) -> ResponseFormat | None:
+    kind: object = "text" if given is None else given.get("type")
+    if given is None or kind == "text":
+        return None
+    if kind == "json_object":
+        return JsonFormat()
+    if kind != "json_schema":
+        raise InvalidRequest(
+            "`text.format.type` must be `text`, `json_object` or `json_schema`;"
+            f" {shown(kind)} was given.",
+            param="text.format.type",
+        )
+    name, schema, strict = given.get("name"), given.get("schema"), given.get("strict") is True
+    if not isinstance(name, str) or not _FUNCTION_NAME.fullmatch(name):
+        raise InvalidRequest(
+            "`text.format.name` must have 1 to 64 of the characters a-z, A-Z, 0-9, `_` and `-`;"
+            f" {shown(name)} was given.",
+            param="text.format.name",
+        )
+    if not isinstance(schema, dict):
+        raise InvalidRequest("`text.format.schema` is required.", param="text.format.schema")
+    check_schema(schema, "text.format.schema", strict=strict)
+    return JsonSchemaFormat(schema, name, strict)
+
+
+def _top_logprobs(body: ResponsesBody) -> int | None:
+    if body.top_logprobs:
+        return body.top_logprobs
+    return 0 if _LOGPROBS in (body.include or ()) else None
+
+
+def _effort(given: ReasoningConfig | None) -> ReasoningEffort | None:
+    if given is None or given.effort is None:
+        return None
+    if given.effort not in _EFFORTS:
+        raise InvalidRequest(
+            f"`reasoning.effort` must be one of {', '.join(_EFFORTS)};"
+            f" {shown(given.effort)} was given.",
+            param="reasoning.effort",
+        )
+    return _EFFORTS[given.effort]

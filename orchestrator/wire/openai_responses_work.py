@@ -1,0 +1,183 @@
+"""Responses on their way: to a reader who waits, in the background, and to those who follow."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from orchestrator.auth import Principal
+from orchestrator.core.context import CallContext
+from orchestrator.core.errors import GatewayError, Internal, ResponseNotFound
+from orchestrator.core.events import GenerationEvent, GenerationFinished
+from orchestrator.core.request import GenerationRequest
+from orchestrator.gateway import Gateway, Generation
+from orchestrator.responses import Responses
+from orchestrator.responses.values import Kept
+from orchestrator.store.database import StoreError
+from orchestrator.wire.http import Exchange, internal_error
+from orchestrator.wire.openai_responses_encoder import ResponseEncoder, replayed
+from orchestrator.wire.sse import PING_AFTER_S
+
+logger = logging.getLogger(__name__)
+
+Keep = Callable[[Kept], Awaitable[bool]]
+
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Answer:
+    """A generation whose response is stored before its reader knows of the end.
+
+    Every event passes through `encoder` before the next is asked for: of a stream its reader does
+    that, of a `whole` answer this does.
+    """
+
+    def __init__(
+        self, generation: Generation, encoder: ResponseEncoder, keep: Keep | None, *, whole: bool
+    ) -> None:
+        """`keep` stores, and tells whether it could; without it nothing is stored."""
+        self.headers: Mapping[str, str] = generation.headers
+        self._generation = generation
+        self._encoder = encoder
+        self._keep = keep
+        self._whole = whole
+
+    async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
+        """The events of the generation. Raises: GatewayError."""
+        try:
+            async for event in self._generation:
+                if isinstance(event, GenerationFinished):
+                    self._encoder.conclude(event.usage)
+                    await self._store()
+                if self._whole:
+                    self._encoder.event(event)
+                yield event
+        except GatewayError as error:
+            await self._fail(error)
+            raise
+        except Exception as error:
+            logger.exception("a response failed")
+            await self._fail(internal_error())
+            raise internal_error() from error
+
+    async def aclose(self) -> None:
+        """Closes the generation."""
+        await self._generation.aclose()
+
+    async def _fail(self, error: GatewayError) -> None:
+        self._encoder.fail(error)
+        await self._store()
+
+    async def _store(self) -> None:
+        if self._keep is not None and not await self._keep(self._encoder.kept()):
+            self._encoder.disown()
+
+
+class BackgroundWork:
+    """A response that runs without a reader."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        principal: Principal,
+        request: GenerationRequest,
+        context: CallContext,
+        encoder: ResponseEncoder,
+    ) -> None:
+        self._gateway = gateway
+        self._principal = principal
+        self._request = request
+        self._context = context
+        self._encoder = encoder
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """Its events as they come, that of an error too."""
+        try:
+            generation = await self._gateway.generate(self._principal, self._request, self._context)
+            try:
+                async for event in generation:
+                    for frame in self._encoder.event(event):
+                        yield frame
+            finally:
+                await generation.aclose()
+        except GatewayError as error:
+            for frame in self._encoder.fail(error):
+                yield frame
+        except Exception:
+            logger.exception("the background response %s failed", self.kept().id)
+            for frame in self._encoder.fail(internal_error()):
+                yield frame
+
+    def interrupted(self) -> Sequence[bytes]:
+        """The events that end it without its answer."""
+        return self._encoder.fail(Internal("This response was stopped before its end."))
+
+    def kept(self) -> Kept:
+        """The response as it is now."""
+        return self._encoder.kept()
+
+
+async def follow(exchange: Exchange, responses: Responses, kept: Kept, after: int) -> None:
+    """Streams the events of a stored response after number `after`, those to come too."""
+    tenant_id, response_id = kept.tenant_id, kept.id
+    live = await responses.has_events(tenant_id, response_id)
+    await exchange.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+    async with exchange.while_connected():
+        if live:
+            async for frame in _events(responses, tenant_id, response_id, after):
+                await exchange.send(_body(frame))
+        else:
+            for frame in replayed(kept.body)[after + 1 :]:
+                await exchange.send(_body(frame))
+        await exchange.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _events(
+    responses: Responses, tenant_id: str, response_id: str, after: int
+) -> AsyncIterator[bytes]:
+    """Events as they are stored, with pings in between."""
+    silent_s = 0.0
+    while True:
+        try:
+            page = await responses.page(tenant_id, response_id, after)
+        except ResponseNotFound:
+            # Deleted while it was followed: there is no event for that.
+            return
+        except StoreError as error:
+            logger.warning("the events of %s cannot be read: %s", response_id, error)
+            yield _fault(after + 1)
+            return
+        for number, frame in page.frames:
+            after, silent_s = number, 0.0
+            yield frame
+        if page.over:
+            return
+        await asyncio.sleep(responses.poll_s)
+        silent_s += responses.poll_s
+        if silent_s >= PING_AFTER_S:
+            silent_s = 0.0
+            yield b": ping\n\n"
+
+
+def _fault(number: int) -> bytes:
+    """The event of an error that is not the response's own: it can be followed again later."""
+    event = {
+        "type": "error",
+        "sequence_number": number,
+        "code": "store_unavailable",
+        "message": "The events cannot be read at the moment.",
+        "param": None,
+    }
+    return b"event: error\ndata: " + orjson.dumps(event) + b"\n\n"
+
+
+def _body(frame: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": frame, "more_body": True}
