@@ -16,7 +16,8 @@ Task = Literal["generate", "embed"]
 DType = Literal["float32", "float16", "bfloat16", "int8", "int4", "int4_awq", "fp8", "nvfp4"]
 CacheDType = Literal["fp8", "int8"]
 Target = Literal["cpu", "trtllm", "llmapi"]
-Parser = Literal["plain", "hermes"]
+Parser = Literal["plain", "hermes", "qwen", "llama3", "mistral", "gemma"]
+Reasoning = Literal["none", "think"]
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "int": (int,),
@@ -78,6 +79,7 @@ class Model:
     context_tokens: int
     engine: EngineRecipe
     parser: Parser = "plain"
+    reasoning: Reasoning = "none"
     owned_by: str = "operayde"
     created: int = 0
     aliases: tuple[str, ...] = ()
@@ -125,6 +127,9 @@ def _model(path: Path, entry: Mapping[str, Any]) -> Model:
         raise CatalogueError(f"{where}: `task` is `{model.task}`, allowed: {get_args(Task)}")
     if model.parser not in get_args(Parser):
         raise CatalogueError(f"{where}: `parser` is `{model.parser}`, allowed: {get_args(Parser)}")
+    if model.reasoning not in get_args(Reasoning):
+        allowed = get_args(Reasoning)
+        raise CatalogueError(f"{where}: `reasoning` is `{model.reasoning}`, allowed: {allowed}")
     if not model.name or "/" in model.name or model.name.startswith("."):
         raise CatalogueError(f"{where}: `name` is `{model.name}`, not a folder name")
     if model.context_tokens < 1:

@@ -217,7 +217,7 @@ def read_built(repository: Path, model: Model) -> ServedModel:
     manifest = read_manifest(directory)
     if manifest.task != model.task:
         raise ManifestError(f"{directory}: built for `{manifest.task}`, not `{model.task}`")
-    renderer = Renderer(directory, parser=model.parser)
+    renderer = Renderer(directory, parser=model.parser, reasoning=model.reasoning)
     return ServedModel(model, manifest, renderer, _sampling_defaults(directory))
 
 

@@ -51,7 +51,7 @@ class LocalBackend:
         _check_supported(served, request)
         guide = guide_for(request, served.manifest.guides)
         request = _as_rendered(request, guided=guide is not None)
-        token_ids = await served.renderer.arender(request.prompt)
+        token_ids = await served.renderer.arender(request.prompt, request.reasoning)
         if not token_ids:
             raise InvalidRequest("The prompt is empty.", param="prompt")
         max_tokens = _max_tokens(served, request, len(token_ids))
@@ -98,7 +98,6 @@ class LocalBackend:
         served, request, manifest = prepared.served, prepared.request, prepared.served.manifest
         sampling = _with_defaults(request.sampling, served.defaults)
         seed = sampling.seed if sampling.seed is not None else secrets.randbelow(SEED_LIMIT)
-        tools = bool(getattr(request.prompt, "tools", ()))
         # Several generations may come of one call, and a stop names the one it ends by its id.
         engine_id = f"{request_id}-{secrets.token_hex(6)}"
         choices = []
@@ -119,7 +118,7 @@ class LocalBackend:
                 top_log_probs=request.top_logprobs or 0,
                 guide=prepared.guide,
             )
-            decoder = served.renderer.decoder(index, stop=request.stop, tools=tools)
+            decoder = served.renderer.decoder(index, request, prepared.token_ids)
             stream = self._client.generate(call)
             choices.append(_Choice(stream, decoder, self._first_token_timeout_s))
         return choices

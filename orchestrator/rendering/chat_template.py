@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,9 +20,13 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from orchestrator.core.errors import InvalidRequest
+from orchestrator.core.request import ReasoningEffort
 from orchestrator.rendering.files import RenderingError
 
 logger = logging.getLogger(__name__)
+
+_SWITCHES = ("enable_thinking", "thinking")
+"""What templates call the switch, Qwen's and SmolLM's first, DeepSeek's and Granite's second."""
 
 
 class ChatTemplate:
@@ -36,7 +40,7 @@ class ChatTemplate:
             self._templates = {
                 name: environment.from_string(source) for name, source in sources.items()
             }
-            free = {
+            self._free = {
                 name: meta.find_undeclared_variables(environment.parse(source))
                 for name, source in sources.items()
             }
@@ -46,11 +50,14 @@ class ChatTemplate:
         if sources and "default" not in sources:
             raise RenderingError(f"{directory}: no chat template is named `default`")
         self._tokens = dict(tokens)
-        self._takes_tools = any("tools" in names for names in free.values())
+        self._takes_tools = any("tools" in names for names in self._free.values())
         self.knows_developer = any("developer" in source for source in sources.values())
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        reasoning: ReasoningEffort | None = None,
     ) -> str:
         """The text of the conversation, ready for the assistant's turn. Raises: InvalidRequest."""
         if not self._templates:
@@ -59,12 +66,11 @@ class ChatTemplate:
             )
         if tools and not self._takes_tools:
             raise InvalidRequest("This model cannot call tools.", param="tools")
-        template = self._templates["default"]
-        if tools and "tool_use" in self._templates:
-            template = self._templates["tool_use"]
+        name = "tool_use" if tools and "tool_use" in self._templates else "default"
         try:
-            return template.render(
+            return self._templates[name].render(
                 **self._tokens,
+                **_thinking(reasoning, self._free[name]),
                 messages=messages,
                 tools=list(tools) or None,
                 documents=None,
@@ -81,6 +87,16 @@ class ChatTemplate:
             raise InvalidRequest(
                 "The model's chat template cannot render these messages.", param="messages"
             ) from error
+
+
+def _thinking(reasoning: ReasoningEffort | None, known: Set[str]) -> dict[str, object]:
+    """What of `reasoning` a template asks for; without a wish its own default holds."""
+    if reasoning is None:
+        return {}
+    wishes: dict[str, object] = dict.fromkeys(_SWITCHES, reasoning != "none")
+    if reasoning != "none":
+        wishes["reasoning_effort"] = reasoning
+    return {name: wish for name, wish in wishes.items() if name in known}
 
 
 class _RaisedByTemplateError(jinja2.TemplateError):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.core.events import GenerationEvent
+from orchestrator.core.events import GenerationEvent, TokenLogprob
 from orchestrator.rendering.detokenizer import Detokenizer
 from orchestrator.rendering.output_parsers import EndReason, OutputParser
 from orchestrator.rendering.stop_sequences import StopMatcher
+from orchestrator.rendering.token_trail import TokenTrail
 
 
 class Decoder:
     """One per choice; not shared between tasks. Work is O(n) overall.
 
-    `stopped` is true once a stop string has matched: the engine should be stopped, and further
-    feeds return nothing. `tokens` counts the ids that belong to the answer, up to and with the one
-    that completed the match.
+    `stopped` is true once the answer is complete before the engine's own end: a stop string has
+    matched (`stop_sequence`), or a single tool call was asked for and is there. The engine should
+    be stopped, and further feeds return nothing. `tokens` counts the ids that belong to the
+    answer, up to and with the one that completed it; `reasoning_tokens` those of them that are
+    reasoning, its markers included.
     """
 
     def __init__(
@@ -24,46 +27,114 @@ class Decoder:
         self._detokenizer = detokenizer
         self._matcher = StopMatcher(stop) if stop else None
         self._parser = parser
+        self._trail: TokenTrail | None = None
+        self._undecided_tokens = 0
         self.stopped = False
+        self.stop_sequence: str | None = None
         self.tokens = 0
+        self.reasoning_tokens = 0
 
-    def feed(self, token_ids: Sequence[int]) -> list[GenerationEvent]:
-        """The events that `token_ids` bring about."""
-        if self.stopped:
-            return []
-        if self._matcher is None:
-            self.tokens += len(token_ids)
-            text = self._detokenizer.feed(token_ids)
-        else:
-            text = self._feed_until_stop(self._matcher, token_ids)
-        return self._parser.feed(text) if text else []
+    def feed(
+        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob] | None = None
+    ) -> list[GenerationEvent]:
+        """The events that `token_ids` bring about.
+
+        `logprobs` has one entry for each id, in every call or in none. They come with the deltas
+        of the text that their tokens gave; those of tool calls and of reasoning are dropped.
+        """
+        if logprobs is not None:
+            return self._feed_with_logprobs(token_ids, logprobs)
+        parser = self._parser
+        start = 0
+        # One id at a time where the count of some depends on what they turn out to be.
+        while start < len(token_ids) and not self.stopped and parser.is_stepwise:
+            self._feed_one(token_ids[start])
+            start += 1
+        if start < len(token_ids) and not self.stopped:
+            rest = token_ids[start:] if start else token_ids
+            if text := self._text_of(rest):
+                parser.read(text)
+        return parser.take()
 
     def finish(self, reason: EndReason) -> list[GenerationEvent]:
         """What was held back, the end of the open part, and `ChoiceFinished`.
 
         `reason` is the engine's; a stop string or a tool call makes it another.
         """
-        events: list[GenerationEvent] = []
-        if not self.stopped and (rest := self._rest()):
-            events += self._parser.feed(rest)
-        return events + self._parser.finish("stop" if self.stopped else reason)
+        if not self.stopped:
+            self._read(self._detokenizer.flush())
+            if self._matcher is not None and not self.stopped:
+                self._tell(self._matcher.flush())
+        events = self._parser.finish("stop" if self.stopped else reason, self.stop_sequence)
+        if self._trail is not None:
+            events = self._trail.attach(events, held=0)
+            if self.stop_sequence is None:
+                events = self._trail.finish(events)
+        return events
 
-    def _feed_until_stop(self, matcher: StopMatcher, token_ids: Sequence[int]) -> str:
-        """One id at a time, so that `tokens` is right to the id."""
+    def _feed_with_logprobs(
+        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]
+    ) -> list[GenerationEvent]:
+        trail = self._trail = self._trail or TokenTrail()
+        events: list[GenerationEvent] = []
+        for token_id, logprob in zip(token_ids, logprobs, strict=True):
+            if self.stopped:
+                break
+            trail.add(logprob)
+            self._feed_one(token_id)
+            events += trail.attach(self._parser.take(), held=self._parser.held)
+        return events
+
+    def _feed_one(self, token_id: int) -> None:
+        thinking = self._parser.thinking
+        self.tokens += 1
+        self._read(self._detokenizer.feed((token_id,)))
+        if thinking != "no":
+            self._count_reasoning(thinking == "yes")
+        if self._parser.ended:
+            self.stopped = True
+
+    def _read(self, text: str) -> None:
+        """Gives `text` to the parser, up to a stop string."""
+        if self._trail is not None:
+            self._trail.decoded += len(text)
+        if self._matcher is not None:
+            text = self._matcher.feed(text)
+            self._heed_stop(self._matcher)
+        self._tell(text)
+
+    def _tell(self, text: str) -> None:
+        if text:
+            self._parser.read(text)
+            if self._trail is not None:
+                self._trail.read += len(text)
+
+    def _count_reasoning(self, was_thinking: bool) -> None:
+        now = self._parser.thinking
+        self._undecided_tokens += 1
+        if was_thinking or now == "yes":
+            self.reasoning_tokens += self._undecided_tokens
+        if was_thinking or now != "undecided":
+            self._undecided_tokens = 0
+
+    def _text_of(self, token_ids: Sequence[int]) -> str:
+        """The text that `token_ids` complete, up to a stop string."""
+        matcher = self._matcher
+        if matcher is None:
+            self.tokens += len(token_ids)
+            return self._detokenizer.feed(token_ids)
         pieces: list[str] = []
+        # One id at a time, so that `tokens` is right to the id.
         for token_id in token_ids:
             self.tokens += 1
             if text := self._detokenizer.feed((token_id,)):
                 pieces.append(matcher.feed(text))
-                if matcher.matched:
-                    self.stopped = True
+                if matcher.matched is not None:
+                    self._heed_stop(matcher)
                     break
         return "".join(pieces)
 
-    def _rest(self) -> str:
-        rest = self._detokenizer.flush()
-        if self._matcher is None:
-            return rest
-        text = self._matcher.feed(rest)
-        self.stopped = self._matcher.matched
-        return text + self._matcher.flush()
+    def _heed_stop(self, matcher: StopMatcher) -> None:
+        if matcher.matched is not None:
+            self.stopped = True
+            self.stop_sequence = matcher.matched

@@ -3,62 +3,76 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any, assert_never
 
 import orjson
 
+from orchestrator.catalogue import Parser, Reasoning
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.messages import Message, ReasoningPart, TextPart, Tool, ToolCallPart
-from orchestrator.core.request import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from orchestrator.core.request import (
+    ChatPrompt,
+    GenerationRequest,
+    Prompt,
+    ReasoningEffort,
+    TextPrompt,
+    TokenPrompt,
+)
 from orchestrator.rendering.chat_template import ChatTemplate
 from orchestrator.rendering.decoder import Decoder
 from orchestrator.rendering.detokenizer import Detokenizer
 from orchestrator.rendering.files import load_files
-from orchestrator.rendering.output_parsers import HermesParser, OutputParser, PlainParser
+from orchestrator.rendering.output_parsers import PARSER_TOKENS, THINKING_TOKENS, output_parser
+from orchestrator.rendering.output_parsers.reasoning import Thinking
+from orchestrator.rendering.token_bytes import TokenBytes
 from orchestrator.rendering.tokenizer import PromptTokenizer
-
-ParserName = Literal["plain", "hermes"]
 
 LONG_PROMPT_CHARACTERS = 4_000
 """From here on rendering takes about a millisecond or more (0.2 µs a character measured) and
 belongs in a thread, where the tokenizer runs without the GIL."""
 
-_MARKERS: Mapping[ParserName, tuple[str, ...]] = {
-    "plain": (),
-    "hermes": ("<tool_call>", "</tool_call>"),
-}
+_MISTRAL_CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
+
+_TAIL_TOKENS = 16
+"""So many ids at the end of a prompt hold the template's last marker, however it is spelt."""
 
 
 class Renderer:
     """One per model version directory. Immutable, thread-safe."""
 
-    def __init__(self, directory: Path, *, parser: ParserName) -> None:
+    def __init__(self, directory: Path, *, parser: Parser, reasoning: Reasoning = "none") -> None:
         """Reads the tokenizer's files. Raises: RenderingError."""
         files = load_files(directory)
-        self._tokenizer = PromptTokenizer(files)
+        markers = PARSER_TOKENS[parser] + (THINKING_TOKENS if reasoning == "think" else ())
+        self._tokenizer = PromptTokenizer(files, markers)
         self._template = ChatTemplate(files.templates, files.named_tokens, directory)
-        self._parser: ParserName = parser
+        self._parser: Parser = parser
+        self._reasoning: Reasoning = reasoning
+        self._token_bytes = TokenBytes(self._tokenizer.vocabulary)
         vocabulary = self._tokenizer.vocabulary
-        markers = {vocabulary.token_to_id(text) for text in _MARKERS[parser]}
+        shown = {vocabulary.token_to_id(text) for text in markers}
         # Special tokens never show in an answer, those that the parser looks for excepted.
-        self._skipped = self._tokenizer.private_ids | (self._tokenizer.specials.ids - markers)
+        self._skipped = self._tokenizer.private_ids | (self._tokenizer.specials.ids - shown)
 
     @property
     def vocabulary_size(self) -> int:
         """One more than the highest id."""
         return self._tokenizer.size
 
-    def render(self, prompt: Prompt) -> list[int]:
+    def render(self, prompt: Prompt, reasoning: ReasoningEffort | None = None) -> list[int]:
         """The prompt's token ids. Raises: InvalidRequest.
 
+        `reasoning` is told to templates that ask for it; `None` leaves it to them.
         A special token's text inside a message, or in any other value of a caller, is plain text.
         Only a `TextPrompt`, which is the whole prompt, may write special tokens out.
         """
         match prompt:
             case ChatPrompt():
-                return self._render_chat(prompt)
+                return self._render_chat(prompt, reasoning)
             case TextPrompt(text=text):
                 return self._tokenizer.encode_prompt(text)
             case TokenPrompt(token_ids=token_ids):
@@ -67,11 +81,11 @@ class Renderer:
             case _:
                 assert_never(prompt)
 
-    async def arender(self, prompt: Prompt) -> list[int]:
+    async def arender(self, prompt: Prompt, reasoning: ReasoningEffort | None = None) -> list[int]:
         """`render`, in a thread when the prompt is long."""
         if prompt_characters(prompt) < LONG_PROMPT_CHARACTERS:
-            return self.render(prompt)
-        return await asyncio.to_thread(self.render, prompt)
+            return self.render(prompt, reasoning)
+        return await asyncio.to_thread(self.render, prompt, reasoning)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text to embed, with the tokenizer's own special tokens around it."""
@@ -97,17 +111,36 @@ class Renderer:
         """The text of `token_ids`, which are checked already, special tokens included."""
         return self._tokenizer.vocabulary.decode(list(token_ids), skip_special_tokens=False)
 
-    def decoder(self, choice: int, *, stop: tuple[str, ...], tools: bool) -> Decoder:
-        """A decoder for one choice. Tool calls are looked for only when `tools` were offered."""
-        parser: OutputParser = PlainParser(choice)
-        if tools and self._parser == "hermes":
-            parser = HermesParser(choice)
-        return Decoder(Detokenizer(self._tokenizer.vocabulary, self._skipped), stop, parser)
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for, which need not be whole characters."""
+        return self._token_bytes.of(token_id)
+
+    def decoder(
+        self, choice: int, request: GenerationRequest, prompt_ids: Sequence[int]
+    ) -> Decoder:
+        """A decoder for one choice of `request`, whose prompt was rendered to `prompt_ids`."""
+        thinking = self._thinking(request.prompt, prompt_ids)
+        parser = output_parser(choice, request, self._parser, thinking)
+        detokenizer = Detokenizer(self._tokenizer.vocabulary, self._skipped)
+        return Decoder(detokenizer, request.stop, parser)
+
+    def _thinking(self, prompt: Prompt, prompt_ids: Sequence[int]) -> Thinking:
+        """Whether the answer begins with thoughts: the end of the prompt may have begun them.
+
+        Text that is continued as it stands, a prefilled answer included, is beyond that.
+        """
+        if self._reasoning == "none" or not isinstance(prompt, ChatPrompt) or prompt.prefill:
+            return "no"
+        tail = self.decode(prompt_ids[-_TAIL_TOKENS:]).rstrip()
+        opening, closing = THINKING_TOKENS
+        if tail.endswith(closing):
+            return "no"
+        return "yes" if tail.endswith(opening) else "undecided"
 
     def _encode_all(self, inputs: Sequence[str | Sequence[int]]) -> list[list[int]]:
         return [self.encode(one) if isinstance(one, str) else list(one) for one in inputs]
 
-    def _render_chat(self, prompt: ChatPrompt) -> list[int]:
+    def _render_chat(self, prompt: ChatPrompt, reasoning: ReasoningEffort | None) -> list[int]:
         specials = self._tokenizer.specials
         guard = specials.shield
         try:
@@ -118,7 +151,7 @@ class Renderer:
                 "The JSON in `tools` or in a tool call is nested too deeply.",
                 param="tools" if prompt.tools else "messages",
             ) from error
-        text = self._template.render(messages, tools) + guard(prompt.prefill)
+        text = self._template.render(messages, tools, reasoning) + guard(prompt.prefill)
         return self._tokenizer.encode_marked(specials.unshield(specials.mark(text)))
 
     def _message(self, message: Message, guard: Callable[[str], str]) -> dict[str, Any]:
@@ -130,13 +163,13 @@ class Renderer:
         if message.name is not None:
             rendered["name"] = guard(message.name)
         if message.tool_call_id is not None:
-            rendered["tool_call_id"] = guard(message.tool_call_id)
+            rendered["tool_call_id"] = guard(self._call_id(message.tool_call_id))
         calls: list[dict[str, Any]] = []
         reasoning = ""
         for part in message.parts:
             match part:
                 case ToolCallPart():
-                    calls.append(_tool_call(part, guard))
+                    calls.append(_tool_call(part, self._call_id(part.id), guard))
                 case ReasoningPart(text=text):
                     reasoning += text
                 case TextPart():
@@ -148,6 +181,15 @@ class Renderer:
         if reasoning:
             rendered["reasoning_content"] = guard(reasoning)
         return rendered
+
+    def _call_id(self, call_id: str) -> str:
+        """The id as the model's template takes it: Mistral's refuse all but nine letters or digits.
+
+        Equal ids stay equal, so that an answer still finds its call.
+        """
+        if self._parser != "mistral" or _MISTRAL_CALL_ID.fullmatch(call_id):
+            return call_id
+        return hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
 
 def prompt_characters(prompt: Prompt) -> int:
@@ -168,7 +210,7 @@ def _part_text(part: TextPart | ReasoningPart | ToolCallPart) -> str:
     return part.arguments if isinstance(part, ToolCallPart) else part.text
 
 
-def _tool_call(part: ToolCallPart, guard: Callable[[str], str]) -> dict[str, Any]:
+def _tool_call(part: ToolCallPart, call_id: str, guard: Callable[[str], str]) -> dict[str, Any]:
     """Arguments go in as an object, as templates expect; text that is no JSON object as it is."""
     try:
         arguments = orjson.loads(part.arguments)
@@ -177,7 +219,7 @@ def _tool_call(part: ToolCallPart, guard: Callable[[str], str]) -> dict[str, Any
     if not isinstance(arguments, dict):
         arguments = part.arguments
     function = {"name": guard(part.name), "arguments": _guarded(arguments, guard)}
-    return {"id": guard(part.id), "type": "function", "function": function}
+    return {"id": guard(call_id), "type": "function", "function": function}
 
 
 def _tool(tool: Tool, guard: Callable[[str], str]) -> dict[str, Any]:

@@ -19,11 +19,12 @@ class StopMatcher:
         self._matched_lengths = [0] * len(self._stops)
         self._first_letters = frozenset(stop[0] for stop in self._stops)
         self._held = ""
-        self.matched = False
+        self.matched: str | None = None
+        """The stop string that ended the text."""
 
     def feed(self, text: str) -> str:
         """The text that is now certain to belong to the answer."""
-        if self.matched:
+        if self.matched is not None:
             return ""
         if not self._held and self._first_letters.isdisjoint(text):
             return text
@@ -32,7 +33,7 @@ class StopMatcher:
         for position in range(before, len(whole)):
             stop = self._step(whole[position])
             if stop is not None:
-                self.matched = True
+                self.matched = stop
                 self._held = ""
                 return whole[: position + 1 - len(stop)]
         certain = len(whole) - max(self._matched_lengths)

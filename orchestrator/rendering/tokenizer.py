@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
@@ -14,11 +14,13 @@ from orchestrator.rendering.special_tokens import SpecialToken, SpecialTokens
 class PromptTokenizer:
     """Encodes prompts and lends its vocabulary to detokenisers. Immutable, thread-safe."""
 
-    def __init__(self, files: TokenizerFiles) -> None:
+    def __init__(self, files: TokenizerFiles, markers: Collection[str] = ()) -> None:
+        """`markers` are texts that mean something where they are tokens, special ones or not."""
         path = files.directory / "tokenizer.json"
-        self.vocabulary = _load(path, files)
+        texts = files.special_texts.union(markers)
+        self.vocabulary = _load(path, files, texts)
         self.size = max(self.vocabulary.get_vocab(with_added_tokens=True).values()) + 1
-        self.specials = SpecialTokens(_special_tokens(self.vocabulary, files.special_texts))
+        self.specials = SpecialTokens(_special_tokens(self.vocabulary, texts))
         try:
             self._meanings = self.specials.install(self.vocabulary)
         except ValueError as error:
@@ -70,7 +72,7 @@ class PromptTokenizer:
         return [one for one in meant if one is not None], forged
 
 
-def _load(path: Path, files: TokenizerFiles) -> Tokenizer:
+def _load(path: Path, files: TokenizerFiles, special_texts: frozenset[str]) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(files.tokenizer)
     except Exception as error:  # the library raises plain `Exception`
@@ -79,7 +81,7 @@ def _load(path: Path, files: TokenizerFiles) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     special = {one.content for one in tokenizer.get_added_tokens_decoder().values() if one.special}
-    named = sorted(files.special_texts - special)
+    named = sorted(special_texts - special)
     tokenizer.add_special_tokens(
         [
             AddedToken(text, special=True, normalized=False)

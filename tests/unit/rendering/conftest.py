@@ -20,7 +20,9 @@ from tokenizers import (
     trainers,
 )
 
-from orchestrator.rendering import Renderer
+from orchestrator.core.messages import Message, TextPart, Tool
+from orchestrator.core.request import ChatPrompt, GenerationRequest, ToolChoice, ToolMode
+from orchestrator.rendering import Decoder, Renderer
 
 # Times of single examples say nothing on a machine that others use too.
 settings.register_profile("patient", deadline=None)
@@ -156,6 +158,22 @@ def chat_ml(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return _model(byte_level(), tmp_path_factory.mktemp("chat"))
 
 
+def asking(
+    *tools: str,
+    stop: tuple[str, ...] = (),
+    mode: ToolMode = "auto",
+    parallel: bool = True,
+    prefill: str = "",
+) -> GenerationRequest:
+    """A request that says hello, and offers `tools` by their names."""
+    offered = tuple(Tool(name, "", {}) for name in tools)
+    prompt = ChatPrompt((Message("user", (TextPart("hello"),)),), offered, prefill)
+    choice = ToolChoice(mode, tools[0] if mode == "named" else "")
+    return GenerationRequest(
+        "m", prompt, stop=stop, tool_choice=choice, parallel_tool_calls=parallel
+    )
+
+
 class Model:
     """A renderer, and beside it the tokenizer as it was before the renderer got hold of it."""
 
@@ -163,6 +181,10 @@ class Model:
         self.folder = folder
         self.renderer = Renderer(folder, parser="hermes")
         self.plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    def decoder(self, *tools: str, stop: tuple[str, ...] = (), choice: int = 0) -> Decoder:
+        """A decoder for an answer to `asking`."""
+        return self.renderer.decoder(choice, asking(*tools, stop=stop), ())
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, all at once."""

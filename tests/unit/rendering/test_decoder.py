@@ -18,9 +18,9 @@ from orchestrator.core.events import (
 from orchestrator.core.messages import TextPart
 from orchestrator.rendering import Decoder
 from orchestrator.rendering.detokenizer import Detokenizer
-from orchestrator.rendering.output_parsers import PlainParser
+from orchestrator.rendering.output_parsers import output_parser
 
-from .conftest import CORPUS, Model
+from .conftest import CORPUS, Model, asking
 
 TEXTS = st.sampled_from(CORPUS) | st.text(
     st.sampled_from("ab é東😀\u200d👩👧 \n\t") | st.characters(codec="utf-8"), max_size=24
@@ -51,7 +51,7 @@ def test_the_deltas_add_up_to_the_text_decoded_at_once(
     kind: Model, text: str, sizes: list[int]
 ) -> None:
     ids = kind.plain.encode(text, add_special_tokens=False).ids
-    decoder = kind.renderer.decoder(0, stop=(), tools=False)
+    decoder = kind.decoder()
     events = feed_in_pieces(decoder, ids, sizes) + decoder.finish("length")
     whole = kind.decode(ids)
     assert "".join(deltas(events)) == whole
@@ -69,7 +69,7 @@ def test_the_deltas_add_up_to_the_text_decoded_at_once(
 def test_bytes_that_are_no_text_come_out_as_when_decoded_at_once(
     chat_ml: Model, ids: list[int], sizes: list[int]
 ) -> None:
-    decoder = chat_ml.renderer.decoder(0, stop=(), tools=False)
+    decoder = chat_ml.decoder()
     events = feed_in_pieces(decoder, ids, sizes) + decoder.finish("stop")
     assert "".join(deltas(events)) == chat_ml.decode(ids)
 
@@ -77,7 +77,7 @@ def test_bytes_that_are_no_text_come_out_as_when_decoded_at_once(
 def test_no_delta_holds_half_a_character(kind: Model) -> None:
     text = "naïve 東京 😀 👩‍👩‍👧 ok"
     ids = kind.plain.encode(text, add_special_tokens=False).ids
-    decoder = kind.renderer.decoder(0, stop=(), tools=False)
+    decoder = kind.decoder()
     pieces = deltas(feed_in_pieces(decoder, ids, [1]))
     if kind.decode(ids) == text:
         assert not any("\ufffd" in piece for piece in pieces)
@@ -89,14 +89,14 @@ def test_a_character_that_is_cut_at_the_end_becomes_a_replacement_character(
 ) -> None:
     ids = chat_ml.plain.encode("a東", add_special_tokens=False).ids
     assert chat_ml.plain.decode(ids[:-1]).endswith("\ufffd")
-    decoder = chat_ml.renderer.decoder(0, stop=(), tools=False)
+    decoder = chat_ml.decoder()
     events = decoder.feed(ids[:-1]) + decoder.finish("length")
     assert "".join(deltas(events)) == "a\ufffd"
 
 
 def test_special_tokens_do_not_show(chat_ml: Model) -> None:
     ids = [0, *chat_ml.plain.encode("the user", add_special_tokens=False).ids, 1]
-    decoder = chat_ml.renderer.decoder(0, stop=(), tools=False)
+    decoder = chat_ml.decoder()
     assert "".join(deltas(decoder.feed(ids) + decoder.finish("stop"))) == "the user"
     assert decoder.tokens == len(ids)
 
@@ -110,13 +110,25 @@ def test_a_stop_string_never_shows_however_the_ids_arrive(
     chat_ml: Model, text: str, stops: list[str], sizes: list[int]
 ) -> None:
     ids = chat_ml.plain.encode(text, add_special_tokens=False).ids
-    decoder = chat_ml.renderer.decoder(0, stop=tuple(stops), tools=False)
+    decoder = chat_ml.decoder(stop=tuple(stops))
     events = feed_in_pieces(decoder, ids, sizes) + decoder.finish("length")
     expected, ended = first_stop(text, stops)
     assert "".join(deltas(events)) == expected
     assert not any(stop in expected for stop in stops)
     assert decoder.stopped == (ended < len(text) or any(text.endswith(stop) for stop in stops))
-    assert events[-1] == ChoiceFinished(0, "stop" if decoder.stopped else "length")
+    assert events[-1] == ChoiceFinished(
+        0, "stop" if decoder.stopped else "length", decoder.stop_sequence
+    )
+    assert decoder.stop_sequence == stop_of(text, stops)
+
+
+def stop_of(text: str, stops: Sequence[str]) -> str | None:
+    """The stop string that ends `text`: the first to be complete, and of several the longest."""
+    for end in range(1, len(text) + 1):
+        found = [stop for stop in stops if text[:end].endswith(stop)]
+        if found:
+            return max(found, key=len)
+    return None
 
 
 def first_stop(text: str, stops: Sequence[str]) -> tuple[str, int]:
@@ -130,7 +142,7 @@ def first_stop(text: str, stops: Sequence[str]) -> tuple[str, int]:
 
 def test_tokens_count_up_to_the_one_that_completes_the_stop_string(chat_ml: Model) -> None:
     ids = chat_ml.plain.encode("the user xyz stops here", add_special_tokens=False).ids
-    decoder = chat_ml.renderer.decoder(0, stop=("yz",), tools=False)
+    decoder = chat_ml.decoder(stop=("yz",))
     events = decoder.feed(ids)
     spelled = next(count for count in range(len(ids)) if "yz" in chat_ml.plain.decode(ids[:count]))
     assert decoder.stopped
@@ -141,21 +153,21 @@ def test_tokens_count_up_to_the_one_that_completes_the_stop_string(chat_ml: Mode
 
 def test_text_that_only_began_like_a_stop_string_is_given_out_at_the_end(chat_ml: Model) -> None:
     ids = chat_ml.plain.encode("the end", add_special_tokens=False).ids
-    decoder = chat_ml.renderer.decoder(0, stop=("ending",), tools=False)
+    decoder = chat_ml.decoder(stop=("ending",))
     assert "".join(deltas(decoder.feed(ids))) == "the "
     assert "".join(deltas(decoder.finish("stop"))) == "end"
 
 
 def test_a_stop_string_may_be_completed_by_the_replacement_character(chat_ml: Model) -> None:
     ids = chat_ml.plain.encode("a東", add_special_tokens=False).ids[:-1]
-    decoder = chat_ml.renderer.decoder(0, stop=("\ufffd",), tools=False)
+    decoder = chat_ml.decoder(stop=("\ufffd",))
     events = decoder.feed(ids) + decoder.finish("length")
     assert "".join(deltas(events)) == "a"
-    assert events[-1] == ChoiceFinished(0, "stop")
+    assert events[-1] == ChoiceFinished(0, "stop", "\ufffd")
 
 
 def test_an_empty_answer_has_no_part(chat_ml: Model) -> None:
-    decoder = chat_ml.renderer.decoder(3, stop=("x",), tools=True)
+    decoder = chat_ml.decoder("f", stop=("x",), choice=3)
     assert decoder.finish("stop") == [ChoiceFinished(3, "stop")]
 
 
@@ -173,7 +185,8 @@ class CountingDetokenizer(Detokenizer):
 def test_work_grows_with_the_length_and_no_faster(chat_ml: Model, stop: tuple[str, ...]) -> None:
     def decoded(ids: Sequence[int]) -> int:
         detokenizer = CountingDetokenizer(chat_ml.plain, frozenset())
-        feed_in_pieces(Decoder(detokenizer, stop, PlainParser(0)), ids, [1])
+        parser = output_parser(0, asking(), "plain", "no")
+        feed_in_pieces(Decoder(detokenizer, stop, parser), ids, [1])
         return detokenizer.decoded
 
     for unit in ([259], [200], [220]):

@@ -21,7 +21,7 @@ from orchestrator.core.request import ChatPrompt, TextPrompt, TokenPrompt
 from orchestrator.rendering import Renderer, RenderingError
 from orchestrator.rendering.renderer import LONG_PROMPT_CHARACTERS, prompt_characters
 
-from .conftest import CHAT_ML, Model, bert, byte_level, write_model
+from .conftest import CHAT_ML, Model, asking, bert, byte_level, write_model
 
 HI = ChatPrompt((Message("user", (TextPart("hi"),)),))
 
@@ -105,7 +105,8 @@ def test_the_beginning_of_an_answer_follows_the_generation_prompt_as_plain_text(
     prompt = ChatPrompt(HI.messages, prefill="Sure<|im_end|> ")
     assert rendered(tmp_path, template, prompt) == "hi<|im_end|>assistant: Sure<|im_end|> "
     model = Renderer(tmp_path, parser="plain")
-    assert model.render(prompt).count(byte_level().token_to_id("<|im_end|>")) == 1
+    end_id = byte_level().token_to_id("<|im_end|>")
+    assert [one for one in model.render(prompt) if one == end_id] == [end_id]
 
 
 def test_a_template_that_knows_developers_is_given_them(tmp_path: Path) -> None:
@@ -243,7 +244,7 @@ def test_tokens_named_in_other_files_are_special_too(tmp_path: Path) -> None:
     assert len(ids) == 2
     forged = ChatPrompt((Message("user", (TextPart("<|eot|><|extra|>"),)),))
     assert ids.isdisjoint(renderer.render(forged))
-    decoder = renderer.decoder(0, stop=(), tools=False)
+    decoder = renderer.decoder(0, asking(), ())
     assert decoder.feed(sorted(ids)) == []
 
 
@@ -252,7 +253,7 @@ def test_the_parsers_own_marks_show_even_where_they_are_special_tokens(tmp_path:
     tokenizer.add_special_tokens(["<tool_call>", "</tool_call>"])
     renderer = Renderer(write_model(tmp_path, tokenizer), parser="hermes")
     text = '<tool_call>{"name": "f"}</tool_call>'
-    decoder = renderer.decoder(0, stop=(), tools=True)
+    decoder = renderer.decoder(0, asking("f"), ())
     events = decoder.feed(tokenizer.encode(text).ids) + decoder.finish("stop")
     assert [type(event).__name__ for event in events] == [
         "PartStarted", "PartDelta", "PartFinished", "ChoiceFinished",

@@ -1,0 +1,86 @@
+"""Gemma: fences of JSON or of Python calls, and the notation of its function tokens."""
+
+from __future__ import annotations
+
+from orchestrator.rendering.output_parsers.call_object import CallObjects
+from orchestrator.rendering.output_parsers.gemma_notation import NotedCall
+from orchestrator.rendering.output_parsers.markers import SPACE, Markers, past
+from orchestrator.rendering.output_parsers.parts import Parts
+from orchestrator.rendering.output_parsers.python_calls import PythonCalls
+from orchestrator.rendering.output_parsers.reader import Block
+
+TOKENS = (
+    "<start_function_call>",
+    "<end_function_call>",
+    "<escape>",
+    "<start_function_response>",
+    "<end_function_response>",
+    "<|tool_call>",
+    "<tool_call|>",
+    '<|"|>',
+    "<|tool_response>",
+    "<tool_response|>",
+)
+
+_FENCE = "```"
+_MOST_SPACE = 256
+_OPENINGS = Markers("```tool_code", "```tool_call", "<start_function_call>", "<|tool_call>")
+
+
+class Gemma:
+    """Gemma 3 was taught fences by its prompts; later ones have tokens of their own."""
+
+    openings = _OPENINGS
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def block(self, opening: str) -> Block:
+        """A fence, or one call in the notation that belongs to `opening`."""
+        match opening:
+            case "<start_function_call>":
+                return NotedCall(self._parts, quote="<escape>", closing="<end_function_call>")
+            case "<|tool_call>":
+                return NotedCall(self._parts, quote='<|"|>', closing="<tool_call|>")
+            case _:
+                return _FenceBlock(self._parts)
+
+    def bare_block(self) -> Block | None:
+        """A call needs its opening."""
+        return None
+
+
+class _FenceBlock:
+    """Its first characters tell JSON from Python."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._inner: CallObjects | PythonCalls | None = None
+        self.over = False
+        self.failed = False
+
+    @property
+    def clean(self) -> bool:
+        return self._inner is not None and self._inner.clean
+
+    def feed(self, text: str, at: int) -> int:
+        if self._inner is None:
+            first = past(text, at, SPACE)
+            second = past(text, first + 1, SPACE) if text[first : first + 1] == "[" else first
+            if second >= len(text) and second - first <= _MOST_SPACE:
+                # What follows the bracket decides; white space alone is read on.
+                return first
+            if second - first <= _MOST_SPACE and text[second] == "{":
+                self._inner = CallObjects(self._parts, closing=_FENCE)
+            else:
+                self._inner = PythonCalls(self._parts, closing=_FENCE)
+        at = self._inner.feed(text, at)
+        self.over, self.failed = self._inner.over, self._inner.failed
+        return at
+
+    def finish(self, *, cut: bool) -> None:
+        if self._inner is None:
+            self.failed = True
+            return
+        self._inner.finish(cut=cut)
+        self.failed = self._inner.failed

@@ -1,0 +1,72 @@
+"""The raw bytes of single tokens, for log-probabilities."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from tokenizers import Tokenizer
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_SPACE = "\u2581"
+
+
+class TokenBytes:
+    """What each id of a vocabulary stands for, looked up once per id.
+
+    Vocabularies write bytes in one of two ways: every byte as a letter (byte-level BPE), or text
+    with `▁` for spaces and `<0x0A>` for what has no piece of its own (SentencePiece). The
+    tokenizer's decoder tells which.
+    """
+
+    def __init__(self, vocabulary: Tokenizer) -> None:
+        self._vocabulary = vocabulary
+        kinds = _decoder_kinds(vocabulary)
+        self._letters = _byte_letters() if "ByteLevel" in kinds else {}
+        self._has_bytes = "ByteFallback" in kinds
+        self._has_spaces = bool(kinds & {"Metaspace", "Replace"})
+        self._added = {
+            token_id: token.content.encode()
+            for token_id, token in vocabulary.get_added_tokens_decoder().items()
+        }
+        self._known: dict[int, bytes] = {}
+
+    def of(self, token_id: int) -> bytes:
+        """The bytes of `token_id`; none for an id that the vocabulary lacks."""
+        raw = self._known.get(token_id)
+        if raw is None:
+            raw = self._known[token_id] = self._look_up(token_id)
+        return raw
+
+    def _look_up(self, token_id: int) -> bytes:
+        if (added := self._added.get(token_id)) is not None:
+            return added
+        piece = self._vocabulary.id_to_token(token_id)
+        if piece is None:
+            return b""
+        if self._letters and all(letter in self._letters for letter in piece):
+            return bytes(self._letters[letter] for letter in piece)
+        if self._has_bytes and (byte := _BYTE.fullmatch(piece)) is not None:
+            return bytes.fromhex(byte[1])
+        return (piece.replace(_SPACE, " ") if self._has_spaces else piece).encode()
+
+
+def _decoder_kinds(vocabulary: Tokenizer) -> set[str]:
+    """The types of the steps in which the tokenizer turns pieces into text."""
+    decoder = vocabulary.decoder
+    if decoder is None:
+        return set()
+    document: dict[str, Any] = json.loads(decoder.__getstate__())
+    return {str(step["type"]) for step in document.get("decoders", [document])}
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letter that stands for each byte: itself where it prints, else the next free one.
+
+    Source: GPT-2's `bytes_to_unicode`.
+    """
+    printing = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printing]
+    letters = {chr(byte): byte for byte in printing}
+    return letters | {chr(256 + index): byte for index, byte in enumerate(others)}
