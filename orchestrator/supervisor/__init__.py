@@ -31,6 +31,7 @@ from orchestrator.supervisor.process import TritonProcess
 from orchestrator.supervisor.run_directory import RunDirectory, assemble, remove_stale_runs
 from orchestrator.supervisor.state import Endpoint, Phase, State, write_state
 from orchestrator.supervisor.watch import Probe
+from orchestrator.telemetry.otel_env import otlp_endpoint
 
 __all__ = ["Endpoint", "Probe", "StartError", "State", "Supervisor"]
 
@@ -152,6 +153,7 @@ class Supervisor:
                 models=self._models,
                 metrics_port=port,
                 exit_timeout_s=self._settings.exit_timeout_s,
+                traces_url=otlp_endpoint("traces"),
             ),
             command.environment(self._installation, self._run, self._settings.engine_threads),
         )

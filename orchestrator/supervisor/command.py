@@ -15,6 +15,7 @@ from orchestrator.supervisor.state import Endpoint
 _PROTOCOLS = (
     "health,metadata,inference,shared-memory,model-config,model-repository,statistics,trace,logging"
 )
+_SPANS_EVERY_MS = 1000
 THREADS_VARIABLE = "CPU_ENGINE_THREADS"
 _NOT_HANDED_DOWN = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV")
 
@@ -27,6 +28,7 @@ def arguments(
     models: Sequence[str],
     metrics_port: int,
     exit_timeout_s: float,
+    traces_url: str | None = None,
 ) -> list[str]:
     """The command line.
 
@@ -56,7 +58,24 @@ def arguments(
         f"--metrics-port={metrics_port}",
         *gpu,
         f"--exit-timeout-secs={max(1, round(exit_timeout_s))}",
+        *_tracing(traces_url),
     ]
+
+
+def _tracing(url: str | None) -> list[str]:
+    """Sends spans to `url`, of those requests only that name a span of ours as their parent."""
+    if url is None:
+        return []
+    words = (
+        "mode=opentelemetry",
+        f"opentelemetry,url={url}",
+        "opentelemetry,resource=service.name=triton",
+        f"opentelemetry,bsp_schedule_delay={_SPANS_EVERY_MS}",
+        "level=TIMESTAMPS",
+        "rate=0",
+        "count=-1",
+    )
+    return [f"--trace-config={word}" for word in words]
 
 
 def environment(

@@ -98,7 +98,8 @@ class Call:
 
     __slots__ = (
         "attributes", "began_at_ns", "began_ns", "call_id", "client_stage", "engine_span_id",
-        "is_over", "is_session", "parent", "request_id", "sampled", "span_id", "stages", "timings", "trace_id",
+        "is_over", "is_session", "parent", "request_id", "sampled", "span_id", "stages", "timings",
+        "trace_id",
     )  # fmt: skip
 
     def __init__(self, request_id: str = "", call_id: str = "") -> None:

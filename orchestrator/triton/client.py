@@ -20,6 +20,7 @@ import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from orchestrator.core.errors import GatewayError, Overloaded
+from orchestrator.telemetry import engine_metadata
 from orchestrator.triton import contract, errors
 from orchestrator.triton.contract import GenerateCall
 from orchestrator.triton.stream import TokenStream
@@ -120,7 +121,7 @@ class TritonClient:
         The stream belongs to the caller, who iterates it to its end or stops it.
         """
         rpc = self._stub.ModelStreamInfer(
-            metadata=self._metadata,
+            metadata=(*self._metadata, *engine_metadata()),
             timeout=self._timeouts.request_s + self._timeouts.cancel_drain_s,
         )
         stream = TokenStream(
@@ -161,7 +162,9 @@ class TritonClient:
         request = contract.embed_request(model, request_id, rows)
         try:
             response = await self._stub.ModelInfer(
-                request, metadata=self._metadata, timeout=self._timeouts.request_s
+                request,
+                metadata=(*self._metadata, *engine_metadata()),
+                timeout=self._timeouts.request_s,
             )
         except grpc.RpcError as error:
             raise errors.from_rpc(error, model=model, request_id=request_id) from error
