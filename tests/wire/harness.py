@@ -41,6 +41,7 @@ from orchestrator.responses.runs import Runs
 from orchestrator.routing import Router
 from orchestrator.settings import (
     HostsSettings,
+    RealtimeSettings,
     ResponsesSettings,
     SecuritySettings,
     ServerSettings,
@@ -168,6 +169,7 @@ async def bench(
     server: ServerSettings | None = None,
     hosts: HostsSettings | None = None,
     responses: ResponsesSettings | None = None,
+    realtime: RealtimeSettings | None = None,
 ) -> AsyncIterator[Bench]:
     """A bench whose store lies in `folder`. `KEY` may do everything, `NARROW_KEY` embed only.
 
@@ -179,6 +181,7 @@ async def bench(
         server=server or ServerSettings(max_body_bytes=4096),
         hosts=hosts or HostsSettings(),
         responses=responses or ResponsesSettings(),
+        realtime=realtime or RealtimeSettings(),
     )
     await migrate(settings)
     await _add_keys(settings)
@@ -197,7 +200,12 @@ async def bench(
         stored, runs = _responses(settings, stack)
         told = response_routes(authenticator, gateway, stored, runs)
         surfaces.mount(
-            app, authenticator=authenticator, gateway=gateway, management={"responses": told}
+            app,
+            authenticator=authenticator,
+            gateway=gateway,
+            management={"responses": told},
+            realtime=settings.realtime,
+            drain_s=settings.server.drain_s,
         )
         client = await stack.enter_async_context(
             httpx2.AsyncClient(
