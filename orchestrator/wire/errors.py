@@ -1,4 +1,4 @@
-"""The error tree in the words of each kind of client: one table, five ways to write it down.
+"""The error tree in the words of each kind of client: one table, six ways to write it down.
 
 `appliance` is the default. It carries the words of every other profile that speaks of the same
 thing, so a client of another document reads it as well; a profile of its own exists only where one
@@ -31,10 +31,11 @@ from orchestrator.core.errors import (
 )
 from orchestrator.settings import HostsSettings
 
-Profile = Literal["appliance", "spec", "platform", "buddy", "gemini"]
+Profile = Literal["appliance", "spec", "platform", "buddy", "gemini", "anthropic"]
 Headers = list[tuple[bytes, bytes]]
 
 GEMINI_PREFIXES = ("/v1beta", "/api/v1beta")
+ANTHROPIC_PREFIXES = ("/v1/messages", "/api/v1/messages")
 DEFAULT_RETRY_AFTER_S = 5.0
 
 
@@ -55,35 +56,60 @@ class ErrorReply:
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """The type of an error in the appliance's, the platform's and Google's words."""
+    """The type of an error in the appliance's, the platform's, Google's and Anthropic's words."""
 
     appliance: str
     platform: str
     google: str
+    anthropic: str
 
 
 _WORDS: Mapping[type[GatewayError], _Words] = {
-    InvalidRequest: _Words("request", "invalid_request_error", "INVALID_ARGUMENT"),
-    PayloadTooLarge: _Words("request", "invalid_request_error", "INVALID_ARGUMENT"),
-    Unauthenticated: _Words("auth", "authentication_error", "UNAUTHENTICATED"),
-    PolicyDenied: _Words("policy", "permission_error", "PERMISSION_DENIED"),
-    UnknownRoute: _Words("request", "not_found_error", "NOT_FOUND"),
-    MethodNotAllowed: _Words("request", "not_found_error", "NOT_FOUND"),
-    NotFound: _Words("not_found", "not_found_error", "NOT_FOUND"),
-    Conflict: _Words("conflict", "conflict_error", "FAILED_PRECONDITION"),
-    DeploymentNotReady: _Words("conflict", "conflict_error", "FAILED_PRECONDITION"),
-    RateLimited: _Words("rate_limit", "rate_limit_error", "RESOURCE_EXHAUSTED"),
-    ModelUnavailable: _Words("availability", "service_unavailable_error", "UNAVAILABLE"),
-    UpstreamTimeout: _Words("availability", "service_unavailable_error", "DEADLINE_EXCEEDED"),
-    GatewayError: _Words("server", "internal_server_error", "INTERNAL"),
+    InvalidRequest: _Words(
+        "request", "invalid_request_error", "INVALID_ARGUMENT", "invalid_request_error"
+    ),
+    PayloadTooLarge: _Words(
+        "request", "invalid_request_error", "INVALID_ARGUMENT", "request_too_large"
+    ),
+    Unauthenticated: _Words(
+        "auth", "authentication_error", "UNAUTHENTICATED", "authentication_error"
+    ),
+    PolicyDenied: _Words("policy", "permission_error", "PERMISSION_DENIED", "permission_error"),
+    UnknownRoute: _Words("request", "not_found_error", "NOT_FOUND", "not_found_error"),
+    MethodNotAllowed: _Words("request", "not_found_error", "NOT_FOUND", "not_found_error"),
+    NotFound: _Words("not_found", "not_found_error", "NOT_FOUND", "not_found_error"),
+    Conflict: _Words("conflict", "conflict_error", "FAILED_PRECONDITION", "conflict_error"),
+    DeploymentNotReady: _Words(
+        "conflict", "conflict_error", "FAILED_PRECONDITION", "conflict_error"
+    ),
+    RateLimited: _Words("rate_limit", "rate_limit_error", "RESOURCE_EXHAUSTED", "rate_limit_error"),
+    ModelUnavailable: _Words(
+        "availability", "service_unavailable_error", "UNAVAILABLE", "overloaded_error"
+    ),
+    UpstreamTimeout: _Words(
+        "availability", "service_unavailable_error", "DEADLINE_EXCEEDED", "timeout_error"
+    ),
+    GatewayError: _Words("server", "internal_server_error", "INTERNAL", "api_error"),
 }
 
 
 def profile_of(
-    path: str, host: str, secret: str | None, error_format: str | None, hosts: HostsSettings
+    path: str,
+    host: str,
+    secret: str | None,
+    error_format: str | None,
+    hosts: HostsSettings,
+    *,
+    anthropic: bool = False,
 ) -> Profile:
-    """Whose words to answer in. Source: `wire.md` §4.2, rule by rule."""
+    """Whose words to answer in. Source: `wire.md` §4.2, rule by rule.
+
+    `anthropic` says that the client names a version of Anthropic's API: its models are listed at
+    a path that OpenAI's clients use too.
+    """
     profile = _profile_by_address(path, host, secret, hosts)
+    if anthropic and profile not in ("gemini", "spec"):
+        profile = "anthropic"
     if error_format == "flat":
         return "spec"
     if error_format == "nested" and profile == "spec":
@@ -114,6 +140,8 @@ def error_members(error: GatewayError, profile: Profile, request_id: str) -> dic
             return _platform(error, profile, request_id)
         case "gemini":
             return _gemini(error, request_id)
+        case "anthropic":
+            return _anthropic(error, request_id)
         case _:
             assert_never(profile)
 
@@ -121,6 +149,8 @@ def error_members(error: GatewayError, profile: Profile, request_id: str) -> dic
 def _profile_by_address(path: str, host: str, secret: str | None, hosts: HostsSettings) -> Profile:
     if is_under(path, GEMINI_PREFIXES):
         return "gemini"
+    if is_under(path, ANTHROPIC_PREFIXES):
+        return "anthropic"
     if is_under(path, ("/api/v1",)):
         return "platform"
     if is_under(path, ("/v1/keys",)):
@@ -213,6 +243,18 @@ def _gemini(error: GatewayError, request_id: str) -> dict[str, Any]:
             "reason": error.detail_reason,
             "request_id": request_id,
         }
+    }
+
+
+def _anthropic(error: GatewayError, request_id: str) -> dict[str, Any]:
+    return {
+        "type": "error",
+        "error": {
+            "type": _words(error).anthropic,
+            "message": error.message,
+            "details": {"error_code": error.detail_reason},
+        },
+        "request_id": request_id,
     }
 
 

@@ -1,12 +1,13 @@
 """HTTP under every dialect, on bare ASGI: one exchange, its body, its reply, its end.
 
 The routes of the inference calls are plain ASGI: no pydantic, no middleware per chunk. FastAPI
-routes them and describes them, and has no other part in them.
+routes them and has no other part in them; `openapi.py` describes them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import re
 import time
@@ -26,6 +27,7 @@ from orchestrator.settings import HostsSettings, ServerSettings
 from orchestrator.store.database import StoreError
 from orchestrator.telemetry import RequestRecord, log_request
 from orchestrator.wire.errors import (
+    ANTHROPIC_PREFIXES,
     GEMINI_PREFIXES,
     Headers,
     Profile,
@@ -33,6 +35,7 @@ from orchestrator.wire.errors import (
     profile_of,
     render_error,
 )
+from orchestrator.wire.openapi import Described, Operation, as_operation
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +111,14 @@ class Exchange:
             self.secret,
             self.headers.get(b"x-op-error-format", b"").decode("latin-1").strip().lower() or None,
             self._hosts,
+            anthropic=self.is_anthropic,
+        )
+
+    @property
+    def is_anthropic(self) -> bool:
+        """Whether a client of Anthropic's asks: all of them name the version that they speak."""
+        return b"anthropic-version" in self.headers or is_under(
+            self.scope["path"], ANTHROPIC_PREFIXES
         )
 
     @property
@@ -126,7 +137,10 @@ class Exchange:
             self.complete = not message.get("more_body", False)
         elif message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+            request_id = self.request_id.encode()
+            headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            if self.is_anthropic:
+                headers.append((b"request-id", request_id))
             message = {**message, "headers": headers}
         return self._send(message)
 
@@ -326,28 +340,30 @@ class Route:
     handler: Callable[[Exchange], Awaitable[None]]
     name: str
     summary: str
-    operation: Mapping[str, Any] = field(default_factory=dict)
-    """OpenAPI's operation object, as far as it is not derived from the above."""
+    operation: Operation | Mapping[str, Any] = field(default_factory=Operation)
 
 
 class RawRoute(APIRoute):
-    """A route that FastAPI finds and describes, and that answers on bare ASGI."""
+    """A route that FastAPI finds, and that answers on bare ASGI."""
 
     def __init__(self, prefix: str, route: Route, tag: str) -> None:
         super().__init__(
             prefix + route.path,
             _described,
             methods=[route.method],
-            # `HEAD` is `GET` to whoever reads the description.
-            include_in_schema=route.method != "HEAD",
+            include_in_schema=False,
             name=route.name,
-            operation_id=f"{route.name}{prefix.replace('/', '_')}",
-            summary=route.summary,
-            description=route.handler.__doc__,
-            tags=[tag],
-            openapi_extra=dict(route.operation),
         )
         handler = route.handler
+        self.described = Described(
+            method=route.method,
+            path=prefix + route.path,
+            operation_id=f"{route.name}{prefix.replace('/', '_')}",
+            summary=route.summary,
+            description=inspect.getdoc(handler) or "",
+            tag=tag,
+            operation=as_operation(route.operation),
+        )
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             del receive, send

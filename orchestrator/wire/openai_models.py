@@ -1,4 +1,7 @@
-"""OpenAI's list of models. Source: OpenAI API reference, models."""
+"""OpenAI's list of models. Source: OpenAI API reference, models.
+
+Anthropic's has the same path; its clients are known by their headers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import orjson
 
 from orchestrator.auth import Authenticator
 from orchestrator.gateway import Gateway, ModelEntry
+from orchestrator.wire import anthropic_models
 from orchestrator.wire.http import Exchange, Route
 
 
@@ -30,6 +34,10 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
     async def list_all(exchange: Exchange) -> None:
         """The models that this key may use, loaded or not."""
         principal = await exchange.admit(authenticator)
+        if exchange.is_anthropic:
+            page = anthropic_models.page_object(exchange, gateway.models(principal))
+            await exchange.reply(orjson.dumps(page))
+            return
         entries = [model_object(entry) for entry in gateway.models(principal)]
         await exchange.reply(orjson.dumps({"object": "list", "data": entries}))
 
@@ -38,7 +46,8 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         principal = await exchange.admit(authenticator)
         name: str = exchange.scope["path_params"]["model"]
         exchange.model = name
-        await exchange.reply(orjson.dumps(model_object(gateway.model(principal, name))))
+        written = anthropic_models.model_object if exchange.is_anthropic else model_object
+        await exchange.reply(orjson.dumps(written(gateway.model(principal, name))))
 
     parameter = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
     return [

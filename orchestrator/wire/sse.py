@@ -4,25 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator.core.errors import GatewayError
 from orchestrator.core.events import Completion, GenerationEvent, GenerationFinished, fold
-from orchestrator.gateway import Generation
 from orchestrator.wire.errors import Headers, error_members
 from orchestrator.wire.http import Exchange, header_pairs, internal_error
 
 logger = logging.getLogger(__name__)
 
 PING_AFTER_S = 15.0
-_PING = b": ping\n\n"
-_STREAM_HEADERS: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
+_UNBUFFERED: Headers = [
     (b"cache-control", b"no-cache"),
     # Without it nginx collects events before it passes them on.
     (b"x-accel-buffering", b"no"),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """What a stream is made of. `ping` may come between any two frames and means nothing."""
+
+    content_type: bytes
+    ping: bytes
+
+
+EVENT_STREAM = Framing(b"text/event-stream; charset=utf-8", b": ping\n\n")
+
+
+class Answer(Protocol):
+    """A generation on its way: its events, once, and then its end."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the reply tells of it."""
+
+    def __aiter__(self) -> AsyncIterator[GenerationEvent]:
+        """The events from the first. Raises: GatewayError."""
+
+    async def aclose(self) -> None:
+        """Stops what still runs. Twice is once."""
 
 
 class Encoder(Protocol):
@@ -38,7 +61,7 @@ class Encoder(Protocol):
         """The frames that end a stream that failed; `members` are those of an error body."""
 
 
-async def send_completion(exchange: Exchange, generation: Generation, encoder: Encoder) -> None:
+async def send_completion(exchange: Exchange, generation: Answer, encoder: Encoder) -> None:
     """Sends the whole answer at its end, and closes `generation` in any case."""
     try:
         completion = await fold(generation)
@@ -51,17 +74,22 @@ async def send_completion(exchange: Exchange, generation: Generation, encoder: E
 
 async def send_stream(
     exchange: Exchange,
-    generation: Generation,
+    generation: Answer,
     encoder: Encoder,
     *,
+    framing: Framing = EVENT_STREAM,
     ping_after_s: float = PING_AFTER_S,
 ) -> None:
     """Sends every event as it comes, one write for each, and closes `generation` in any case.
 
     The status went out with the first event, so an error after it is told as an event.
     """
-    headers = [*_STREAM_HEADERS, *header_pairs(generation.headers)]
-    pings = _Pings(exchange, ping_after_s)
+    headers = [
+        (b"content-type", framing.content_type),
+        *_UNBUFFERED,
+        *header_pairs(generation.headers),
+    ]
+    pings = _Pings(exchange, framing.ping, ping_after_s)
     try:
         await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
         pings.start()
@@ -96,8 +124,9 @@ def _body(frame: bytes) -> dict[str, Any]:
 class _Pings:
     """Comments that keep a silent connection open. A timer and no task, while events come."""
 
-    def __init__(self, exchange: Exchange, after_s: float) -> None:
+    def __init__(self, exchange: Exchange, ping: bytes, after_s: float) -> None:
         self._exchange = exchange
+        self._message = _body(ping)
         self._after_s = after_s
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._loop.time()
@@ -128,4 +157,4 @@ class _Pings:
         self._timer = self._loop.call_later(max(self._after_s - silent_s, 0.01), self._look)
 
     async def _send(self) -> None:
-        await self._exchange.send(_body(_PING))
+        await self._exchange.send(self._message)

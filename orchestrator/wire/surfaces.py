@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -17,8 +18,18 @@ from orchestrator.core.errors import GatewayError, MethodNotAllowed
 from orchestrator.gateway import Gateway
 from orchestrator.health import Readiness
 from orchestrator.settings import HostsSettings, RealtimeSettings, ServerSettings
-from orchestrator.wire import health, openai_chat, openai_embeddings, openai_models
-from orchestrator.wire.errors import UnknownRoute, render_error
+from orchestrator.wire import (
+    anthropic_messages,
+    gemini,
+    gemini_embeddings,
+    gemini_models,
+    health,
+    openai_chat,
+    openai_embeddings,
+    openai_models,
+    openapi,
+)
+from orchestrator.wire.errors import GEMINI_PREFIXES, UnknownRoute, render_error
 from orchestrator.wire.http import Edge, OnError, RawRoute, Route, exchange_of, internal_error
 from orchestrator.wire.realtime import routes as realtime_routes
 from orchestrator.wire.sockets import RawSocketRoute, or_no_socket
@@ -27,7 +38,6 @@ OPENAI_PREFIXES = ("/v1", "/api/v1")
 _REALTIME = RealtimeSettings()
 _NO_ROUTES: Mapping[str, Sequence[Route]] = MappingProxyType({})
 _MOST_SHOWN_OF_PATH = 200
-_KEY_SCHEME = {"type": "http", "scheme": "bearer", "description": "A virtual key."}
 
 
 def new_app(
@@ -54,7 +64,7 @@ def new_app(
     app.add_exception_handler(HTTPException, _routing_failed)
     app.router.default = or_no_socket(app.router.default)
     app.add_middleware(Edge, server=server, hosts=hosts, on_error=on_error)
-    _describe_keys(app)
+    _describe(app)
     return app
 
 
@@ -76,6 +86,7 @@ def mount(
         "embeddings": openai_embeddings.routes(authenticator, gateway),
         "models": openai_models.routes(authenticator, gateway),
         "realtime": realtime_routes.routes(),
+        "messages": anthropic_messages.routes(authenticator, gateway),
         "health": probes,
         **management,
     }
@@ -86,6 +97,13 @@ def mount(
         app.router.routes.append(RawSocketRoute(prefix + realtime_routes.PATH, serve))
         for tag, routes in openai.items():
             _add(app, prefix, routes, tag)
+    gemini_routes = [
+        *gemini.routes(authenticator, gateway),
+        *gemini_embeddings.routes(authenticator, gateway),
+        *gemini_models.routes(authenticator, gateway),
+    ]
+    for prefix in GEMINI_PREFIXES:
+        _add(app, prefix, gemini_routes, "gemini")
     _add(app, "", probes, "health")
 
 
@@ -123,16 +141,16 @@ def _routing_error(request: Request, error: HTTPException) -> GatewayError:
     return internal_error()
 
 
-def _describe_keys(app: FastAPI) -> None:
-    """Says in `/openapi.json` that calls carry a key."""
-    plain: Callable[[], dict[str, object]] = app.openapi
+def _describe(app: FastAPI) -> None:
+    """Lets `/openapi.json` tell of every route as it is mounted."""
+    told: dict[str, Any] = {}
 
-    def described() -> dict[str, object]:
-        document = plain()
-        components = document.setdefault("components", {})
-        assert isinstance(components, dict)
-        components.setdefault("securitySchemes", {})["virtual_key"] = _KEY_SCHEME
-        document["security"] = [{"virtual_key": []}]
-        return document
+    def described() -> dict[str, Any]:
+        if not told:
+            routes = [one.described for one in app.router.routes if isinstance(one, RawRoute)]
+            # `HEAD` is `GET` to whoever reads the description.
+            listed = (route for route in routes if route.method != "HEAD")
+            told.update(openapi.document(app.title, app.version, listed))
+        return told
 
     app.openapi = described  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -97,9 +97,29 @@ BUDDY_KEY = "ob_sk_" + "0" * 48
         ("/v1/keys", "", None, "nested", "appliance"),
         ("/api/v1/models", "", None, "nested", "platform"),
         ("/v1/models", "", None, "sideways", "appliance"),
+        ("/v1/messages", "box.internal", BUDDY_KEY, None, "anthropic"),
+        ("/v1/messages/count_tokens", "", None, None, "anthropic"),
+        ("/api/v1/messages", "", None, None, "anthropic"),
+        ("/v1/messages", "", None, "flat", "spec"),
+        ("/v1/messages_of_mine", "", None, None, "appliance"),
     ],
 )
 def test_path_host_and_key_tell_whose_words_to_use(
     path: str, host: str, secret: str | None, asked: str | None, profile: Profile
 ) -> None:
     assert profile_of(path, host, secret, asked, HOSTS) == profile
+
+
+@pytest.mark.parametrize(
+    ("path", "profile"),
+    [
+        ("/v1/models", "anthropic"),
+        ("/api/v1/models/x", "anthropic"),
+        ("/v1/keys", "spec"),
+        ("/v1beta/models", "gemini"),
+    ],
+)
+def test_a_client_that_names_anthropics_version_gets_anthropics_words(
+    path: str, profile: Profile
+) -> None:
+    assert profile_of(path, "", None, None, HOSTS, anthropic=True) == profile

@@ -13,7 +13,7 @@ from orchestrator.gateway import Generation
 from orchestrator.settings import HostsSettings, ServerSettings
 from orchestrator.wire.http import Exchange
 from orchestrator.wire.openai_chat import Encoder
-from orchestrator.wire.sse import send_stream
+from orchestrator.wire.sse import EVENT_STREAM, Framing, send_stream
 from tests.wire.harness import Bench, answer, call
 
 EVENTS = answer("Hello", " there")
@@ -42,7 +42,9 @@ async def test_each_event_is_one_write(service: Bench) -> None:
     assert end == {"type": "http.response.body", "body": b"", "more_body": False}
 
 
-async def stream(events: list[tuple[float, GenerationEvent]]) -> list[bytes]:
+async def stream(
+    events: list[tuple[float, GenerationEvent]], framing: Framing = EVENT_STREAM
+) -> list[bytes]:
     """What is written for events that come after a wait each, with pings after 50 ms."""
     written: list[bytes] = []
 
@@ -63,7 +65,7 @@ async def stream(events: list[tuple[float, GenerationEvent]]) -> list[bytes]:
     ends: list[str] = []
     generation = Generation(await anext(source), source, {}, ends.append, ends.append)
     encoder = Encoder(choices=1, include_usage=False, fingerprint="fp")
-    await send_stream(exchange, generation, encoder, ping_after_s=0.05)
+    await send_stream(exchange, generation, encoder, framing=framing, ping_after_s=0.05)
     assert ends == ["ok", "ok"]
     return written
 
@@ -75,6 +77,13 @@ async def test_silence_is_filled_with_pings_between_whole_events() -> None:
     assert pings == list(range(pings[0], pings[0] + len(pings)))
     assert b"Hello" in written[pings[-1] + 1]
     assert written[-2:] == [b"data: [DONE]\n\n", b""]
+
+
+async def test_silence_is_filled_in_the_words_of_the_dialect() -> None:
+    framing = Framing(b"application/json", b"\n")
+    written = await stream([(0, EVENTS[0]), (0, EVENTS[1]), (0.18, EVENTS[-1])], framing)
+    assert 2 <= written.count(b"\n") <= 3
+    assert b": ping\n\n" not in written
 
 
 async def test_a_stream_that_flows_has_no_pings() -> None:

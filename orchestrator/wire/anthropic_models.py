@@ -1,0 +1,55 @@
+"""Anthropic's list of models. Source: Anthropic API reference, models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.core.errors import InvalidRequest
+from orchestrator.gateway import ModelEntry
+from orchestrator.wire.http import Exchange
+from orchestrator.wire.queries import Query
+
+_PARAMETERS = ("limit", "after_id", "before_id", "lifecycle", "lifecycle[]")
+_DEFAULT_PAGE = 20
+_MAX_PAGE = 1000
+
+
+def model_object(entry: ModelEntry) -> dict[str, Any]:
+    """A model."""
+    return {
+        "type": "model",
+        "id": entry.id,
+        "display_name": entry.id,
+        "created_at": datetime.fromtimestamp(entry.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "lifecycle": "active",
+        "max_input_tokens": entry.context_tokens,
+        "max_tokens": entry.context_tokens,
+    }
+
+
+def page_object(exchange: Exchange, entries: Sequence[ModelEntry]) -> dict[str, Any]:
+    """The page that the query asks for. Raises: InvalidRequest."""
+    query = Query(exchange, _PARAMETERS)
+    limit = query.number("limit", _DEFAULT_PAGE, least=1, most=_MAX_PAGE)
+    after, before = query.text("after_id"), query.text("before_id")
+    ids = [entry.id for entry in entries]
+    if before is not None:
+        end = _place("before_id", before, ids)
+        page, has_more = entries[max(0, end - limit) : end], end > limit
+    else:
+        start = 0 if after is None else _place("after_id", after, ids) + 1
+        page, has_more = entries[start : start + limit], len(entries) > start + limit
+    return {
+        "data": [model_object(entry) for entry in page],
+        "has_more": has_more,
+        "first_id": page[0].id if page else None,
+        "last_id": page[-1].id if page else None,
+    }
+
+
+def _place(name: str, model_id: str, ids: Sequence[str]) -> int:
+    if model_id not in ids:
+        raise InvalidRequest(f"`{name}` is no model of the list.", param=name)
+    return ids.index(model_id)

@@ -1,0 +1,467 @@
+"""Google's Gemini. Source: Gemini API reference, models.generateContent and models.countTokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qs
+
+import orjson
+
+from orchestrator.auth import Authenticator
+from orchestrator.core.errors import InvalidRequest
+from orchestrator.core.json_schema import check_schema
+from orchestrator.core.messages import (
+    Message,
+    Part,
+    ReasoningPart,
+    TextPart,
+    Tool,
+    ToolCallPart,
+)
+from orchestrator.core.request import (
+    ChatPrompt,
+    GenerationRequest,
+    JsonFormat,
+    JsonSchemaFormat,
+    ReasoningEffort,
+    ResponseFormat,
+    SamplingParams,
+    ToolChoice,
+)
+from orchestrator.gateway import Gateway
+from orchestrator.wire.bodies import check_at_least, check_range, shown
+from orchestrator.wire.gemini_encoder import Encoder, text_tokens
+from orchestrator.wire.gemini_schema import json_schema
+from orchestrator.wire.gemini_types import (
+    Content,
+    ContentPart,
+    CountBody,
+    FunctionDeclaration,
+    GeminiReader,
+    GenerateBody,
+    GenerationConfig,
+    ThinkingConfig,
+    ToolBody,
+    ToolConfig,
+    given_members,
+)
+from orchestrator.wire.http import Exchange, Route
+from orchestrator.wire.openai_types import MOST_CHOICES, required_model, token_limit
+from orchestrator.wire.openapi import INFERENCE, Operation, path_parameter, query_parameter
+from orchestrator.wire.sse import send_completion, send_stream
+from orchestrator.wire.thinking import effort_of_budget
+
+MOST_STOPS = 5
+MOST_LOGPROBS = 20
+_LARGEST_INT32 = 2**31 - 1
+_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_GENERATION = "generationConfig"
+_CALLING = "toolConfig.functionCallingConfig"
+_MODES = ("AUTO", "ANY", "NONE", "VALIDATED")
+_EFFORTS: dict[str, ReasoningEffort] = {
+    "MINIMAL": "minimal",
+    "LOW": "low",
+    "MEDIUM": "medium",
+    "HIGH": "high",
+    "XHIGH": "high",
+}
+
+
+def decode(model: str, body: GenerateBody) -> GenerationRequest:
+    """The request without its dialect. Raises: InvalidRequest."""
+    config = body.generation_config or GenerationConfig()
+    if body.cached_content:
+        raise InvalidRequest("`cachedContent` is not supported.", param="cachedContent")
+    _check_modalities(config)
+    tools, choice = _tools(body.tools or [], body.tool_config)
+    check_range(f"{_GENERATION}.candidateCount", config.candidate_count, 1, MOST_CHOICES)
+    return GenerationRequest(
+        model=required_model(model),
+        prompt=ChatPrompt(_messages(body), tools),
+        sampling=_sampling(config),
+        max_tokens=token_limit(f"{_GENERATION}.maxOutputTokens", config.max_output_tokens),
+        stop=_stops(config.stop_sequences or []),
+        n=config.candidate_count or 1,
+        tool_choice=choice,
+        response_format=_format(config),
+        top_logprobs=_top_logprobs(config),
+        reasoning=_reasoning(config.thinking_config),
+    )
+
+
+def decode_count(model: str, body: CountBody) -> GenerationRequest:
+    """A request whose prompt is to be counted. Raises: InvalidRequest."""
+    whole = body.generate_content_request
+    if whole is None:
+        if body.contents is None:
+            raise InvalidRequest("`contents` is required.", param="contents")
+        whole = GenerateBody(contents=body.contents)
+    tools, _ = _tools(whole.tools or [], whole.tool_config)
+    return GenerationRequest(required_model(model), ChatPrompt(_messages(whole), tools))
+
+
+def text_of(where: str, content: Content) -> str:
+    """The text of a content that can hold nothing else. Raises: InvalidRequest."""
+    parts = content.parts or []
+    return "".join(_text(f"{where}.parts[{index}]", part) for index, part in enumerate(parts))
+
+
+def _messages(body: GenerateBody) -> tuple[Message, ...]:
+    if not body.contents:
+        raise InvalidRequest("`contents` must hold at least one content.", param="contents")
+    messages: list[Message] = []
+    if body.system_instruction is not None:
+        text = text_of("systemInstruction", body.system_instruction)
+        messages.append(Message("system", (TextPart(text),)))
+    calls = _Calls()
+    for index, content in enumerate(body.contents):
+        where = f"contents[{index}]"
+        match content.role:
+            case None | "" | "user" | "function":
+                messages += _user_turn(where, content, calls)
+            case "model":
+                messages.append(_model_turn(where, content, calls))
+            case _:
+                raise InvalidRequest(
+                    f"`{where}.role` must be `user` or `model`; {shown(content.role)} was given.",
+                    param=f"{where}.role",
+                )
+    return tuple(messages)
+
+
+class _Calls:
+    """The calls of a conversation: Google's clients may leave their ids out."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._open: list[tuple[str, str]] = []
+
+    def made(self, name: str, call_id: str | None) -> str:
+        """The id of a call."""
+        self._count += 1
+        known = call_id or f"call_{self._count}"
+        self._open.append((name, known))
+        return known
+
+    def answered(self, name: str, call_id: str | None) -> str:
+        """The id of the call that a response answers: the first open one of its name."""
+        for call in self._open:
+            if call[1] == call_id or (not call_id and call[0] == name):
+                self._open.remove(call)
+                return call[1]
+        return call_id or name
+
+
+def _user_turn(where: str, content: Content, calls: _Calls) -> list[Message]:
+    """The messages of a turn: responses of functions are messages of their own."""
+    messages: list[Message] = []
+    texts: list[Part] = []
+    for index, part in enumerate(content.parts or []):
+        response = part.function_response
+        if response is None:
+            texts.append(TextPart(_text(f"{where}.parts[{index}]", part)))
+            continue
+        if texts:
+            messages.append(Message("user", tuple(texts)))
+            texts = []
+        text = orjson.dumps(response.response or {}).decode()
+        call_id = calls.answered(response.name, response.id)
+        messages.append(Message("tool", (TextPart(text),), response.name, call_id))
+    if texts or not messages:
+        messages.append(Message("user", tuple(texts)))
+    return messages
+
+
+def _model_turn(where: str, content: Content, calls: _Calls) -> Message:
+    parts: list[Part] = []
+    for index, part in enumerate(content.parts or []):
+        call = part.function_call
+        if call is not None:
+            arguments = orjson.dumps(call.args or {}).decode()
+            parts.append(ToolCallPart(calls.made(call.name, call.id), call.name, arguments))
+            continue
+        text = _text(f"{where}.parts[{index}]", part)
+        parts.append(ReasoningPart(text) if part.thought else TextPart(text))
+    return Message("assistant", tuple(parts))
+
+
+def _text(where: str, part: ContentPart) -> str:
+    if part.text is not None:
+        return part.text
+    kinds = given_members(part)
+    what = f"of type `{kinds[0]}`" if kinds else "empty"
+    raise InvalidRequest(f"`{where}` is {what}; this model takes text only.", param=where)
+
+
+def _tools(
+    bodies: Sequence[ToolBody], config: ToolConfig | None
+) -> tuple[tuple[Tool, ...], ToolChoice]:
+    tools = tuple(
+        _tool(f"tools[{index}].functionDeclarations[{place}]", declaration)
+        for index, body in enumerate(bodies)
+        for place, declaration in enumerate(_declarations(f"tools[{index}]", body))
+    )
+    calling = config.function_calling_config if config is not None else None
+    if calling is None:
+        return tools, ToolChoice()
+    mode = calling.mode or "AUTO"
+    names = calling.allowed_function_names or []
+    if mode not in (*_MODES, "MODE_UNSPECIFIED"):
+        raise InvalidRequest(
+            f"`{_CALLING}.mode` must be one of {', '.join(_MODES)}; {shown(mode)} was given.",
+            param=f"{_CALLING}.mode",
+        )
+    if names:
+        tools = _allowed(tools, mode, names)
+    match mode:
+        case "NONE":
+            return (), ToolChoice("none")
+        case "ANY" if not tools:
+            raise InvalidRequest(
+                f"`{_CALLING}.mode` is `ANY` and `tools` declares no function.",
+                param=f"{_CALLING}.mode",
+            )
+        case "ANY" if len(names) == 1:
+            return tools, ToolChoice("named", names[0])
+        case "ANY":
+            return tools, ToolChoice("required")
+        case _:
+            return tools, ToolChoice()
+
+
+def _declarations(where: str, body: ToolBody) -> Sequence[FunctionDeclaration]:
+    for name in given_members(body):
+        if name != "functionDeclarations":
+            raise InvalidRequest(
+                f"`{where}.{name}` runs at Google and is not here; declare functions instead.",
+                param=f"{where}.{name}",
+            )
+    return body.function_declarations or []
+
+
+def _allowed(tools: tuple[Tool, ...], mode: str, names: Sequence[str]) -> tuple[Tool, ...]:
+    """The tools that may be called."""
+    where = f"{_CALLING}.allowedFunctionNames"
+    if mode not in ("ANY", "VALIDATED"):
+        raise InvalidRequest(
+            f"`{where}` goes with the modes `ANY` and `VALIDATED`; the mode is `{mode}`.",
+            param=where,
+        )
+    known = {tool.name for tool in tools}
+    for name in names:
+        if name not in known:
+            raise InvalidRequest(
+                f"`{where}` names {shown(name)}, which is not declared.", param=where
+            )
+    return tuple(tool for tool in tools if tool.name in names)
+
+
+def _tool(where: str, declaration: FunctionDeclaration) -> Tool:
+    if not _FUNCTION_NAME.fullmatch(declaration.name):
+        raise InvalidRequest(
+            f"`{where}.name` must have 1 to 128 of the characters a-z, A-Z, 0-9, `_`, `.`, `:` "
+            f"and `-`; {shown(declaration.name)} was given.",
+            param=f"{where}.name",
+        )
+    parameters = declaration.parameters_json_schema
+    if parameters is None and declaration.parameters is not None:
+        parameters = json_schema(f"{where}.parameters", declaration.parameters)
+    if parameters is None:
+        parameters = {"type": "object", "properties": {}}
+    return Tool(declaration.name, declaration.description or "", parameters)
+
+
+def _sampling(config: GenerationConfig) -> SamplingParams:
+    check_range(f"{_GENERATION}.temperature", config.temperature, 0, 2)
+    check_range(f"{_GENERATION}.topP", config.top_p, 0, 1)
+    check_range(f"{_GENERATION}.topK", config.top_k, 0, _LARGEST_INT32)
+    check_range(f"{_GENERATION}.presencePenalty", config.presence_penalty, -2, 2)
+    check_range(f"{_GENERATION}.frequencyPenalty", config.frequency_penalty, -2, 2)
+    if config.top_k is not None and not config.top_k.is_integer():
+        raise InvalidRequest(
+            f"`{_GENERATION}.topK` must be a whole number; {config.top_k:g} was given.",
+            param=f"{_GENERATION}.topK",
+        )
+    return SamplingParams(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=None if config.top_k is None else int(config.top_k),
+        seed=config.seed,
+        presence_penalty=config.presence_penalty,
+        frequency_penalty=config.frequency_penalty,
+    )
+
+
+def _stops(stops: list[str]) -> tuple[str, ...]:
+    where = f"{_GENERATION}.stopSequences"
+    if len(stops) > MOST_STOPS:
+        raise InvalidRequest(
+            f"`{where}` may hold {MOST_STOPS} strings at most; it holds {len(stops)}.", param=where
+        )
+    if "" in stops:
+        raise InvalidRequest(f"`{where}` may not hold an empty string.", param=where)
+    return tuple(stops)
+
+
+def _check_modalities(config: GenerationConfig) -> None:
+    where = f"{_GENERATION}.responseModalities"
+    if any(modality != "TEXT" for modality in config.response_modalities or ()):
+        raise InvalidRequest(
+            f"`{where}` may hold `TEXT` only; {shown(config.response_modalities)} was given.",
+            param=where,
+        )
+
+
+def _format(config: GenerationConfig) -> ResponseFormat | None:
+    mime_type = config.response_mime_type or "text/plain"
+    schema, name = config.response_json_schema, "responseJsonSchema"
+    if schema is None and config.response_schema is not None:
+        name = "responseSchema"
+        schema = json_schema(f"{_GENERATION}.{name}", config.response_schema)
+    where = f"{_GENERATION}.responseMimeType"
+    if mime_type not in ("text/plain", "application/json"):
+        raise InvalidRequest(
+            f"`{where}` must be `text/plain` or `application/json`; {shown(mime_type)} was given.",
+            param=where,
+        )
+    if mime_type == "text/plain":
+        if schema is None:
+            return None
+        raise InvalidRequest(
+            f"`{_GENERATION}.{name}` goes with a `responseMimeType` of `application/json`.",
+            param=where,
+        )
+    if schema is None:
+        return JsonFormat()
+    check_schema(schema, f"{_GENERATION}.{name}")
+    return JsonSchemaFormat(schema, strict=True)
+
+
+def _top_logprobs(config: GenerationConfig) -> int | None:
+    check_range(f"{_GENERATION}.logprobs", config.logprobs, 0, MOST_LOGPROBS)
+    if config.response_logprobs:
+        return config.logprobs or 0
+    if config.logprobs:
+        raise InvalidRequest(
+            f"`{_GENERATION}.logprobs` goes with `responseLogprobs`.",
+            param=f"{_GENERATION}.logprobs",
+        )
+    return None
+
+
+def _reasoning(config: ThinkingConfig | None) -> ReasoningEffort | None:
+    """The effort by its level, otherwise by the budget: 0 is none, -1 is the model's own choice."""
+    if config is None:
+        return None
+    level, budget = config.thinking_level, config.thinking_budget
+    where = f"{_GENERATION}.thinkingConfig"
+    if level is not None and level != "THINKING_LEVEL_UNSPECIFIED":
+        if level not in _EFFORTS:
+            raise InvalidRequest(
+                f"`{where}.thinkingLevel` must be one of {', '.join(_EFFORTS)}; "
+                f"{shown(level)} was given.",
+                param=f"{where}.thinkingLevel",
+            )
+        return _EFFORTS[level]
+    check_at_least(f"{where}.thinkingBudget", budget, -1)
+    if budget is None or budget == -1:
+        return None
+    return effort_of_budget(budget) if budget else "none"
+
+
+_EXAMPLE: dict[str, Any] = {"contents": [{"parts": [{"text": "Explain rainbows simply."}]}]}
+
+
+def operation(
+    kind: type[Any], example: dict[str, Any], parameters: Sequence[dict[str, Any]] = ()
+) -> Operation:
+    """What a method of a model takes and gives."""
+    return Operation(
+        body=kind,
+        example=example,
+        parameters=[path_parameter("model", "an id or alias"), *parameters],
+        errors=INFERENCE,
+        limited=True,
+    )
+
+
+def model_of(exchange: Exchange) -> str:
+    """The model of the path; ids may hold slashes and colons, the last one begins the method."""
+    name: str = exchange.scope["path_params"]["model"]
+    exchange.model = name
+    return name
+
+
+def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
+    """The routes that generate."""
+    reader, count_reader = GeminiReader(GenerateBody), GeminiReader(CountBody)
+
+    async def answer(exchange: Exchange, *, stream: bool) -> None:
+        principal = await exchange.admit(authenticator)
+        body = reader.read(await exchange.body())
+        request = decode(model_of(exchange), body)
+        thinking = (body.generation_config or GenerationConfig()).thinking_config
+        encoder = Encoder(
+            choices=request.n,
+            thoughts=bool(thinking and thinking.include_thoughts),
+            logprobs=request.top_logprobs is not None,
+            events=_wants_events(exchange),
+        )
+        async with exchange.while_connected():
+            generation = await gateway.generate(principal, request, exchange.context("gemini"))
+            if stream:
+                await send_stream(exchange, generation, encoder, framing=encoder.framing)
+            else:
+                await send_completion(exchange, generation, encoder)
+
+    async def generate(exchange: Exchange) -> None:
+        """Answers contents with one whole reply."""
+        await answer(exchange, stream=False)
+
+    async def stream(exchange: Exchange) -> None:
+        """Answers contents in chunks: server-sent events with `alt=sse`, else a JSON array."""
+        await answer(exchange, stream=True)
+
+    async def count(exchange: Exchange) -> None:
+        """Counts the tokens of contents; costs nothing."""
+        principal = await exchange.admit(authenticator)
+        body = count_reader.read(await exchange.body())
+        request = decode_count(model_of(exchange), body)
+        tokens = await gateway.count(principal, request, exchange.context("gemini"))
+        counted = {"totalTokens": tokens, "promptTokensDetails": text_tokens(tokens)}
+        await exchange.reply(orjson.dumps(counted))
+
+    alt = query_parameter("alt", "`sse` for server-sent events, else a JSON array")
+    return [
+        Route(
+            "POST",
+            "/models/{model:path}:generateContent",
+            generate,
+            "generate_content",
+            "Generate content",
+            operation(GenerateBody, _EXAMPLE),
+        ),
+        Route(
+            "POST",
+            "/models/{model:path}:streamGenerateContent",
+            stream,
+            "stream_generate_content",
+            "Generate content in chunks",
+            operation(GenerateBody, _EXAMPLE, [alt]),
+        ),
+        Route(
+            "POST",
+            "/models/{model:path}:countTokens",
+            count,
+            "count_content_tokens",
+            "Count the tokens of contents",
+            operation(CountBody, _EXAMPLE),
+        ),
+    ]
+
+
+def _wants_events(exchange: Exchange) -> bool:
+    query = parse_qs(exchange.scope["query_string"].decode("latin-1"))
+    return "sse" in (*query.get("alt", ()), *query.get("$alt", ()))

@@ -1,0 +1,89 @@
+"""Google's list of models. Source: Gemini API reference, models.list and models.get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from orchestrator.auth import Authenticator
+from orchestrator.gateway import Gateway, ModelEntry
+from orchestrator.wire.gemini import model_of
+from orchestrator.wire.http import Exchange, Route
+from orchestrator.wire.queries import Query
+
+_PARAMETERS = {
+    "pageSize": "most models of one page, 50 unless given",
+    "pageToken": "the `nextPageToken` of the page before",
+}
+_TOLERATED = ("page_size", "page_token", "filter", "alt", "$alt", "prettyPrint")
+_DEFAULT_PAGE = 50
+_MAX_PAGE = 1000
+_METHODS = {
+    "generate": ["generateContent", "streamGenerateContent", "countTokens"],
+    "embed": ["embedContent", "batchEmbedContents"],
+}
+
+
+def model_object(entry: ModelEntry) -> dict[str, Any]:
+    """A model."""
+    return {
+        "name": f"models/{entry.id}",
+        "baseModelId": entry.id,
+        "version": str(entry.created),
+        "displayName": entry.id,
+        "inputTokenLimit": entry.context_tokens,
+        "outputTokenLimit": entry.context_tokens,
+        "supportedGenerationMethods": _METHODS.get(entry.task, []),
+    }
+
+
+def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
+    """The routes of models."""
+
+    async def list_all(exchange: Exchange) -> None:
+        """The models that this key may use, loaded or not."""
+        principal = await exchange.admit(authenticator)
+        query = Query(exchange, (*_PARAMETERS, *_TOLERATED))
+        size_name = "page_size" if query.text("page_size") else "pageSize"
+        token_name = "page_token" if query.text("page_token") else "pageToken"
+        # Google's clients send 0 for a size that was not chosen.
+        size = query.number(size_name, 0, most=_MAX_PAGE) or _DEFAULT_PAGE
+        start = query.number(token_name, 0, most=10**9)
+        entries = gateway.models(principal)
+        page: dict[str, Any] = {
+            "models": [model_object(entry) for entry in entries[start : start + size]]
+        }
+        if len(entries) > start + size:
+            page["nextPageToken"] = str(start + size)
+        await exchange.reply(orjson.dumps(page))
+
+    async def get(exchange: Exchange) -> None:
+        """One model, by id or alias; ids may hold slashes and colons."""
+        principal = await exchange.admit(authenticator)
+        model = gateway.model(principal, model_of(exchange))
+        await exchange.reply(orjson.dumps(model_object(model)))
+
+    parameters = [
+        {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
+        for name, text in _PARAMETERS.items()
+    ]
+    model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+    return [
+        Route(
+            "GET",
+            "/models",
+            list_all,
+            "list_gemini_models",
+            "List models",
+            {"parameters": parameters},
+        ),
+        Route(
+            "GET",
+            "/models/{model:path}",
+            get,
+            "get_gemini_model",
+            "Get a model",
+            {"parameters": [model]},
+        ),
+    ]

@@ -1,0 +1,107 @@
+"""Google's schemas as JSON schemas. Source: Gemini API reference, Schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.core.errors import InvalidRequest
+from orchestrator.core.json_schema import FORMATS
+from orchestrator.wire.bodies import shown
+from orchestrator.wire.gemini_types import camel
+
+_TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
+_COUNTS = frozenset(
+    {"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"}
+)
+_PLAIN = frozenset(
+    {
+        "title", "description", "pattern", "default", "required", "minimum", "maximum", "enum",
+        "const", "$ref",
+    }
+)  # fmt: skip
+_SAID_ELSEWHERE = frozenset({"nullable", "propertyOrdering", "example", "type"})
+
+
+def json_schema(where: str, schema: Any) -> dict[str, Any]:
+    """The JSON schema that `schema` means. Raises: InvalidRequest.
+
+    Google's types are upper case, counts may be texts, `nullable` is a member of its own, and
+    members may be in snake case.
+    """
+    if not isinstance(schema, Mapping):
+        raise InvalidRequest(f"`{where}` must be a schema; {shown(schema)} was given.", param=where)
+    members = {camel(str(name)): value for name, value in schema.items() if value is not None}
+    written: dict[str, Any] = {}
+    if (kind := _type(where, members)) is not None:
+        written["type"] = kind
+    for name, value in members.items():
+        if name not in _SAID_ELSEWHERE:
+            written |= _member(where, name, value)
+    if members.get("nullable") and "enum" in written and None not in written["enum"]:
+        written["enum"] = [*written["enum"], None]
+    if members.get("nullable") and kind is None and "anyOf" in written:
+        written["anyOf"] = [*written["anyOf"], {"type": "null"}]
+    return _ordered(written, members.get("propertyOrdering"))
+
+
+def _type(where: str, members: Mapping[str, Any]) -> str | list[str] | None:
+    given = members.get("type")
+    if given is None or given == "TYPE_UNSPECIFIED":
+        return None
+    names = given if isinstance(given, list) else [given]
+    kinds = [str(name).lower() for name in names]
+    if not kinds or any(kind not in _TYPES for kind in kinds):
+        raise InvalidRequest(
+            f"`{where}.type` must be one of {', '.join(_TYPES)}; {shown(given)} was given.",
+            param=f"{where}.type",
+        )
+    if members.get("nullable") and "null" not in kinds:
+        kinds.append("null")
+    return kinds[0] if len(kinds) == 1 else kinds
+
+
+def _member(where: str, name: str, value: Any) -> dict[str, Any]:
+    """The members of a JSON schema that one of Google's means."""
+    if name in _COUNTS:
+        return {name: _count(f"{where}.{name}", value)}
+    if name in _PLAIN:
+        return {name: value}
+    match name:
+        case "ref":
+            return {"$ref": value}
+        case "format":
+            # `int32`, `float` and `enum` say no more than the type does.
+            return {name: value} if value in FORMATS else {}
+        case "properties" | "defs" | "$defs":
+            if not isinstance(value, Mapping):
+                raise InvalidRequest(f"`{where}.{name}` must be an object.", param=where)
+            inner = {key: json_schema(f"{where}.{name}.{key}", one) for key, one in value.items()}
+            return {"properties" if name == "properties" else "$defs": inner}
+        case "items" | "additionalProperties" if not isinstance(value, bool):
+            return {name: json_schema(f"{where}.{name}", value)}
+        case "anyOf" | "prefixItems" if isinstance(value, list):
+            places = [f"{where}.{name}[{index}]" for index in range(len(value))]
+            return {name: [json_schema(*one) for one in zip(places, value, strict=True)]}
+        case _:
+            # An unknown member is left to whoever enforces the schema, and named there.
+            return {name: value}
+
+
+def _count(where: str, value: Any) -> int:
+    """Google writes 64 bit numbers as texts."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise InvalidRequest(
+            f"`{where}` must be a number; {shown(value)} was given.", param=where
+        ) from None
+
+
+def _ordered(written: dict[str, Any], ordering: Any) -> dict[str, Any]:
+    """The properties in the order that is asked for, as far as it goes."""
+    properties = written.get("properties")
+    if isinstance(ordering, list) and isinstance(properties, dict):
+        first = {name: properties[name] for name in ordering if name in properties}
+        written["properties"] = {**first, **properties}
+    return written

@@ -1,0 +1,480 @@
+"""Google's Gemini: bodies to requests, events to bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from google.genai.types import GenerateContentResponse
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.core.errors import InvalidRequest, ModelUnavailable
+from orchestrator.core.events import (
+    ChoiceFinished,
+    GenerationEvent,
+    GenerationFinished,
+    GenerationStarted,
+    LikelyToken,
+    PartDelta,
+    PartFinished,
+    PartStarted,
+    TokenLogprob,
+    Usage,
+    fold,
+)
+from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
+from orchestrator.wire.errors import error_members
+from orchestrator.wire.gemini import decode, decode_count
+from orchestrator.wire.gemini_encoder import Encoder
+from orchestrator.wire.gemini_types import CountBody, GeminiReader, GenerateBody
+
+from .golden import check, check_json
+from .harness import answer
+
+HELLO = {"parts": [{"text": "Hello!"}]}
+WEATHER = {
+    "name": "weather",
+    "description": "The weather in a city",
+    "parameters": {"type": "OBJECT", "properties": {"city_name": {"type": "STRING"}}},
+}
+NOW = {"name": "clock.now", "parametersJsonSchema": {"type": "object", "my_word": 1}}
+CALLS = {
+    "role": "model",
+    "parts": [
+        {"text": "hm", "thought": True, "thoughtSignature": "AA=="},
+        {"text": "Let me see."},
+        {"functionCall": {"name": "weather", "args": {"city_name": "Zürich"}}},
+        {"functionCall": {"name": "weather", "args": {"city_name": "Oslo"}}},
+        {"functionCall": {"id": "mine", "name": "clock.now"}},
+    ],
+}
+RESPONSES = {
+    "role": "user",
+    "parts": [
+        {"functionResponse": {"id": "mine", "name": "clock.now", "response": {"at_utc": 1}}},
+        {"functionResponse": {"name": "weather", "response": {"result": "rain"}}},
+        {"functionResponse": {"name": "weather"}},
+        {"functionResponse": {"name": "nobody", "response": {}}},
+        {"text": "And now?"},
+    ],
+}
+REQUESTS: dict[str, dict[str, Any]] = {
+    "smallest": {},
+    "everything": {
+        "systemInstruction": {"parts": [{"text": "Be "}, {"text": "brief."}]},
+        "contents": [HELLO, CALLS, RESPONSES],
+        "generationConfig": {
+            "temperature": 2,
+            "topP": 0.5,
+            "topK": 40.0,
+            "maxOutputTokens": 7,
+            "stopSequences": ["a", "b", "c", "d", "e"],
+            "candidateCount": 8,
+            "seed": -5,
+            "presencePenalty": 1,
+            "frequencyPenalty": -1,
+            "responseLogprobs": True,
+            "logprobs": 3,
+            "responseModalities": ["TEXT"],
+            "thinkingConfig": {"includeThoughts": True, "thinkingBudget": 4096},
+        },
+        "tools": [{"functionDeclarations": [WEATHER]}, {"functionDeclarations": [NOW]}],
+        "toolConfig": {"functionCallingConfig": {"mode": "AUTO"}},
+        "safetySettings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}],
+        "labels": {"a": "b"},
+        "noSuchMember": [1],
+    },
+    "snake case": {
+        "system_instruction": {"parts": [{"text": "Be brief."}]},
+        "contents": [
+            HELLO,
+            {"role": "model", "parts": [{"function_call": {"name": "f", "args": {"a_b": 1}}}]},
+            {"parts": [{"function_response": {"name": "f", "response": {"c_d": 2}}}]},
+        ],
+        "generation_config": {
+            "max_output_tokens": 7,
+            "response_mime_type": "application/json",
+            "response_schema": {
+                "type": "OBJECT",
+                "properties": {"two_words": {"type": "ARRAY", "max_items": "3"}},
+            },
+            "thinking_config": {"include_thoughts": True, "thinking_level": "MINIMAL"},
+        },
+    },
+    "roles": {
+        "contents": [
+            {"role": "user", "parts": [{"text": "a"}, {"text": "b"}]},
+            {"role": "model", "parts": [{"text": "c"}]},
+            {"role": "function", "parts": [{"functionResponse": {"name": "f"}}]},
+            {"role": "", "parts": []},
+        ]
+    },
+    "text before a response": {
+        "contents": [{"parts": [{"text": "x"}, {"functionResponse": {"name": "f"}}]}]
+    },
+    "any function": {
+        "tools": [{"functionDeclarations": [WEATHER, NOW]}],
+        "toolConfig": {"functionCallingConfig": {"mode": "ANY"}},
+    },
+    "one function": {
+        "tools": [{"functionDeclarations": [WEATHER, NOW]}],
+        "toolConfig": {
+            "functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["weather"]}
+        },
+    },
+    "some functions": {
+        "tools": [{"functionDeclarations": [WEATHER, NOW, {"name": "f"}]}],
+        "toolConfig": {
+            "functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["weather", "f"]}
+        },
+    },
+    "functions not to be called": {
+        "tools": [{"functionDeclarations": [WEATHER]}],
+        "toolConfig": {"functionCallingConfig": {"mode": "NONE"}},
+    },
+    "functions held to their schemas": {
+        "tools": [{"functionDeclarations": [WEATHER]}],
+        "toolConfig": {"functionCallingConfig": {"mode": "VALIDATED"}},
+    },
+    "tool config without tools": {"toolConfig": {}},
+    "JSON": {"generationConfig": {"responseMimeType": "application/json"}},
+    "JSON schema": {
+        "generationConfig": {
+            "responseMimeType": "application/json",
+            "responseJsonSchema": {"type": "object", "properties": {"a_b": {"type": "string"}}},
+        }
+    },
+    "log probabilities of the drawn tokens": {"generationConfig": {"responseLogprobs": True}},
+    "no thinking": {"generationConfig": {"thinkingConfig": {"thinkingBudget": 0}}},
+    "thinking as it likes": {"generationConfig": {"thinkingConfig": {"thinkingBudget": -1}}},
+    "much thinking": {"generationConfig": {"thinkingConfig": {"thinkingLevel": "XHIGH"}}},
+}
+CONFIG_REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "temperature": ({"temperature": 2.5}, "temperature", "between 0 and 2; 2.5 was given"),
+    "topP": ({"topP": -0.1}, "topP", "between 0 and 1; -0.1 was given"),
+    "topK": ({"topK": -1}, "topK", "-1 was given"),
+    "half a topK": ({"topK": 1.5}, "topK", "whole number; 1.5 was given"),
+    "presencePenalty": ({"presencePenalty": 3}, "presencePenalty", "between -2 and 2"),
+    "frequencyPenalty": ({"frequencyPenalty": -3}, "frequencyPenalty", "between -2 and 2"),
+    "no tokens": ({"maxOutputTokens": 0}, "maxOutputTokens", "at least 1; 0 was given"),
+    "six stops": ({"stopSequences": ["a"] * 6}, "stopSequences", "5 strings at most; it holds 6"),
+    "empty stop": ({"stopSequences": [""]}, "stopSequences", "empty string"),
+    "too many candidates": ({"candidateCount": 9}, "candidateCount", "between 1 and 8; 9 was"),
+    "audio": ({"responseModalities": ["AUDIO"]}, "responseModalities", "`TEXT` only"),
+    "unknown type": ({"responseMimeType": "text/x.enum"}, "responseMimeType", '"text/x.enum"'),
+    "schema of a text": ({"responseSchema": {"type": "OBJECT"}}, "responseMimeType", "goes with"),
+    "logprobs alone": ({"logprobs": 2}, "logprobs", "goes with `responseLogprobs`"),
+    "too many logprobs": (
+        {"responseLogprobs": True, "logprobs": 21},
+        "logprobs",
+        "between 0 and 20; 21 was given",
+    ),
+    "level": (
+        {"thinkingConfig": {"thinkingLevel": "huge"}},
+        "thinkingConfig.thinkingLevel",
+        '"huge" was given',
+    ),
+    "budget": (
+        {"thinkingConfig": {"thinkingBudget": -2}},
+        "thinkingConfig.thinkingBudget",
+        "at least -1; -2 was given",
+    ),
+    "keyword": (
+        {"responseMimeType": "application/json", "responseJsonSchema": {"not": {}}},
+        "responseJsonSchema.not",
+        "not",
+    ),
+}
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no contents": ({"contents": []}, "contents", "at least one content"),
+    "unknown role": (
+        {"contents": [{"role": "bot", "parts": []}]},
+        "contents[0].role",
+        '`user` or `model`; "bot" was given',
+    ),
+    "image": (
+        {"contents": [{"parts": [{"text": "x"}, {"inlineData": {"data": "", "mimeType": "i"}}]}]},
+        "contents[0].parts[1]",
+        "of type `inlineData`; this model takes text only",
+    ),
+    "file": (
+        {"contents": [{"role": "model", "parts": [{"file_data": {"file_uri": "x"}}]}]},
+        "contents[0].parts[0]",
+        "of type `fileData`",
+    ),
+    "empty part": ({"contents": [{"parts": [{}]}]}, "contents[0].parts[0]", "is empty"),
+    "file in the instruction": (
+        {"systemInstruction": {"parts": [{"fileData": {}}]}},
+        "systemInstruction.parts[0]",
+        "text only",
+    ),
+    "cached content": ({"cachedContent": "cachedContents/x"}, "cachedContent", "not supported"),
+    "search": ({"tools": [{"googleSearch": {}}]}, "tools[0].googleSearch", "runs at Google"),
+    "code": ({"tools": [{"code_execution": {}}]}, "tools[0].codeExecution", "runs at Google"),
+    "bad function name": (
+        {"tools": [{"functionDeclarations": [{"name": "a b"}]}]},
+        "tools[0].functionDeclarations[0].name",
+        "1 to 128 of the characters",
+    ),
+    "bad parameters": (
+        {"tools": [{"functionDeclarations": [{"name": "f", "parameters": {"type": "TUPLE"}}]}]},
+        "tools[0].functionDeclarations[0].parameters.type",
+        '"TUPLE" was given',
+    ),
+    "unknown mode": (
+        {"toolConfig": {"functionCallingConfig": {"mode": "SOME"}}},
+        "toolConfig.functionCallingConfig.mode",
+        'AUTO, ANY, NONE, VALIDATED; "SOME" was given',
+    ),
+    "any of no function": (
+        {"toolConfig": {"functionCallingConfig": {"mode": "ANY"}}},
+        "toolConfig.functionCallingConfig.mode",
+        "declares no function",
+    ),
+    "unknown function": (
+        {
+            "tools": [{"functionDeclarations": [WEATHER]}],
+            "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["x"]}},
+        },
+        "toolConfig.functionCallingConfig.allowedFunctionNames",
+        '"x", which is not declared',
+    ),
+    "names without a mode for them": (
+        {"toolConfig": {"functionCallingConfig": {"allowedFunctionNames": ["x"]}}},
+        "toolConfig.functionCallingConfig.allowedFunctionNames",
+        "the mode is `AUTO`",
+    ),
+    "wrong type": (
+        {"generationConfig": {"maxOutputTokens": "5"}},
+        "generationConfig.maxOutputTokens",
+        'got `str`; "5" was given',
+    ),
+    "wrong type in snake case": (
+        {"generation_config": {"max_output_tokens": "5"}},
+        "generationConfig.maxOutputTokens",
+        'got `str`; "5" was given',
+    ),
+    **{
+        name: ({"generationConfig": config}, f"generationConfig.{param}", message)
+        for name, (config, param, message) in CONFIG_REFUSED.items()
+    },
+}
+
+
+def read(body: dict[str, Any]) -> GenerateBody:
+    return GeminiReader(GenerateBody).read(json.dumps({"contents": [HELLO], **body}).encode())
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_body_becomes_the_one_request(name: str) -> None:
+    check_json(
+        f"gemini/requests/{name.replace(' ', '_')}.json",
+        {
+            "body": {"contents": [HELLO], **REQUESTS[name]},
+            "request": asdict(decode("acme/chat", read(REQUESTS[name]))),
+        },
+    )
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_wrong_is_named_with_limit_and_value(name: str) -> None:
+    body, param, message = REFUSED[name]
+    with pytest.raises(InvalidRequest) as caught:
+        decode("acme/chat", read(body))
+    assert caught.value.param == param
+    assert message in caught.value.message
+
+
+def test_a_model_without_a_name_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="may not be empty"):
+        decode("", read({}))
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b'{"a_b": ', b'{"a_b": 1}', b"\xff_", b'{"a_b": ' + b"[" * 5000 + b"]" * 5000]
+)
+def test_a_body_that_is_no_request_is_refused_in_either_case(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        GeminiReader(GenerateBody).read(body)
+
+
+def test_a_count_is_of_contents_or_of_a_whole_request() -> None:
+    reader = GeminiReader(CountBody)
+    request = {**REQUESTS["everything"], "model": "models/acme/chat"}
+    whole = reader.read(json.dumps({"generateContentRequest": request}).encode())
+    assert decode_count("m", whole).prompt == decode("m", read(REQUESTS["everything"])).prompt
+    plain = reader.read(json.dumps({"contents": [HELLO]}).encode())
+    assert decode_count("m", plain).prompt == decode("m", read({})).prompt
+    with pytest.raises(InvalidRequest, match="`contents` is required"):
+        decode_count("m", reader.read(b"{}"))
+
+
+STARTED = GenerationStarted("chatcmpl-1", 'acme/ch"at\né', 1_700_000_000, 9)
+CALL = ToolCallPart("call_1", "weather", '{"city":"Zürich"}')
+LIKELY = (LikelyToken(5, b"a", -0.25), LikelyToken(6, b"\xf0", -2.0))
+THOUGHT: tuple[GenerationEvent, ...] = (
+    STARTED,
+    PartStarted(0, "reasoning"),
+    PartDelta(0, "reasoning", "hm"),
+    PartFinished(0, ReasoningPart("hm")),
+    PartStarted(0, "text"),
+    PartDelta(0, "text", "Yes."),
+    PartFinished(0, TextPart("Yes.")),
+    ChoiceFinished(0, "stop"),
+    GenerationFinished(Usage(9, 3, 4, 1)),
+)
+STREAMS: dict[str, tuple[GenerationEvent, ...]] = {
+    "text": answer("Your", " data", "\n\"stays\" \\ here: é 東 😀"),
+    "nothing": (STARTED, ChoiceFinished(0, "length"), GenerationFinished(Usage(9, 0))),
+    "two calls": (
+        STARTED,
+        PartStarted(0, "text"),
+        PartDelta(0, "text", "Let me see."),
+        PartFinished(0, TextPart("Let me see.")),
+        PartStarted(0, "tool_call", CALL.id, CALL.name),
+        PartDelta(0, "tool_call", CALL.arguments[:5]),
+        PartDelta(0, "tool_call", CALL.arguments[5:]),
+        PartFinished(0, CALL),
+        PartStarted(0, "tool_call", "call_2", "now"),
+        PartFinished(0, ToolCallPart("call_2", "now", "")),
+        ChoiceFinished(0, "tool_calls"),
+        GenerationFinished(Usage(9, 20)),
+    ),
+    "call that was cut": (
+        STARTED,
+        PartStarted(0, "tool_call", "call_1", "weather"),
+        PartFinished(0, ToolCallPart("call_1", "weather", '{"city":')),
+        ChoiceFinished(0, "length"),
+        GenerationFinished(Usage(9, 20)),
+    ),
+    "call that cannot be read": (
+        STARTED,
+        PartStarted(0, "tool_call", "call_1", "weather"),
+        PartFinished(0, ToolCallPart("call_1", "weather", "[1]")),
+        ChoiceFinished(0, "tool_calls"),
+        GenerationFinished(Usage(9, 20)),
+    ),
+    "thinking": THOUGHT,
+    "thinking not asked for": THOUGHT,
+    "two candidates": (
+        STARTED,
+        PartStarted(1, "text"),
+        PartDelta(1, "text", "B"),
+        PartStarted(0, "text"),
+        PartDelta(0, "text", "A"),
+        PartFinished(1, TextPart("B")),
+        ChoiceFinished(1, "stop"),
+        PartFinished(0, TextPart("A")),
+        ChoiceFinished(0, "content_filter"),
+        GenerationFinished(Usage(9, 2)),
+    ),
+    "log probabilities": (
+        STARTED,
+        PartStarted(0, "reasoning"),
+        PartDelta(0, "reasoning", "h", (TokenLogprob(4, b"h", -3.0),)),
+        PartFinished(0, ReasoningPart("h")),
+        PartStarted(0, "text"),
+        PartDelta(0, "text", "a", (TokenLogprob(5, b"a", -0.25, LIKELY),)),
+        PartFinished(0, TextPart("a")),
+        ChoiceFinished(0, "stop", None, (TokenLogprob(7, b"\xf0", -1.0),)),
+        GenerationFinished(Usage(9, 3)),
+    ),
+}  # fmt: skip
+
+
+def encoder(name: str, *, events: bool = True) -> Encoder:
+    return Encoder(
+        choices=2 if name == "two candidates" else 1,
+        thoughts=name == "thinking",
+        logprobs=name == "log probabilities",
+        events=events,
+    )
+
+
+@pytest.mark.parametrize("name", STREAMS)
+async def test_a_stream_and_the_whole_are_these_very_bytes_and_say_the_same(name: str) -> None:
+    file = name.replace(" ", "_")
+    frames = written(encoder(name), STREAMS[name])
+    check(f"gemini/streams/{file}.sse", b"".join(frames))
+    array = b"".join(written(encoder(name, events=False), STREAMS[name]))
+    check(f"gemini/streams/{file}.json", array)
+    assert json.loads(array) == [parsed(frame) for frame in frames]
+    body = encoder(name).result(await fold(stream(STREAMS[name])))
+    check(f"gemini/results/{file}.json", body)
+    GenerateContentResponse.model_validate_json(body)
+    assert assembled(json.loads(array)) == summary(json.loads(body))
+
+
+@pytest.mark.parametrize("events", [True, False])
+@pytest.mark.parametrize("seen", [0, 1, 3])
+def test_an_error_is_a_chunk_of_its_own_and_the_last(events: bool, seen: int) -> None:
+    encoding = encoder("text", events=events)
+    frames = written(encoding, STREAMS["text"][:seen])
+    frames += encoding.error(error_members(ModelUnavailable("Gone: é."), "gemini", "req_1"))
+    if events:
+        # Google's client looks for this very beginning.
+        assert frames[-1].startswith(b'data: {"error":')
+        chunks = [parsed(frame) for frame in frames]
+    else:
+        chunks = json.loads(b"".join(frames))
+    assert chunks[-1]["error"]["status"] == "UNAVAILABLE"
+    if seen == 3:
+        check(f"gemini/streams/error.{'sse' if events else 'json'}", b"".join(frames))
+
+
+async def stream(events: Sequence[GenerationEvent]) -> AsyncIterator[GenerationEvent]:
+    for event in events:
+        yield event
+
+
+def written(encoding: Encoder, events: Sequence[GenerationEvent]) -> list[bytes]:
+    return [frame for event in events for frame in encoding.event(event)]
+
+
+def parsed(frame: bytes) -> dict[str, Any]:
+    """The chunk of a frame, which is one line."""
+    assert frame.isascii()
+    assert frame.count(b"\n") == 2
+    assert frame.endswith(b"\n\n")
+    chunk: dict[str, Any] = json.loads(frame.removeprefix(b"data: "))
+    return chunk
+
+
+Summary = dict[int, tuple[str, str, list[Any], list[Any], str]]
+
+
+def assembled(chunks: list[dict[str, Any]]) -> tuple[Summary, Any]:
+    """What chunks add up to: of each candidate the thoughts, text, calls, tokens and reason."""
+    found: Summary = {}
+    for chunk in chunks:
+        GenerateContentResponse.model_validate(chunk)
+        assert (chunk["responseId"], bool(chunk["modelVersion"])) == ("chatcmpl-1", True)
+        for index, one in summary(chunk)[0].items():
+            before = found.get(index, ("", "", [], [], ""))
+            found[index] = tuple(a + b for a, b in zip(before, one, strict=True))  # type: ignore[operator,assignment]
+    return found, chunks[-1]["usageMetadata"]
+
+
+def summary(reply: dict[str, Any]) -> tuple[Summary, Any]:
+    found: Summary = {}
+    for candidate in reply["candidates"]:
+        parts = candidate["content"]["parts"]
+        tokens = candidate.get("logprobsResult", {}).get("chosenCandidates", [])
+        found[candidate["index"]] = (
+            "".join(part["text"] for part in parts if part.get("thought")),
+            "".join(part.get("text", "") for part in parts if not part.get("thought")),
+            [part["functionCall"] for part in parts if "functionCall" in part],
+            tokens,
+            candidate.get("finishReason", ""),
+        )
+    return found, reply["usageMetadata"]
+
+
+@given(texts=st.lists(st.text(min_size=1, max_size=8), max_size=6))
+def test_any_text_survives_the_stream(texts: list[str]) -> None:
+    chunks = [parsed(frame) for frame in written(encoder("text"), answer(*texts))]
+    assert assembled(chunks)[0][0][1] == "".join(texts)

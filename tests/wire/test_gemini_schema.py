@@ -1,0 +1,116 @@
+"""Google's schemas as JSON schemas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.genai.types import Schema
+
+from orchestrator.core.errors import InvalidRequest
+from orchestrator.core.json_schema import check_schema
+from orchestrator.wire.gemini_schema import json_schema
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "nothing": ({}, {}),
+    "unspecified": ({"type": "TYPE_UNSPECIFIED", "description": "x"}, {"description": "x"}),
+    "lower case": ({"type": "string"}, {"type": "string"}),
+    "several types": ({"type": ["STRING", "NULL"]}, {"type": ["string", "null"]}),
+    "nullable": ({"type": "STRING", "nullable": True}, {"type": ["string", "null"]}),
+    "nullable words": (
+        {"type": "STRING", "format": "enum", "enum": ["a"], "nullable": True},
+        {"type": ["string", "null"], "enum": ["a", None]},
+    ),
+    "nullable choice": (
+        {"anyOf": [{"type": "STRING"}], "nullable": True},
+        {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    ),
+    "formats": (
+        {"type": "INTEGER", "format": "int32", "minimum": 1, "maximum": 2},
+        {"type": "integer", "minimum": 1, "maximum": 2},
+    ),
+    "dates": ({"type": "STRING", "format": "date-time"}, {"type": "string", "format": "date-time"}),
+    "counts as texts": (
+        {"type": "ARRAY", "minItems": "1", "max_items": 3, "items": {"type": "NUMBER"}},
+        {"type": "array", "minItems": 1, "maxItems": 3, "items": {"type": "number"}},
+    ),
+    "in order": (
+        {
+            "type": "OBJECT",
+            "properties": {"a_b": {"type": "BOOLEAN"}, "c": {"type": "NULL"}},
+            "property_ordering": ["c", "nobody"],
+            "required": ["a_b"],
+            "example": {},
+            "title": "T",
+        },
+        {
+            "type": "object",
+            "properties": {"c": {"type": "null"}, "a_b": {"type": "boolean"}},
+            "required": ["a_b"],
+            "title": "T",
+        },
+    ),
+    "references": (
+        {"defs": {"n": {"type": "STRING"}}, "anyOf": [{"ref": "#/$defs/n"}]},
+        {"$defs": {"n": {"type": "string"}}, "anyOf": [{"$ref": "#/$defs/n"}]},
+    ),
+    "closed": (
+        {"type": "OBJECT", "additionalProperties": False},
+        {"type": "object", "additionalProperties": False},
+    ),
+    "open to some": (
+        {"type": "OBJECT", "additional_properties": {"type": "STRING"}},
+        {"type": "object", "additionalProperties": {"type": "string"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_schema_of_googles_means_this_json_schema(name: str) -> None:
+    given, meant = CASES[name]
+    written = json_schema("responseSchema", given)
+    assert written == meant
+    assert list(written.get("properties", {})) == list(meant.get("properties", {}))
+
+
+def test_every_member_of_the_sdks_schema_ends_in_one_that_engines_enforce() -> None:
+    members: dict[str, Any] = {
+        "anyOf": [{"type": "STRING"}],
+        "items": {"type": "STRING"},
+        "enum": ["a"],
+        "properties": {"a": {"type": "STRING"}},
+        "propertyOrdering": ["a"],
+        "required": ["a"],
+        "type": "OBJECT",
+        "nullable": True,
+        "format": "float",
+        "pattern": "a",
+        "title": "T",
+        "description": "D",
+        "additionalProperties": {"type": "STRING"},
+        "defs": {"n": {"type": "STRING"}},
+    }
+    for name, field in Schema.model_fields.items():
+        alias = field.alias or name
+        value = members.get(alias, "#/$defs/n" if alias == "ref" else 1)
+        schema = json_schema("schema", {"defs": members["defs"], alias: value})
+        check_schema(schema, "schema")
+
+
+@pytest.mark.parametrize(
+    ("schema", "param", "message"),
+    [
+        ([], "schema", "must be a schema; [] was given"),
+        ({"type": "TUPLE"}, "schema.type", '"TUPLE" was given'),
+        ({"type": []}, "schema.type", "[] was given"),
+        ({"properties": []}, "schema", "`schema.properties` must be an object"),
+        ({"properties": {"a": 5}}, "schema.properties.a", "5 was given"),
+        ({"anyOf": [{"type": "X"}]}, "schema.anyOf[0].type", '"X" was given'),
+        ({"minItems": "many"}, "schema.minItems", 'must be a number; "many" was given'),
+    ],
+)
+def test_what_is_no_schema_is_named(schema: Any, param: str, message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        json_schema("schema", schema)
+    assert caught.value.param == param
+    assert message in caught.value.message
