@@ -19,6 +19,8 @@ from orchestrator.core.events import (
     GenerationEvent,
     GenerationFinished,
     GenerationStarted,
+    LikelyToken,
+    TokenLogprob,
     Usage,
 )
 from orchestrator.core.ids import new_id
@@ -28,9 +30,9 @@ from orchestrator.core.request import (
     GenerationRequest,
     SamplingParams,
 )
-from orchestrator.rendering import Decoder
+from orchestrator.rendering import Decoder, Renderer
 from orchestrator.triton.client import TritonClient
-from orchestrator.triton.contract import EngineMetrics, GenerateCall, TokenChunk
+from orchestrator.triton.contract import EngineMetrics, GenerateCall, LogProbs, TokenChunk
 from orchestrator.triton.errors import unavailable
 from orchestrator.triton.stream import TokenStream
 
@@ -120,7 +122,7 @@ class LocalBackend:
             )
             decoder = served.renderer.decoder(index, request, prepared.token_ids)
             stream = self._client.generate(call)
-            choices.append(_Choice(stream, decoder, self._first_token_timeout_s))
+            choices.append(_Choice(stream, decoder, served.renderer, self._first_token_timeout_s))
         return choices
 
 
@@ -165,7 +167,8 @@ class LocalRun:
         prepared, manifest = self._prepared, self._prepared.served.manifest
         blocks = [choice.metrics.reused_blocks if choice.metrics else 0 for choice in self._choices]
         cached = min(min(blocks) * manifest.tokens_per_block, prepared.prompt_tokens - 1)
-        return Usage(prepared.prompt_tokens, completion_tokens, cached_tokens=cached)
+        reasoning = sum(choice.reasoning_tokens for choice in self._choices)
+        return Usage(prepared.prompt_tokens, completion_tokens, cached, reasoning)
 
     def _timings(self) -> tuple[EngineTimings, ...]:
         timings = [choice.timings for choice in self._choices]
@@ -175,9 +178,16 @@ class LocalRun:
 class _Choice:
     """One answer on its way from token ids to events."""
 
-    def __init__(self, stream: TokenStream, decoder: Decoder, first_token_timeout_s: float) -> None:
+    def __init__(
+        self,
+        stream: TokenStream,
+        decoder: Decoder,
+        renderer: Renderer,
+        first_token_timeout_s: float,
+    ) -> None:
         self._stream = stream
         self._decoder = decoder
+        self._renderer = renderer
         self._first_token_timeout_s = first_token_timeout_s
         self._end_ids = frozenset((stream.call.end_id, *stream.call.extra_end_ids))
         self._received = 0
@@ -186,6 +196,11 @@ class _Choice:
     def tokens(self) -> int:
         """Tokens that belong to the answer so far."""
         return self._decoder.tokens
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Those of them that are thoughts."""
+        return self._decoder.reasoning_tokens
 
     def stop(self) -> None:
         """Ends the engine's side, if it has not ended."""
@@ -231,7 +246,8 @@ class _Choice:
                 timeout_s = None
                 yield None
             self._received += len(chunk.token_ids)
-            for event in decoder.feed(self._visible(chunk.token_ids)):
+            token_ids = self._visible(chunk.token_ids)
+            for event in decoder.feed(token_ids, self._log_probs(token_ids, chunk.log_probs)):
                 yield event
             if decoder.stopped:
                 stream.stop()
@@ -247,6 +263,25 @@ class _Choice:
         if token_ids and token_ids[-1] in self._end_ids:
             return token_ids[:-1]
         return token_ids
+
+    def _log_probs(
+        self, token_ids: Sequence[int], told: LogProbs | None
+    ) -> list[TokenLogprob] | None:
+        """Those of `token_ids` with the bytes of every token in them, where they were asked for."""
+        if not self._stream.call.log_probs:
+            return None
+        if told is None:
+            # An empty last response has none; one with tokens and without them is no use.
+            if token_ids:
+                raise UpstreamFailed("The engine gave no log-probabilities.")
+            return []
+        raw = self._renderer.token_bytes
+        tokens = []
+        for at, token_id in enumerate(token_ids):
+            likely = told.top[at] if told.top else ()
+            top = tuple(LikelyToken(one, raw(one), value) for one, value in likely)
+            tokens.append(TokenLogprob(token_id, raw(token_id), told.drawn[at], top))
+        return tokens
 
     def _reason(self, chunk: TokenChunk) -> Literal["stop", "length"]:
         """The engine's word where it gives one; otherwise what the count tells."""

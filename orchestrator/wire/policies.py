@@ -24,7 +24,7 @@ from orchestrator.explain import Explainer, Explanation
 from orchestrator.policy.admin import MOST_REPLAYED, Change, PolicyAdmin
 from orchestrator.policy.inputs import LATEST, PolicyVersion, version_of
 from orchestrator.policy.views import decision_object, recorded_object, replay_object
-from orchestrator.wire import openai_chat, openai_embeddings
+from orchestrator.wire import openai_chat_request, openai_embeddings
 from orchestrator.wire.bodies import BodyReader, StrictBodyReader
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openapi import MANAGEMENT, Operation, query_parameter
@@ -135,7 +135,7 @@ class _Handlers:
         self._tests = StrictBodyReader(PolicyTest)
         self._replays = StrictBodyReader(PolicyReplay)
         self._explanations = StrictBodyReader(VirtualKeyExplain)
-        self._chats = BodyReader(openai_chat.ChatBody)
+        self._chats = BodyReader(openai_chat_request.ChatRequest)
         self._embeddings = BodyReader(openai_embeddings.EmbeddingsRequest)
 
     async def create(self, exchange: Exchange) -> None:
@@ -263,7 +263,7 @@ class _Handlers:
     def _decoded(self, kind: str, request: bytes) -> GenerationRequest | EmbeddingRequest:
         """Raises: InvalidRequest, as the endpoint would."""
         if kind == "chat":
-            return openai_chat.decode(self._chats.read(request))
+            return openai_chat_request.decode(self._chats.read(request))
         body = self._embeddings.read(request)
         decoded = openai_embeddings.decode(body)
         openai_embeddings.encoding_format(body)
