@@ -1,0 +1,134 @@
+"""One gRPC call on one HTTP/2 stream. Source: gRPC over HTTP/2 (PROTOCOL-HTTP2.md)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from urllib.parse import unquote
+
+from orchestrator.triton.http2 import frames
+from orchestrator.triton.transport import (
+    CANCELLED,
+    INTERNAL,
+    OK,
+    UNAVAILABLE,
+    UNKNOWN,
+    Status,
+)
+
+MOST_MESSAGE_BYTES = 2**31 - 1
+_PREFIX = struct.Struct(">BL")
+_PREFIX_BYTES = 5
+
+_OF_HTTP: Mapping[str, int] = {
+    "400": INTERNAL,
+    "401": 16,
+    "403": 7,
+    "404": 12,
+    "429": UNAVAILABLE,
+    "502": UNAVAILABLE,
+    "503": UNAVAILABLE,
+    "504": UNAVAILABLE,
+}
+"""Where a reply has no status of gRPC's. Source: http-grpc-status-mapping.md."""
+_OF_RESET: Mapping[int, int] = {
+    frames.REFUSED_STREAM: UNAVAILABLE,
+    frames.CANCEL: CANCELLED,
+    frames.ENHANCE_YOUR_CALM: 8,
+    12: 7,
+}
+
+
+def message(body: bytes) -> bytes:
+    """`body` as a message on the wire, not compressed."""
+    return _PREFIX.pack(0, len(body)) + body
+
+
+class GrpcCall:
+    """Puts messages together and finds out how the call ended."""
+
+    __slots__ = ("_buffer", "_has_ended", "_on_end", "_on_message", "_wanted", "number", "on_over")
+
+    def __init__(
+        self,
+        on_message: Callable[[bytes], None],
+        on_end: Callable[[Status], None],
+        on_over: Callable[[GrpcCall], None],
+    ) -> None:
+        """`on_over` is called before `on_end`, however the call ended."""
+        self.number = 0
+        """Of its stream; 0 while it has none."""
+        self.on_over = on_over
+        self._on_message = on_message
+        self._on_end = on_end
+        self._buffer = bytearray()
+        self._wanted = _PREFIX_BYTES
+        self._has_ended = False
+
+    def end(self, status: Status) -> None:
+        """The call is over. The first word on it counts."""
+        if not self._has_ended:
+            self._has_ended = True
+            self._buffer.clear()
+            self.on_over(self)
+            self._on_end(status)
+
+    def headers(self, values: Mapping[str, str], *, last: bool) -> None:
+        """The beginning of the reply, or its trailers."""
+        if (status := values.get(":status")) is not None:
+            if status.startswith("1"):
+                return
+            if status != "200":
+                self.end(Status(_OF_HTTP.get(status, UNKNOWN), f"HTTP status {status}"))
+            elif not values.get("content-type", "").startswith("application/grpc"):
+                self.end(Status(UNKNOWN, "the answer is not gRPC"))
+        if last:
+            self._end_by(values)
+
+    def data(self, payload: bytes) -> None:
+        """Some of the messages."""
+        if self._has_ended:
+            return
+        if not self._buffer and len(payload) >= _PREFIX_BYTES:
+            compressed, size = _PREFIX.unpack_from(payload)
+            if not compressed and len(payload) == size + _PREFIX_BYTES:
+                # The usual case: one message, whole.
+                self._on_message(payload[_PREFIX_BYTES:])
+                return
+        self._buffer += payload
+        self._read_messages()
+
+    def ended(self) -> None:
+        """The stream ended without trailers."""
+        self.end(Status(UNKNOWN, "the answer ended without a status"))
+
+    def reset(self, code: int) -> None:
+        """The stream was ended by force."""
+        self.end(Status(_OF_RESET.get(code, UNAVAILABLE), f"stream reset, code {code}"))
+
+    def _read_messages(self) -> None:
+        buffer, position = self._buffer, 0
+        while len(buffer) - position >= self._wanted and not self._has_ended:
+            compressed, size = _PREFIX.unpack_from(buffer, position)
+            if compressed or size > MOST_MESSAGE_BYTES:
+                self.end(Status(INTERNAL, "a message that is compressed or too long"))
+                return
+            end = position + _PREFIX_BYTES + size
+            if len(buffer) < end:
+                # Looked at again when it is whole, so that long messages cost no more than short.
+                self._wanted = _PREFIX_BYTES + size
+                break
+            found = bytes(buffer[position + _PREFIX_BYTES : end])
+            position = end
+            self._wanted = _PREFIX_BYTES
+            self._on_message(found)
+        del buffer[:position]
+
+    def _end_by(self, values: Mapping[str, str]) -> None:
+        text = values.get("grpc-status", "")
+        if not (text.isascii() and text.isdigit()):
+            self.end(Status(UNKNOWN, "the answer ended without a status"))
+        elif int(text) == OK and self._buffer:
+            self.end(Status(INTERNAL, "the answer ended inside a message"))
+        else:
+            self.end(Status(int(text), unquote(values.get("grpc-message", ""))))

@@ -1,0 +1,67 @@
+"""How a call reaches Triton: one protocol, and what all its implementations share.
+
+Every call of ours has one request message; its answers come as they are, still serialised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+SERVICE = "/inference.GRPCInferenceService/"
+
+OK, CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE = 0, 1, 2, 4, 13, 14
+"""Status codes of gRPC that we make ourselves."""
+
+Metadata = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a call ended, in gRPC's words."""
+
+    code: int
+    details: str = ""
+
+
+class RpcFailed(Exception):
+    """A call that did not end with OK."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(f"{status.code}: {status.details}")
+        self.status = status
+
+
+class Call(Protocol):
+    """A call at work."""
+
+    def cancel(self) -> None:
+        """Cuts the call. It ends with CANCELLED, if it has not ended."""
+
+
+class Transport(Protocol):
+    """A connection to one Triton, made when it is needed and made again when it is lost."""
+
+    def start(
+        self,
+        method: str,
+        request: bytes,
+        *,
+        metadata: Metadata,
+        timeout_s: float,
+        on_message: Callable[[bytes], None],
+        on_end: Callable[[Status], None],
+    ) -> Call:
+        """Begins a call of `SERVICE`. Neither function is called before this returns.
+
+        `on_end` is called once, after the last message.
+        """
+
+    async def unary(
+        self, method: str, request: bytes, *, metadata: Metadata, timeout_s: float
+    ) -> bytes:
+        """The one answer of a call. Raises: RpcFailed."""
+
+    async def close(self) -> None:
+        """Ends what is in flight, and the connection."""
