@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -14,6 +15,7 @@ from orchestrator.backends.local import LocalBackend
 from orchestrator.catalogue import Catalogue, load_catalogue
 from orchestrator.deployments import Deployments
 from orchestrator.gateway import Gateway
+from orchestrator.gauges import observe
 from orchestrator.health import (
     Readiness,
     books_look,
@@ -39,12 +41,15 @@ from orchestrator.settings import Settings, TritonSettings
 from orchestrator.store.database import Database
 from orchestrator.store.key_secret import load_pepper
 from orchestrator.supervisor.state import faults_file
+from orchestrator.supervisor.triton_metrics import triton_metrics
 from orchestrator.telemetry.process import Telemetry
 from orchestrator.triton.client import Timeouts, TritonClient, TritonEndpoint
 from orchestrator.wire import surfaces
 from orchestrator.wire.audit import routes as audit_routes
 from orchestrator.wire.denials import audited
+from orchestrator.wire.http import Route
 from orchestrator.wire.keys import routes as key_routes
+from orchestrator.wire.metrics import routes as metrics_routes
 from orchestrator.wire.openai_responses import routes as response_routes
 from orchestrator.wire.policies import routes as policy_routes
 from orchestrator.wire.usage import routes as usage_routes
@@ -100,6 +105,13 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
             admin = PolicyAdmin(store, policies, modules=settings.policy.engine == "embedded")
             keys = Keys(store, load_pepper(settings), authenticator)
             responses, runs = _start_responses(settings, store, stack)
+            observe(
+                telemetry.metrics.registry,
+                deployments=deployments,
+                data_dir=settings.data_dir,
+                problems=(books.problems, trail.problems),
+                caches={"keys": authenticator.tally, "decisions": policies.tally},
+            )
             surfaces.mount(
                 app,
                 authenticator=authenticator,
@@ -107,6 +119,7 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
                 readiness=readiness,
                 realtime=settings.realtime,
                 drain_s=settings.server.drain_s,
+                metrics=_metrics_routes(settings, authenticator, telemetry),
                 management={
                     "responses": response_routes(authenticator, gateway, responses, runs),
                     "keys": key_routes(authenticator, keys),
@@ -140,6 +153,15 @@ def _start_responses(
     runs = Runs(responses, settings.responses)
     stack.push_async_callback(runs.close)
     return responses, runs
+
+
+def _metrics_routes(
+    settings: Settings, authenticator: Authenticator, telemetry: Telemetry
+) -> list[Route]:
+    """None where metrics have a port of their own."""
+    if settings.metrics.port is not None:
+        return []
+    return metrics_routes(authenticator, telemetry, partial(triton_metrics, settings.data_dir))
 
 
 async def _start_triton(

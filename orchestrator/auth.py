@@ -26,6 +26,7 @@ from orchestrator.store.database import Database, StoreError
 from orchestrator.store.key_secret import is_key_secret, load_pepper, load_previous_peppers
 from orchestrator.store.keys import FoundKey
 from orchestrator.store.tables import DEFAULT_POLICY_ID, Tenant, VirtualKey, explicit_limits
+from orchestrator.telemetry.instruments import Tally
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class Authenticator:
         self._cache_s = settings.store.key_cache_s
         self._grace_s = max(settings.store.key_grace_s, self._cache_s)
         self._timeout_s = settings.store.key_lookup_timeout_s
+        self.tally = Tally()
         self._monotonic = monotonic
         self._now = now
         self._pepper = load_pepper(settings)
@@ -181,7 +183,10 @@ class Authenticator:
             raise _refusal("invalid_api_key")
         digest = self._pepper.digest(secret)
         known = self._known.get(digest)
-        if known is None or self._monotonic() >= known.ask_again_at:
+        if known is not None and self._monotonic() < known.ask_again_at:
+            self.tally.hits += 1
+        else:
+            self.tally.misses += 1
             known = await self._asked(digest, secret, known)
         if not hmac.compare_digest(known.digest, digest):
             raise _refusal("invalid_api_key")

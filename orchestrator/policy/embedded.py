@@ -26,6 +26,7 @@ from orchestrator.policy import Decision, PolicyInput
 from orchestrator.policy.inputs import Key, PolicyVersion, Question, question
 from orchestrator.policy.modules import check_module
 from orchestrator.policy.verdict import BadVerdictError, read_verdict, unavailable
+from orchestrator.telemetry.instruments import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,9 @@ class EmbeddedRego:
     who knows how long it takes, a thread does it and is waited for `timeout_s` at most.
     """
 
-    def __init__(self, *, timeout_s: float) -> None:
+    def __init__(self, *, timeout_s: float, tally: Tally | None = None) -> None:
+        """`tally` counts the decisions that were remembered, and the others."""
+        self._tally = tally or Tally()
         self._timeout_s = timeout_s
         self._gateway = (REGO_FOLDER / "gateway.rego").read_text(encoding="utf-8")
         self._local = threading.local()
@@ -62,7 +65,9 @@ class EmbeddedRego:
         # The version is kept beside the decision, so that its id is nobody else's meanwhile.
         key = (id(version), asking.key)
         if (known := self._remembered.get(key)) is not None:
+            self._tally.hits += 1
             return known[1]
+        self._tally.misses += 1
         decision = await self._evaluated(asking)
         self._remembered[key] = (version, decision)
         if len(self._remembered) > _MOST_REMEMBERED:

@@ -11,6 +11,7 @@ from orchestrator.policy import Decision, PolicyInput
 from orchestrator.policy.inputs import PolicyVersion, version_of
 from orchestrator.policy.policies import Policies
 from orchestrator.policy.recorder import Recorder
+from orchestrator.telemetry.instruments import Tally
 
 _OPEN = version_of("pol_check", 0, {}, None)
 """What a new tenant's policy says: nothing beyond what keys allow."""
@@ -38,7 +39,10 @@ class RegoPolicies:
         recorder: Recorder | None = None,
         *,
         now: Callable[[], float] = time.time,
+        tally: Tally | None = None,
     ) -> None:
+        """`tally` is that of the evaluator's memory."""
+        self.tally = tally or Tally()
         self._policies = policies
         self._evaluator = evaluator
         self._recorder = recorder

@@ -16,6 +16,7 @@ from orchestrator.catalogue import Model, load_catalogue
 from orchestrator.manifest import served_version
 from orchestrator.serve.claims import listen, lock_data_folder
 from orchestrator.serve.greeting import base_url, greeting
+from orchestrator.serve.metrics_port import MetricsPort
 from orchestrator.serve.workers import Workers
 from orchestrator.settings import Settings
 from orchestrator.store.bootstrap import FirstKey, bootstrap
@@ -52,7 +53,14 @@ class Appliance:
             listener = claims.enter_context(listen(self._settings.server))
             claims.callback(os.close, lock_data_folder(self._settings.data_dir))
             first_key = await self._prepare_store()
-            await self._serve(catalogue.models, listener, first_key)
+            metrics = MetricsPort(self._settings.metrics, self._settings.data_dir)
+            await metrics.open()
+            if metrics.port is not None:
+                _say(f"metrics at port {metrics.port} of {self._settings.metrics.host}")
+            try:
+                await self._serve(catalogue.models, listener, first_key)
+            finally:
+                await metrics.close()
         return 0
 
     async def _prepare_store(self) -> FirstKey | None:

@@ -32,8 +32,11 @@ class WorkerError(Exception):
     """The worker did not start; the message is one sentence for the operator."""
 
 
-def run_worker(settings: Settings, fd: int) -> int:
-    """Serves the application on the inherited listening socket `fd` until SIGTERM."""
+def run_worker(settings: Settings, fd: int, number: int = 0) -> int:
+    """Serves the application on the inherited listening socket `fd` until SIGTERM.
+
+    `number` is its own among the workers of this appliance.
+    """
     # Imported here: the parent, which imports this module, has no use for the application.
     from orchestrator.app import create_app
     from orchestrator.serve.websockets import DrainingWebSocket
@@ -41,7 +44,7 @@ def run_worker(settings: Settings, fd: int) -> int:
     configure_logging(settings.logging)
     # uvicorn tells of every start and stop, which the parent does already.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    app = create_app(settings)
+    app = create_app(settings, number)
     _wait_for_first_triton(settings)
     config = uvicorn.Config(
         app,
@@ -82,10 +85,15 @@ class Worker:
     """The parent's side. `run` keeps a worker alive until `stop`."""
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, endpoint: Endpoint | None
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        endpoint: Endpoint | None,
+        number: int = 0,
     ) -> None:
         self._settings = settings
         self._listener = listener
+        self._number = number
         self._env = _environment(settings, endpoint)
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
@@ -144,6 +152,7 @@ class Worker:
             *(sys.executable, "-I", "-S", parent_death.__file__),
             *(str(os.getpid()), str(int(signal.SIGTERM))),
             *(sys.executable, "-m", "orchestrator", "worker", "--fd", str(fd)),
+            *("--number", str(self._number)),
             pass_fds=(fd,),
             env=self._env,
             stdin=asyncio.subprocess.DEVNULL,

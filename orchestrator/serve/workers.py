@@ -16,7 +16,10 @@ class Workers:
     def __init__(
         self, settings: Settings, listener: socket.socket, endpoint: Endpoint | None
     ) -> None:
-        self._all = [Worker(settings, listener, endpoint) for _ in range(settings.server.workers)]
+        self._all = [
+            Worker(settings, listener, endpoint, number)
+            for number in range(settings.server.workers)
+        ]
 
     def is_up(self) -> None:
         """Notes that the start went well: from now on whoever ends is started again."""

@@ -56,6 +56,14 @@ class Family:
     series: list[Series]
 
 
+@dataclass(slots=True)
+class Tally:
+    """How many questions a cache answered, and how many it could not."""
+
+    hits: int = 0
+    misses: int = 0
+
+
 class _Instrument(Generic[_S]):
     """The series of one instrument by the values of its labels."""
 

@@ -10,7 +10,6 @@ import asyncio
 import inspect
 import logging
 import re
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +24,8 @@ from orchestrator.core.events import Usage
 from orchestrator.core.ids import new_id
 from orchestrator.settings import HostsSettings, ServerSettings
 from orchestrator.store.database import StoreError
-from orchestrator.telemetry import RequestRecord, log_request
+from orchestrator.telemetry import Call, names
+from orchestrator.telemetry.process import Telemetry
 from orchestrator.wire.errors import (
     ANTHROPIC_PREFIXES,
     GEMINI_PREFIXES,
@@ -36,6 +36,7 @@ from orchestrator.wire.errors import (
     render_error,
 )
 from orchestrator.wire.openapi import Described, Operation, as_operation
+from orchestrator.wire.told import Told, timing_headers
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,10 @@ class Exchange:
         self.principal: Principal | None = None
         self.model = "-"
         self.usage: Usage | None = None
+        self.error = ""
+        self.call = Call(self.request_id, self.call_id)
+        self.told: Told | None = None
+        self.server_timing = False
         self.on_error: OnError | None = None
 
     @property
@@ -152,11 +157,16 @@ class Exchange:
         declared = self.headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared) > self._server.max_body_bytes:
             raise self._too_large(f"{int(declared)} were announced")
-        self.principal = await authenticator.authenticate(self.secret)
+        with self.call.stage(names.AUTHENTICATE):
+            self.principal = await authenticator.authenticate(self.secret)
         return self.principal
 
     async def body(self) -> bytes:
         """The whole body. Raises: PayloadTooLarge, ClientLeftError."""
+        with self.call.stage(names.READ):
+            return await self._read()
+
+    async def _read(self) -> bytes:
         chunks: list[bytes] = []
         size = 0
         while True:
@@ -172,15 +182,20 @@ class Exchange:
                 return b"".join(chunks)
 
     async def reply(
-        self, body: bytes, *, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()
+        self,
+        body: bytes,
+        *,
+        status: int = 200,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        media_type: bytes = b"application/json",
     ) -> None:
-        """Sends a whole JSON reply."""
+        """Sends a whole reply."""
         length = (b"content-length", b"%d" % len(body))
         await self.send(
             {
                 "type": "http.response.start",
                 "status": status,
-                "headers": [*_JSON, length, *headers],
+                "headers": [(b"content-type", media_type), length, *headers, *timing_headers(self)],
             }
         )
         await self.send({"type": "http.response.body", "body": body})
@@ -202,6 +217,8 @@ class Exchange:
 
     def report(self, error: GatewayError) -> None:
         """Tells whoever is told of errors of one that the caller is about to be told of."""
+        if self.told is not None:
+            self.told.refused(error)
         if self.on_error is not None:
             self.on_error(self, error)
 
@@ -297,8 +314,10 @@ class Edge:
         server: ServerSettings,
         hosts: HostsSettings,
         on_error: OnError | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """`on_error` is told of errors before the caller is."""
+        self._telemetry = telemetry or Telemetry()
         self._app = app
         self._server = server
         self._hosts = hosts
@@ -309,10 +328,10 @@ class Edge:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        began_at = time.perf_counter()
         kind = Exchange if scope["type"] == "http" else SocketExchange
         exchange = kind(scope, receive, send, self._server, self._hosts)
         exchange.on_error = self._on_error
+        exchange.told = told = Told(self._telemetry, exchange)
         scope[_EXCHANGE] = exchange
         try:
             await self._app(scope, receive, exchange.send)
@@ -323,12 +342,14 @@ class Edge:
             await exchange.fail(error)
         except StoreError as error:
             logger.warning("request %s: %s", exchange.request_id, error)
+            exchange.report(store_unavailable())
             await exchange.fail(store_unavailable())
         except Exception:
             logger.exception("request %s failed", exchange.call_id)
+            exchange.report(internal_error())
             await exchange.fail(internal_error())
         finally:
-            log_request(_record(exchange, time.perf_counter() - began_at))
+            told.end()
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,18 +449,3 @@ def _secret_of_query(scope: Scope) -> str | None:
     if b"key=" not in query or not is_under(scope["path"], GEMINI_PREFIXES):
         return None
     return parse_qs(query.decode("latin-1")).get("key", [None])[0]
-
-
-def _record(exchange: Exchange, duration_s: float) -> RequestRecord:
-    usage = exchange.usage
-    return RequestRecord(
-        request_id=exchange.call_id,
-        method=exchange.scope["method"],
-        path=exchange.scope["path"],
-        status=exchange.status,
-        duration_s=duration_s,
-        key_id=exchange.principal.key_id if exchange.principal else "-",
-        model=exchange.model,
-        prompt_tokens=usage.prompt_tokens if usage else 0,
-        completion_tokens=usage.completion_tokens if usage else 0,
-    )

@@ -18,6 +18,7 @@ from orchestrator.core.errors import GatewayError, MethodNotAllowed
 from orchestrator.gateway import Gateway
 from orchestrator.health import Readiness
 from orchestrator.settings import HostsSettings, RealtimeSettings, ServerSettings
+from orchestrator.telemetry.process import Telemetry
 from orchestrator.wire import (
     anthropic_messages,
     gemini,
@@ -46,6 +47,7 @@ def new_app(
     server: ServerSettings,
     hosts: HostsSettings,
     on_error: OnError | None = None,
+    telemetry: Telemetry | None = None,
 ) -> FastAPI:
     """An application without routes, and around it the layer that answers every error.
 
@@ -63,7 +65,7 @@ def new_app(
     )
     app.add_exception_handler(HTTPException, _routing_failed)
     app.router.default = or_no_socket(app.router.default)
-    app.add_middleware(Edge, server=server, hosts=hosts, on_error=on_error)
+    app.add_middleware(Edge, server=server, hosts=hosts, on_error=on_error, telemetry=telemetry)
     _describe(app)
     return app
 
@@ -75,10 +77,15 @@ def mount(
     gateway: Gateway,
     readiness: Readiness | None = None,
     management: Mapping[str, Sequence[Route]] = _NO_ROUTES,
+    metrics: Sequence[Route] = (),
     realtime: RealtimeSettings = _REALTIME,
     drain_s: float = 30.0,
 ) -> None:
-    """Puts the routes of every dialect on `app`, and those of `management` by their tags."""
+    """Puts the routes of every dialect on `app`, and those of `management` by their tags.
+
+    `metrics` go to the root, where Prometheus looks for them.
+    """
+    _add(app, "", metrics, "metrics")
     fingerprint = system_fingerprint(app.version)
     probes = health.routes(authenticator, readiness)
     openai = {

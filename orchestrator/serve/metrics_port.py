@@ -1,0 +1,85 @@
+"""A port for metrics alone: the numbers of all workers, and those of the Triton they use.
+
+The parent answers on it, so what the workers told last can be had while one of them hangs. It
+asks for no key: whoever opens it beyond the loopback decides who can reach it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from orchestrator.serve.claims import ClaimError
+from orchestrator.settings import MetricsSettings
+from orchestrator.supervisor.triton_metrics import triton_metrics
+from orchestrator.telemetry.exposition import TEXT, render
+from orchestrator.telemetry.gathering import gather, socket_folder
+
+_MOST_HEAD = 16 * 1024
+_PATIENCE_S = 10.0
+_NOT_FOUND = b"/metrics has the orchestrator's numbers, /metrics/triton those of its Triton\n"
+
+
+class MetricsPort:
+    """Open it before the first scrape, close it after the last."""
+
+    def __init__(self, settings: MetricsSettings, data_dir: Path) -> None:
+        self._settings = settings
+        self._data_dir = data_dir
+        self._server: asyncio.Server | None = None
+
+    @property
+    def port(self) -> int | None:
+        """Where it listens, if it does."""
+        if self._server is None:
+            return None
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def open(self) -> None:
+        """Listens, if settings name a port. Raises: ClaimError."""
+        host, port = self._settings.host, self._settings.port
+        if port is None:
+            return
+        try:
+            self._server = await asyncio.start_server(self._answer, host, port, limit=_MOST_HEAD)
+        except OSError as error:
+            raise ClaimError(
+                f"port {port} of {host}, for metrics, cannot be listened on: {error.strerror}"
+            ) from error
+
+    async def close(self) -> None:
+        """Listens no more."""
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request, one reply, and the connection is closed."""
+        with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(_PATIENCE_S):
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                writer.write(await self._reply(head[0].split(" "), head[1:]))
+                await writer.drain()
+        writer.close()
+
+    async def _reply(self, asked: list[str], headers: Iterable[str]) -> bytes:
+        path = asked[1].partition("?")[0] if len(asked) > 1 else ""
+        if asked[0] != "GET" or path not in ("/metrics", "/metrics/triton"):
+            return _whole(404, _NOT_FOUND, "text/plain")
+        if path == "/metrics/triton":
+            text = await triton_metrics(self._data_dir)
+            return _whole(503 if text is None else 200, text or b"", TEXT)
+        accept = next((line for line in headers if line.lower().startswith("accept:")), "")
+        return _whole(200, *render(await gather(socket_folder(self._data_dir)), accept))
+
+
+def _whole(status: int, body: bytes, media_type: str) -> bytes:
+    reason = {200: "OK", 404: "Not Found", 503: "Service Unavailable"}[status]
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nContent-Type: {media_type}\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + body
