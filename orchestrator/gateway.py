@@ -21,6 +21,7 @@ from orchestrator.meter import Meter
 from orchestrator.metering import Books, Outcome
 from orchestrator.policy import PolicyEngine
 from orchestrator.quota import Admission, Quota
+from orchestrator.rendering import Renderer
 from orchestrator.routing import Route, Router
 from orchestrator.telemetry import names
 from orchestrator.telemetry.process import Telemetry
@@ -249,16 +250,27 @@ class Gateway:
         asked = Asked(request.model, "generate", request.route_hint, context.client_ip)
         admitted = await self._gate.admit(principal, asked)
         served = admitted.route.served
-        return await served.renderer.arender(request.prompt)
+        return await served.renderer.arender(request.prompt, request.reasoning)
 
     async def detokenize(
         self, principal: Principal, model: str, token_ids: Sequence[int], context: CallContext
     ) -> str:
         """The text of `token_ids`, special tokens included. Raises: GatewayError."""
-        asked = Asked(model, "generate", "local-only", context.client_ip)
-        renderer = (await self._gate.admit(principal, asked)).route.served.renderer
+        renderer = await self._renderer(principal, model, context)
         renderer.check_ids(token_ids, param="tokens")
         return renderer.decode(token_ids)
+
+    async def token_texts(
+        self, principal: Principal, model: str, token_ids: Sequence[int], context: CallContext
+    ) -> Sequence[str]:
+        r"""The text of each of `token_ids`, bytes that are no character written as `\xff`."""
+        renderer = await self._renderer(principal, model, context)
+        renderer.check_ids(token_ids, param="tokens")
+        return [renderer.token_bytes(one).decode("utf-8", "backslashreplace") for one in token_ids]
+
+    async def _renderer(self, principal: Principal, model: str, context: CallContext) -> Renderer:
+        asked = Asked(model, "generate", "local-only", context.client_ip)
+        return (await self._gate.admit(principal, asked)).route.served.renderer
 
     async def close(self) -> None:
         """Waits until everything that ended is settled."""

@@ -53,9 +53,10 @@ class ChatPrompt:
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
-    """Plain text, tokenised as it stands."""
+    """Plain text, tokenised as it stands, with the tokens around it that prompts of the model get."""
 
     text: str
+    add_special_tokens: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,8 @@ class Renderer:
         match prompt:
             case ChatPrompt():
                 return self._render_chat(prompt, reasoning)
-            case TextPrompt(text=text):
-                return self._tokenizer.encode_prompt(text)
+            case TextPrompt(text=text, add_special_tokens=add_special_tokens):
+                return self._tokenizer.encode_prompt(text, add_special_tokens=add_special_tokens)
             case TokenPrompt(token_ids=token_ids):
                 self.check_ids(token_ids, param="prompt")
                 return list(token_ids)

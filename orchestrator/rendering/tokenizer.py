@@ -39,10 +39,10 @@ class PromptTokenizer:
         """The ids of a caller's text: no special token in it, the tokenizer's own around it."""
         return self._ids(self.specials.without_reserved(text), add_special_tokens=True)
 
-    def encode_prompt(self, text: str) -> list[int]:
+    def encode_prompt(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of a whole prompt in which the caller may write special tokens out."""
         marked = self.specials.mark(self.specials.without_reserved(text))
-        return self._ids(marked, add_special_tokens=True)
+        return self._ids(marked, add_special_tokens=add_special_tokens)
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
         ids, forged = self._encode(text, add_special_tokens)
