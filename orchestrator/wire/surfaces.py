@@ -26,9 +26,11 @@ from orchestrator.wire import (
     gemini_models,
     health,
     openai_chat,
+    openai_completions,
     openai_embeddings,
     openai_models,
     openapi,
+    tokenize,
 )
 from orchestrator.wire.errors import GEMINI_PREFIXES, UnknownRoute, render_error
 from orchestrator.wire.http import Edge, OnError, RawRoute, Route, exchange_of, internal_error
@@ -90,6 +92,8 @@ def mount(
     probes = health.routes(authenticator, readiness)
     openai = {
         "chat": openai_chat.routes(authenticator, gateway, fingerprint),
+        "completions": openai_completions.routes(authenticator, gateway, fingerprint),
+        "tokenize": tokenize.routes(authenticator, gateway),
         "embeddings": openai_embeddings.routes(authenticator, gateway),
         "models": openai_models.routes(authenticator, gateway),
         "realtime": realtime_routes.routes(),
@@ -100,6 +104,8 @@ def mount(
     serve = realtime_routes.session_handler(
         realtime_routes.Parts(authenticator, gateway, realtime, drain_s)
     )
+    # vLLM, whose dialect it is, has it at the root.
+    _add(app, "", openai["tokenize"], "tokenize")
     for prefix in OPENAI_PREFIXES:
         app.router.routes.append(RawSocketRoute(prefix + realtime_routes.PATH, serve))
         for tag, routes in openai.items():
