@@ -254,16 +254,13 @@ def _tool_choice(
         case "none":
             return ToolChoice("none"), ()
         case "required":
-            _check_offered("required", tools)
-            return ToolChoice("required"), tools
+            return ToolChoice("required"), _offered(given, tools, [tool.name for tool in tools])
         case {"type": "function", "name": str(name)}:
-            _check_offered(name, tools, name)
+            _offered(name, tools, [name])
             return ToolChoice("named", name), tools
         case {"type": "allowed_tools", "mode": "auto" | "required" as mode, "tools": list(allowed)}:
             names = [tool.get("name") if isinstance(tool, dict) else None for tool in allowed]
-            for one in names:
-                _check_offered(one, tools, one)
-            return ToolChoice(mode), tuple(tool for tool in tools if tool.name in names)
+            return ToolChoice(mode), _offered(allowed, tools, names)
         case _:
             raise InvalidRequest(
                 "`tool_choice` must be `none`, `auto`, `required`, a function or allowed"
@@ -272,13 +269,14 @@ def _tool_choice(
             )
 
 
-def _check_offered(given: object, tools: tuple[Tool, ...], name: object = None) -> None:
-    """Raises: InvalidRequest unless there are tools, and one of that name if one is given."""
-    if not tools or (name is not None and all(tool.name != name for tool in tools)):
+def _offered(given: object, tools: tuple[Tool, ...], names: Sequence[object]) -> tuple[Tool, ...]:
+    """The tools of those names. Raises: InvalidRequest unless all are there, and one at least."""
+    if not names or not {tool.name for tool in tools}.issuperset(names):
         raise InvalidRequest(
             f"`tool_choice` is {shown(given)}, and `tools` offers no such function.",
             param="tool_choice",
         )
+    return tuple(tool for tool in tools if tool.name in names)
 
 
 def _format(given: Mapping[str, Any] | None) -> ResponseFormat | None:
