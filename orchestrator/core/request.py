@@ -53,7 +53,7 @@ class ChatPrompt:
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
-    """Plain text, tokenised as it stands, with the tokens around it that prompts of the model get."""
+    """Plain text, tokenised as it stands, with the special tokens that prompts get around it."""
 
     text: str
     add_special_tokens: bool = True
