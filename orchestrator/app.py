@@ -208,6 +208,7 @@ def _endpoint(triton: TritonSettings) -> TritonEndpoint:
         url=triton.url,
         token=triton.token.get_secret_value() if triton.token else None,
         metadata=tuple((name, value.get_secret_value()) for name, value in triton.metadata.items()),
+        transport=triton.transport,
         tls=triton.tls,
         tls_ca_file=triton.tls_ca_file,
         tls_cert_file=triton.tls_cert_file,

@@ -61,6 +61,8 @@ class TritonSettings(_Group):
     """gRPC metadata sent with every call, an authorisation token say."""
     token: SecretStr | None = None
     """For Triton's restricted protocols; a child gets a new one at every start."""
+    transport: Literal["http2", "grpc"] = "http2"
+    """What speaks to it in clear text: our own HTTP/2, or the gRPC library, which TLS takes too."""
     repository: Path = PROJECT_ROOT / "model_repository"
     server_root: Path | None = None
     """A Triton to start instead of the wheel's; NVIDIA's images have `/opt/tritonserver`."""

@@ -1,45 +1,37 @@
-"""Calls to Triton: one gRPC stream per generation, generated stubs, no convenience client.
+"""Calls to Triton: one gRPC stream per generation, generated messages, no convenience client.
 
 The convenience client rebuilds messages per call, hides the final flag and loses request ids on
-errors, so `service_pb2_grpc` is used directly.
+errors, so `service_pb2` is used directly.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import grpc
-import grpc.aio
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from google.protobuf.message import Message
+from tritonclient.grpc import service_pb2
 
 from orchestrator.core.errors import GatewayError, Overloaded
 from orchestrator.telemetry import engine_metadata
 from orchestrator.triton import contract, errors
 from orchestrator.triton.contract import GenerateCall
-from orchestrator.triton.stream import TokenStream
+from orchestrator.triton.grpc_aio import GrpcAioChannel
+from orchestrator.triton.http2 import Http2Channel
+from orchestrator.triton.stream import METHOD, TokenStream
+from orchestrator.triton.transport import RpcFailed, Transport
 
 logger = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 2**31 - 1
 STOP_AGAIN_S = 0.5
 MOST_EMBED_CALLS = 512
 PROTOCOL_TOKEN_HEADER = "triton-grpc-protocol-tok"  # noqa: S105  # the header's name, no secret
-
-_CHANNEL_OPTIONS = [
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A restarted Triton must be found at once; the default waits up to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 200),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +45,8 @@ class TritonEndpoint:
     tls_ca_file: Path | None = None
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
+    transport: Literal["http2", "grpc"] = "http2"
+    """Our own HTTP/2, or the gRPC library's; TLS always takes the latter."""
     server_id: str | None = None
     """The `--id` that the server must answer with, where we chose it."""
 
@@ -79,8 +73,7 @@ class TritonClient:
         self._endpoint = endpoint
         self._timeouts = timeouts or Timeouts()
         self._metadata = endpoint.call_metadata
-        self._channel = _channel(endpoint)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._transport = _transport(endpoint)
         self._stopping: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[list[memoryview]]] = set()
         self._streams: set[TokenStream] = set()
@@ -113,26 +106,25 @@ class TritonClient:
             await asyncio.wait(pending, timeout=self._timeouts.cancel_drain_s)
         for stream in list(self._streams):
             stream.cut()
-        await self._channel.close()
+        await self._transport.close()
 
     def generate(self, call: GenerateCall) -> TokenStream:
         """Starts `call` and returns its stream of chunks at once.
 
         The stream belongs to the caller, who iterates it to its end or stops it.
         """
-        rpc = self._stub.ModelStreamInfer(
-            metadata=(*self._metadata, *engine_metadata()),
-            timeout=self._timeouts.request_s + self._timeouts.cancel_drain_s,
-        )
         stream = TokenStream(
-            rpc,
             call,
             on_answer=self._note_answer,
             on_stop=self._stop,
             on_end=self._streams.discard,
         )
         self._streams.add(stream)
-        stream.start()
+        stream.start(
+            self._transport,
+            metadata=(*self._metadata, *engine_metadata()),
+            timeout_s=self._timeouts.request_s + self._timeouts.cancel_drain_s,
+        )
         return stream
 
     async def embed(
@@ -159,38 +151,43 @@ class TritonClient:
     async def _embed(
         self, model: str, request_id: str, rows: Sequence[Sequence[int]]
     ) -> list[memoryview]:
-        request = contract.embed_request(model, request_id, rows)
         try:
-            response = await self._stub.ModelInfer(
-                request,
+            answer = await self._transport.unary(
+                "ModelInfer",
+                contract.embed_request(model, request_id, rows).SerializeToString(),
                 metadata=(*self._metadata, *engine_metadata()),
-                timeout=self._timeouts.request_s,
+                timeout_s=self._timeouts.request_s,
             )
-        except grpc.RpcError as error:
-            raise errors.from_rpc(error, model=model, request_id=request_id) from error
+        except RpcFailed as error:
+            raise errors.from_status(error.status, model=model, request_id=request_id) from error
         self._note_answer(model)
-        return contract.read_rows(response)
+        return contract.read_rows(service_pb2.ModelInferResponse.FromString(answer))
 
     async def server_id(self) -> str:
         """The name that the server was started with. Raises: GatewayError."""
         request = service_pb2.ServerMetadataRequest()
-        response = await self._control(self._stub.ServerMetadata, request)
-        return str(response.name)
+        answer = await self._control("ServerMetadata", request)
+        return str(service_pb2.ServerMetadataResponse.FromString(answer).name)
 
     async def model_ready(self, model: str) -> bool:
         """Whether Triton has `model` loaded. False as well when Triton is out of reach."""
         request = service_pb2.ModelReadyRequest(name=model)
         try:
-            response = await self._control(self._stub.ModelReady, request)
+            answer = await self._control("ModelReady", request)
         except GatewayError:
             return False
-        return bool(response.ready)
+        return bool(service_pb2.ModelReadyResponse.FromString(answer).ready)
 
-    async def _control(self, method: grpc.aio.UnaryUnaryMultiCallable, request: object) -> Any:
+    async def _control(self, method: str, request: Message) -> bytes:
         try:
-            return await method(request, metadata=self._metadata, timeout=self._timeouts.control_s)
-        except grpc.RpcError as error:
-            raise errors.from_rpc(error, model="-", request_id="control") from error
+            return await self._transport.unary(
+                method,
+                request.SerializeToString(),
+                metadata=self._metadata,
+                timeout_s=self._timeouts.control_s,
+            )
+        except RpcFailed as error:
+            raise errors.from_status(error.status, model="-", request_id="control") from error
 
     def _stop(self, stream: TokenStream) -> None:
         """Ends `stream` on the engine's side; ours is free at once."""
@@ -214,26 +211,35 @@ class TritonClient:
             stream.cut()
 
     async def _send_stop(self, stream: TokenStream) -> None:
-        request = contract.stop_request(stream.call.model, stream.call.request_id)
-        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
-            rpc = self._stub.ModelStreamInfer(
-                metadata=self._metadata, timeout=self._timeouts.cancel_drain_s
-            )
-            await rpc.write(request)
-            await rpc.done_writing()
-            while await rpc.read() is not grpc.aio.EOF:
-                pass
+        ended = asyncio.get_running_loop().create_future()
+        self._transport.start(
+            METHOD,
+            contract.stop_request(stream.call.model, stream.call.request_id).SerializeToString(),
+            metadata=self._metadata,
+            timeout_s=self._timeouts.cancel_drain_s,
+            on_message=_pass_over,
+            on_end=ended.set_result,
+        )
+        await ended
 
 
-def _channel(endpoint: TritonEndpoint) -> grpc.aio.Channel:
+def _pass_over(answer: bytes) -> None:
+    """What a stop request is answered says nothing."""
+
+
+def _transport(endpoint: TritonEndpoint) -> Transport:
     if not endpoint.tls:
-        return grpc.aio.insecure_channel(endpoint.url, options=_CHANNEL_OPTIONS)
+        return (
+            GrpcAioChannel(endpoint.url)
+            if endpoint.transport == "grpc"
+            else Http2Channel(endpoint.url)
+        )
     credentials = grpc.ssl_channel_credentials(
         root_certificates=_read(endpoint.tls_ca_file),
         private_key=_read(endpoint.tls_key_file),
         certificate_chain=_read(endpoint.tls_cert_file),
     )
-    return grpc.aio.secure_channel(endpoint.url, credentials, options=_CHANNEL_OPTIONS)
+    return GrpcAioChannel(endpoint.url, credentials)
 
 
 def _read(path: Path | None) -> bytes | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import re
 
-import grpc
-
 from orchestrator.core.errors import (
     ContextLengthExceeded,
     GatewayError,
@@ -15,6 +13,15 @@ from orchestrator.core.errors import (
     Overloaded,
     UpstreamFailed,
     UpstreamTimeout,
+)
+from orchestrator.triton.transport import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    NOT_FOUND,
+    PERMISSION_DENIED,
+    UNAUTHENTICATED,
+    UNAVAILABLE,
+    Status,
 )
 
 logger = logging.getLogger(__name__)
@@ -26,13 +33,7 @@ _UNAVAILABLE = ("is not ready", "not found", "unknown model", "is not healthy", 
 _OWN_REFUSAL = re.compile(r"`guided_decoding_guide` is no usable \w+: (?P<reason>[^\n]{1,300})")
 _GUIDE = ("guided_decoding", "guided decoding", "grammar")
 _TOO_LONG = ("exceeds maximum input length", "exceed the key/value cache")
-_BY_CODE = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.UNAUTHENTICATED,
-    grpc.StatusCode.PERMISSION_DENIED,
-}
+_OUT_OF_REACH = {UNAVAILABLE, CANCELLED, NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED}
 
 
 def from_text(text: str, *, model: str, request_id: str) -> GatewayError:
@@ -61,16 +62,17 @@ def guide_refused(text: str, param: str) -> InvalidRequest | None:
     return None
 
 
-def from_rpc(error: grpc.RpcError, *, model: str, request_id: str) -> GatewayError:
+def from_status(status: Status, *, model: str, request_id: str) -> GatewayError:
     """The error for a call that ended with a status instead of an answer."""
-    code, details = error.code(), error.details() or ""
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+    if status.code == DEADLINE_EXCEEDED:
         logger.warning("triton gave no answer in time to %s for model %s", request_id, model)
         return UpstreamTimeout("The engine did not answer in time.")
-    if code in _BY_CODE:
-        logger.warning("triton is out of reach for %s (%s): %s", request_id, code.name, details)
+    if status.code in _OUT_OF_REACH:
+        logger.warning(
+            "triton is out of reach for %s (%d): %s", request_id, status.code, status.details
+        )
         return unavailable()
-    return from_text(details, model=model, request_id=request_id)
+    return from_text(status.details, model=model, request_id=request_id)
 
 
 def unavailable() -> ModelUnavailable:

@@ -6,30 +6,28 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-import grpc
-import grpc.aio
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2
 
-from orchestrator.core.errors import GatewayError, UpstreamTimeout
+from orchestrator.core.errors import GatewayError, UpstreamFailed, UpstreamTimeout
 from orchestrator.triton import contract, errors
 from orchestrator.triton.contract import EngineMetrics, GenerateCall, TokenChunk
+from orchestrator.triton.transport import OK, Call, Metadata, Status, Transport
 
-if TYPE_CHECKING:
-    from tritonclient.grpc import service_pb2
+METHOD = "ModelStreamInfer"
 
 
 class TokenStream:
     """The chunks of one generation, in order.
 
-    A task of its own reads the call and survives whoever iterates: cancelling a pending read of
-    grpc.aio would cut the call, and a cut call is what must not happen (see `TritonClient`).
-    Chunks that arrived together are handed out without a wait in between.
+    It takes what comes in whether anybody iterates or not: a call that is cut when its reader goes
+    is what must not happen (see `TritonClient`). Chunks that arrived together are handed out
+    without a wait in between.
     """
 
     def __init__(
         self,
-        rpc: grpc.aio.StreamStreamCall,
         call: GenerateCall,
         *,
         on_answer: Callable[[str], None],
@@ -43,25 +41,29 @@ class TokenStream:
         """What the engine told at the end, where it tells it."""
         self.asked_at_ns = 0
         """When the request was sent, in Unix nanoseconds."""
-        self._rpc = rpc
+        self._rpc: Call | None = None
         self._on_answer = on_answer
         self._on_stop = on_stop
         self._on_end = on_end
         self._chunks: deque[TokenChunk] = deque()
         self._error: GatewayError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._reader: asyncio.Task[None] | None = None
         self._stopped = False
-
-    @property
-    def has_ended(self) -> bool:
+        self.has_ended = False
         """Whether the engine's side is over."""
-        return self._reader is not None and self._reader.done()
+        self._enders: list[asyncio.Future[None]] = []
 
-    def start(self) -> None:
+    def start(self, transport: Transport, *, metadata: Metadata, timeout_s: float) -> None:
         """Sends the request and begins to read."""
         self.asked_at_ns = time.time_ns()
-        self._reader = asyncio.create_task(self._read_all())
+        self._rpc = transport.start(
+            METHOD,
+            contract.generate_request(self.call).SerializeToString(),
+            metadata=metadata,
+            timeout_s=timeout_s,
+            on_message=self._take,
+            on_end=self._end,
+        )
 
     async def next_chunk(self, timeout_s: float | None = None) -> TokenChunk | None:
         """The next chunk, or None after the last. Raises: GatewayError, UpstreamTimeout."""
@@ -88,17 +90,22 @@ class TokenStream:
 
     def cut(self) -> None:
         """Drops the call."""
-        if not self.has_ended:
+        if self._rpc is not None and not self.has_ended:
             self._rpc.cancel()
 
     async def ended(self, timeout_s: float | None = None) -> None:
         """Returns when the engine's side is over, or after `timeout_s`."""
-        if self._reader is not None:
-            await asyncio.wait([self._reader], timeout=timeout_s)
+        if self._rpc is not None and not self.has_ended:
+            ender = asyncio.get_running_loop().create_future()
+            self._enders.append(ender)
+            await asyncio.wait([ender], timeout=timeout_s)
 
     async def _wait(self, timeout_s: float | None) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
         try:
+            if timeout_s is None:
+                await self._waiter
+                return
             async with asyncio.timeout(timeout_s):
                 await self._waiter
         except TimeoutError as error:
@@ -110,34 +117,29 @@ class TokenStream:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _read_all(self) -> None:
-        try:
-            await self._rpc.write(contract.generate_request(self.call))
-            await self._rpc.done_writing()
-            while True:
-                response = await self._rpc.read()
-                if response is grpc.aio.EOF:
-                    break
-                self._take(response)
-        except grpc.RpcError as error:
-            if not self._stopped:
-                self._fail(errors.from_rpc(error, model=self.call.model, request_id=self._id))
-        except asyncio.InvalidStateError:
-            # grpc.aio says so when the call ended while we were writing to it.
-            self._fail(errors.unavailable())
-        except asyncio.CancelledError:
-            # Our own cut(), or the channel closing under us: either way nothing more comes.
-            self._fail(errors.unavailable())
-        finally:
-            self._on_end(self)
-            self._wake()
+    def _end(self, status: Status) -> None:
+        self.has_ended = True
+        if status.code != OK and not self._stopped:
+            self._fail(errors.from_status(status, model=self.call.model, request_id=self._id))
+        self._on_end(self)
+        self._wake()
+        for ender in self._enders:
+            if not ender.done():
+                ender.set_result(None)
+        self._enders.clear()
 
     @property
     def _id(self) -> str:
         return self.call.request_id
 
-    def _take(self, response: service_pb2.ModelStreamInferResponse) -> None:
+    def _take(self, answer: bytes) -> None:
         self._on_answer(self.call.model)
+        try:
+            response = service_pb2.ModelStreamInferResponse.FromString(answer)
+        except DecodeError:
+            self._fail(UpstreamFailed("The engine's answer cannot be read."))
+            self.stop()
+            return
         if response.error_message:
             if not self._stopped:
                 self._fail(self._error_of(response.error_message))

@@ -11,8 +11,9 @@ from typing import Protocol
 
 SERVICE = "/inference.GRPCInferenceService/"
 
-OK, CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE = 0, 1, 2, 4, 13, 14
-"""Status codes of gRPC that we make ourselves."""
+OK, CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, NOT_FOUND, PERMISSION_DENIED = 0, 1, 2, 4, 5, 7
+INTERNAL, UNAVAILABLE, UNAUTHENTICATED = 13, 14, 16
+"""Status codes of gRPC."""
 
 Metadata = Sequence[tuple[str, str]]
 

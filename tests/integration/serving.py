@@ -71,6 +71,8 @@ class Serving:
             "DATA_DIR": self.data_dir,
             "SERVER__PORT": self.port,
             "BOOTSTRAP__ADMIN_KEY": ADMIN_KEY,
+            # The whole suite can be run on either transport.
+            "TRITON__TRANSPORT": os.environ.get("TEST_TRANSPORT"),
         }
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(

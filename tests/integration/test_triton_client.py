@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,12 @@ def scripted(triton_scripted: tuple[SupervisedTriton, ScriptedRepository]) -> Sc
     return Scripted(triton.endpoint, repository, triton.supervisor.endpoint.server_id)
 
 
-@pytest.fixture
-async def client(scripted: Scripted) -> AsyncIterator[TritonClient]:
-    made = TritonClient(scripted.endpoint, Timeouts(request_s=30, cancel_drain_s=2))
+@pytest.fixture(params=["http2", "grpc"])
+async def client(scripted: Scripted, request: pytest.FixtureRequest) -> AsyncIterator[TritonClient]:
+    endpoint = replace(scripted.endpoint, transport=request.param)
+    # The tests use the same ids whatever the transport.
+    scripted.repository.log.write_text("")
+    made = TritonClient(endpoint, Timeouts(request_s=30, cancel_drain_s=2))
     yield made
     await made.close()
 
