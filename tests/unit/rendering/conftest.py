@@ -20,6 +20,7 @@ from tokenizers import (
     trainers,
 )
 
+from orchestrator.catalogue import Reasoning
 from orchestrator.core.messages import Message, TextPart, Tool
 from orchestrator.core.request import ChatPrompt, GenerationRequest, ToolChoice, ToolMode
 from orchestrator.rendering import Decoder, Renderer
@@ -177,9 +178,9 @@ def asking(
 class Model:
     """A renderer, and beside it the tokenizer as it was before the renderer got hold of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, reasoning: Reasoning = "none") -> None:
         self.folder = folder
-        self.renderer = Renderer(folder, parser="hermes")
+        self.renderer = Renderer(folder, parser="hermes", reasoning=reasoning)
         self.plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     def decoder(self, *tools: str, stop: tuple[str, ...] = (), choice: int = 0) -> Decoder:

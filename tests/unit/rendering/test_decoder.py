@@ -14,13 +14,14 @@ from orchestrator.core.events import (
     PartDelta,
     PartFinished,
     PartStarted,
+    TokenLogprob,
 )
-from orchestrator.core.messages import TextPart
+from orchestrator.core.messages import ReasoningPart, TextPart
 from orchestrator.rendering import Decoder
 from orchestrator.rendering.detokenizer import Detokenizer
 from orchestrator.rendering.output_parsers import output_parser
 
-from .conftest import CORPUS, Model, asking
+from .conftest import CORPUS, Model, asking, byte_level, write_model
 
 TEXTS = st.sampled_from(CORPUS) | st.text(
     st.sampled_from("ab é東😀\u200d👩👧 \n\t") | st.characters(codec="utf-8"), max_size=24
@@ -191,3 +192,144 @@ def test_work_grows_with_the_length_and_no_faster(chat_ml: Model, stop: tuple[st
 
     for unit in ([259], [200], [220]):
         assert decoded(unit * 16_000) < 17 * decoded(unit * 1_000), unit
+
+
+def logprobs_of(ids: Sequence[int]) -> list[TokenLogprob]:
+    """One for each id; the n-th has the log-probability -n."""
+    return [TokenLogprob(one, b"", -float(place)) for place, one in enumerate(ids)]
+
+
+def feed_with_logprobs(
+    decoder: Decoder, ids: Sequence[int], sizes: Sequence[int] = (1,)
+) -> list[GenerationEvent]:
+    events: list[GenerationEvent] = []
+    given, start, turn = logprobs_of(ids), 0, 0
+    while start < len(ids):
+        end = start + (sizes[turn % len(sizes)] if sizes else 1)
+        events += decoder.feed(ids[start:end], given[start:end])
+        start, turn = end, turn + 1
+    return events + decoder.finish("length")
+
+
+def told(events: Sequence[GenerationEvent]) -> list[tuple[str, list[int]]]:
+    """The text of each delta with the ids that come with it."""
+    return [
+        (event.text, [one.token_id for one in event.logprobs])
+        for event in events
+        if isinstance(event, PartDelta)
+    ]
+
+
+@given(text=TEXTS, sizes=SIZES)
+def test_every_token_of_plain_text_is_told_once_and_in_order(
+    kind: Model, text: str, sizes: list[int]
+) -> None:
+    ids = kind.plain.encode(text, add_special_tokens=False).ids
+    events = feed_with_logprobs(kind.decoder(), ids, sizes)
+    assert "".join(deltas(events)) == kind.decode(ids)
+    last = events[-1]
+    assert isinstance(last, ChoiceFinished)
+    with_text = [one for _, ids_of_delta in told(events) for one in ids_of_delta]
+    assert with_text + [one.token_id for one in last.logprobs] == ids
+
+
+def test_log_probabilities_come_with_the_text_of_their_tokens(chat_ml: Model) -> None:
+    ids = chat_ml.plain.encode("the user", add_special_tokens=False).ids
+    events = feed_with_logprobs(chat_ml.decoder(), ids)
+    assert told(events) == [(chat_ml.decode([one]), [one]) for one in ids]
+
+
+def test_parts_of_a_character_come_with_the_character(chat_ml: Model) -> None:
+    ids = chat_ml.plain.encode("a東", add_special_tokens=False).ids
+    head, *rest = ids
+    assert len(rest) > 1
+    assert told(feed_with_logprobs(chat_ml.decoder(), ids)) == [("a", [head]), ("東", rest)]
+    cut = told(feed_with_logprobs(chat_ml.decoder(), ids[:-1]))
+    assert cut == [("a", [head]), ("\ufffd", rest[:-1])]
+
+
+def test_tokens_without_text_come_at_the_end(chat_ml: Model) -> None:
+    *ids, last = [*chat_ml.plain.encode("the", add_special_tokens=False).ids, 1]
+    events = feed_with_logprobs(chat_ml.decoder(), [*ids, last])
+    finished = events[-1]
+    assert isinstance(finished, ChoiceFinished)
+    assert [one.token_id for one in finished.logprobs] == [last]
+    assert [one for _, given in told(events) for one in given] == ids
+
+
+def test_tokens_wait_with_text_that_may_be_a_stop_string(chat_ml: Model) -> None:
+    ids = chat_ml.plain.encode("qzxw", add_special_tokens=False).ids
+    assert [chat_ml.decode([one]) for one in ids] == [*"qzxw"]
+    events = feed_with_logprobs(chat_ml.decoder(stop=("zx?",)), ids)
+    assert told(events) == [("q", ids[:1]), ("zxw", ids[1:])]
+
+
+def test_tokens_of_a_stop_string_are_told_no_more_than_its_text(chat_ml: Model) -> None:
+    ids = chat_ml.plain.encode("qzxw", add_special_tokens=False).ids
+    events = feed_with_logprobs(chat_ml.decoder(stop=("zx",)), ids)
+    assert told(events) == [("q", ids[:1])]
+    assert events[-1] == ChoiceFinished(0, "stop", "zx")
+
+
+def test_tokens_of_tool_calls_are_not_those_of_text(chat_ml: Model) -> None:
+    text = 'ok <tool_call>{"name": "f", "arguments": {}}</tool_call> bye'
+    ids = chat_ml.plain.encode(text, add_special_tokens=False).ids
+    events = feed_with_logprobs(chat_ml.decoder("f"), ids)
+    kinds = {event.kind for event in events if isinstance(event, PartDelta) and event.logprobs}
+    assert kinds == {"text"}
+    texts = [chat_ml.decode(given).strip() for _, given in told(events)]
+    assert "".join(texts) == "okbye"
+    broken = text.replace(":", "")
+    ids = chat_ml.plain.encode(broken, add_special_tokens=False).ids
+    events = feed_with_logprobs(chat_ml.decoder("f"), ids)
+    assert chat_ml.decode([one for _, given in told(events) for one in given]) == broken
+
+
+@pytest.fixture(scope="module")
+def thinking(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A model that thinks, and writes its marks with tokens of their own."""
+    tokenizer = byte_level()
+    tokenizer.add_tokens(["<think>", "</think>"])
+    folder = write_model(tmp_path_factory.mktemp("thinking"), tokenizer)
+    return Model(folder, reasoning="think")
+
+
+@given(sizes=SIZES)
+def test_tokens_of_thoughts_are_counted(thinking: Model, sizes: list[int]) -> None:
+    thoughts = thinking.plain.encode("<think>the user</think>", add_special_tokens=False).ids
+    answer = thinking.plain.encode("the words", add_special_tokens=False).ids
+    decoder = thinking.decoder("f")
+    events = feed_in_pieces(decoder, thoughts + answer, sizes) + decoder.finish("stop")
+    parts = [event.part for event in events if isinstance(event, PartFinished)]
+    assert parts == [ReasoningPart("the user"), TextPart("the words")]
+    assert (decoder.reasoning_tokens, decoder.tokens) == (len(thoughts), len(thoughts + answer))
+
+
+def test_an_answer_without_thoughts_has_no_reasoning_tokens(thinking: Model) -> None:
+    decoder = thinking.decoder()
+    events = feed_in_pieces(decoder, thinking.plain.encode("the words").ids, [1])
+    assert "".join(deltas(events + decoder.finish("stop"))) == "the words"
+    assert decoder.reasoning_tokens == 0
+
+
+def test_tokens_of_thoughts_are_not_those_of_text(thinking: Model) -> None:
+    text = "<think>the user</think>\n\nthe words"
+    ids = thinking.plain.encode(text, add_special_tokens=False).ids
+    events = feed_with_logprobs(thinking.decoder(), ids)
+    given = [one for _, ids_of_delta in told(events) for one in ids_of_delta]
+    assert thinking.decode(given).strip() == "the words"
+
+
+@given(sizes=SIZES)
+def test_the_engine_is_stopped_behind_the_only_call(chat_ml: Model, sizes: list[int]) -> None:
+    call = '<tool_call>{"name": "f", "arguments": {"a": 1}}'
+    ids = chat_ml.plain.encode(call, add_special_tokens=False).ids
+    more = chat_ml.plain.encode("</tool_call> and more", add_special_tokens=False).ids
+    decoder = chat_ml.renderer.decoder(0, asking("f", parallel=False), ())
+    events = feed_in_pieces(decoder, ids + more, sizes)
+    assert decoder.stopped
+    assert decoder.tokens == len(ids)
+    assert decoder.feed(more) == []
+    events += decoder.finish("length")
+    assert events[-1] == ChoiceFinished(0, "tool_calls")
+    assert "".join(deltas(events)) == '{"a": 1}'

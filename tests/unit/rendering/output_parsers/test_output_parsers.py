@@ -21,7 +21,8 @@ from .readings import TOOLS, Reading
 
 PARSERS: tuple[Parser, ...] = get_args(Parser)
 FRAGMENTS = [
-    '{"name": "f", "arguments": {"a": 1}}', "f[ARGS]{}", "call:f{a:1,b:<escape>x<escape>}", "f(a=1)\n",
+    '{"name": "f", "arguments": {"a": 1}}', "f[ARGS]{}", "f(a=1)\n",
+    "call:f{a:1,b:<escape>x<escape>}",
     'call:g{a:<|"|>x<|"|>}', "</think>\n\n",
     "<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]",
     "```tool_code", "```tool_call", "```", "<start_function_call>", "<end_function_call>",
