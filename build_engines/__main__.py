@@ -7,15 +7,16 @@ import json
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from build_engines.builder import Builder, BuildError, Result
+from build_engines.machine import this_machine
+from build_engines.progress import Display
 from build_engines.repository import Repository
 from build_engines.target import TARGETS, load_target
 from orchestrator.catalogue import Catalogue, CatalogueError, Model, load_catalogue
@@ -34,14 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CatalogueError, LookupError) as error:
         _say(str(error))
         return 2
-    command = shlex.join(["python", "-m", "build_engines", *given])
     repository = Repository(options.repository, _REPOSITORY / "templates")
+    command = shlex.join(["python", "-m", "build_engines", *given])
+    run = _Run(options, repository, command)
     try:
-        builder = Builder(repository, load_target(options.target), _ROOT, command)
         with nullcontext() if options.dry_run else repository.locked(_say):
-            results = [_build(builder, model, options) for model in models]
+            results = [run.one(model) for model in models]
     except KeyboardInterrupt:
         _say("interrupted; nothing half-built was left behind")
+        if run.log is not None:
+            _say(f"what it did is in {run.log}")
         return 130
     except OSError as error:
         _say(f"cannot write to {options.repository}: {error.strerror}")
@@ -54,12 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m build_engines", description=__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help="id or directory name; all")
-    parser.add_argument("--target", choices=sorted(TARGETS), default="cpu")
+    parser.add_argument("--target", choices=sorted(TARGETS), help="default: what this machine has")
     parser.add_argument("--catalogue", type=Path, default=_REPOSITORY / "catalogue.toml")
     parser.add_argument("--repository", type=Path, default=_REPOSITORY)
     parser.add_argument("--force", action="store_true", help="build even what is up to date")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be built")
+    doing = parser.add_mutually_exclusive_group()
+    doing.add_argument("--dry-run", action="store_true", help="only say what would be built")
+    doing.add_argument(
+        "--rollback", action="store_true", help="serve the version before; once more comes back"
+    )
     return parser
 
 
@@ -77,20 +84,59 @@ def _chosen(catalogue: Catalogue, names: list[str]) -> list[Model]:
     return chosen
 
 
-def _build(builder: Builder, model: Model, options: argparse.Namespace) -> Result:
-    started = time.monotonic()
+@dataclass(slots=True)
+class _Run:
+    """One command over several models. `log` is that of the model at work."""
 
-    def progress(stage: str) -> None:
-        _say(f"{model.id}: {stage} ({time.monotonic() - started:.1f} s)")
+    options: argparse.Namespace
+    repository: Repository
+    command: str
+    log: Path | None = None
 
-    try:
-        result = builder.build(model, progress, force=options.force, dry_run=options.dry_run)
-    except BuildError as error:
-        _say(f"cannot build {error}")
-        elapsed = round(time.monotonic() - started, 3)
-        return Result(model.id, model.name, "failed", elapsed, str(error))
-    _say(f"{model.id}: {result.status.replace('_', ' ')} ({result.duration_s:.1f} s)")
-    return result
+    def one(self, model: Model) -> Result:
+        """Builds or rolls back one model and says what became of it."""
+        display = Display(model.id, sys.stderr)
+        self.log = None
+
+        def stage(name: str) -> None:
+            self.log = self.repository.log_file(model.name)
+            display.stage(name)
+
+        target = self.options.target or this_machine().default_target
+        builder = Builder(self.repository, load_target(target), _ROOT, self.command)
+        try:
+            if self.options.rollback:
+                result = builder.roll_back(model)
+            else:
+                result = builder.build(
+                    model,
+                    stage,
+                    display.plan,
+                    force=self.options.force,
+                    dry_run=self.options.dry_run,
+                )
+        except BuildError as error:
+            display.close()
+            _say(f"cannot build {error}" + (f"; log: {error.log}" if error.log else ""))
+            log = str(error.log) if error.log else None
+            return Result(
+                model.id,
+                model.name,
+                "failed",
+                round(display.elapsed_s, 3),
+                error=str(error),
+                log=log,
+            )
+        finally:
+            display.close()
+        self._tell(display, result)
+        return result
+
+    def _tell(self, display: Display, result: Result) -> None:
+        served = f", version {result.version} is served" if result.version is not None else ""
+        display.say(f"{result.status.replace('_', ' ')}{served} ({result.duration_s:.1f} s)")
+        if result.note:
+            display.say(result.note)
 
 
 def _say(text: str) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from jinja2 import Environment, TemplateSyntaxError, nodes
+from jinja2.ext import Extension
 
 #: Copied beside the engine because the orchestrator renders and tokenises by them.
 TOKENIZER_FILES = (
@@ -22,6 +24,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 _REQUIRED_FILES = ("config.json", "tokenizer.json")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
 
 
@@ -53,6 +56,10 @@ class Weights:
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor, by its full name."""
+        return {name: entry.shape for name, entry in self._entries.items()}
+
     def strip(self, prefixes: tuple[str, ...], probe: str) -> None:
         """Names are looked up behind the first of `prefixes` under which `probe` exists."""
         for prefix in prefixes:
@@ -82,6 +89,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     architecture: str
     weight_files: tuple[Path, ...]
+    revision: str | None = None
 
     def weights(self) -> Weights:
         """Opens the weights. Raises: CheckpointError."""
@@ -92,6 +100,20 @@ class Checkpoint:
         file = self.path / name
         return read_json(file) if file.is_file() else None
 
+    def chat_templates(self) -> dict[str, str]:
+        """Chat templates by the file that holds them; none for a model without chat."""
+        found = {}
+        file = self.path / "chat_template.jinja"
+        if file.is_file():
+            found[file.name] = file.read_text(encoding="utf-8")
+        config = self.optional_json("tokenizer_config.json") or {}
+        given = config.get("chat_template")
+        listed = given if isinstance(given, list) else [{"template": given}]
+        for entry in listed:
+            if isinstance(entry, dict) and isinstance(entry.get("template"), str):
+                found["tokenizer_config.json"] = entry["template"]
+        return found
+
     def files(self) -> list[Path]:
         """Every file that a build reads, in a stable order."""
         names = ["config.json", *TOKENIZER_FILES, "modules.json"]
@@ -100,7 +122,7 @@ class Checkpoint:
         return [*found, *pooling, *self.weight_files]
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, revision: str | None = None) -> Checkpoint:
     """The checkpoint in folder `path`, checked for completeness. Raises: CheckpointError."""
     if not path.is_dir():
         raise CheckpointError(f"checkpoint folder {path} does not exist")
@@ -113,10 +135,47 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"checkpoint {path}: config.json must name one architecture, found {architectures}"
         )
-    if quantised := config.get("quantization_config"):
+    checkpoint = Checkpoint(path, config, architectures[0], tuple(_weight_files(path)), revision)
+    _check_texts(checkpoint)
+    return checkpoint
+
+
+def check_unquantised(checkpoint: Checkpoint) -> None:
+    """Refuses weights that were quantised before. Raises: CheckpointError."""
+    if quantised := checkpoint.config.get("quantization_config"):
         method = quantised.get("quant_method", "?")
-        raise CheckpointError(f"checkpoint {path}: quantised weights (`{method}`) are unsupported")
-    return Checkpoint(path, config, architectures[0], tuple(_weight_files(path)))
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path}: quantised weights (`{method}`) are unsupported"
+        )
+
+
+def _check_texts(checkpoint: Checkpoint) -> None:
+    """The files that the orchestrator will read, before an hour is spent on the engine."""
+    tokenizer = checkpoint.optional_json("tokenizer.json")
+    if not isinstance(tokenizer, dict) or "model" not in tokenizer:
+        raise CheckpointError(f"{checkpoint.path / 'tokenizer.json'}: not a tokenizer")
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
+        if not isinstance(checkpoint.optional_json(name) or {}, dict):
+            raise CheckpointError(f"{checkpoint.path / name}: not a table")
+    for where, template in checkpoint.chat_templates().items():
+        try:
+            Environment(extensions=["jinja2.ext.loopcontrols", _Generation]).parse(template)  # noqa: S701  # only parsed
+        except TemplateSyntaxError as error:
+            raise CheckpointError(
+                f"{checkpoint.path / where}: the chat template has an error in line "
+                f"{error.lineno}: {error.message}"
+            ) from error
+
+
+class _Generation(Extension):
+    """The block that marks what an assistant says, in templates that are trained with."""
+
+    tags = {"generation"}  # noqa: RUF012  # jinja2's way
+
+    def parse(self, parser: Any) -> Any:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
 
 
 def read_json(file: Path) -> Any:
@@ -143,10 +202,12 @@ def _weight_files(path: Path) -> list[Path]:
         return [path / shard for shard in shards]
     if (path / "model.safetensors").is_file():
         return [path / "model.safetensors"]
-    if any(path.glob("*.bin")) or any(path.glob("*.pt")):
-        raise CheckpointError(
-            f"checkpoint {path}: only safetensors weights are read (pickles can run code)"
-        )
+    for pattern in _PICKLES:
+        for file in sorted(path.glob(pattern)):
+            raise CheckpointError(
+                f"checkpoint {path}: only safetensors weights are read, `{file.name}` is a pickle "
+                "and could run code"
+            )
     raise CheckpointError(f"checkpoint {path}: file `model.safetensors` is missing")
 
 

@@ -1,16 +1,27 @@
-"""Triton's model repository: rendering `config.pbtxt`, putting a finished model in its place."""
+"""Triton's model repository: versions side by side, and the one that Triton serves.
+
+`<name>/config.pbtxt` names the version that is served. Every version folder keeps the
+configuration that belongs to it, so a version is put into service by replacing one file.
+"""
 
 from __future__ import annotations
 
 import fcntl
-import json
+import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from string import Template
 
-from orchestrator.catalogue import Model
+CONFIG_FILE = "config.pbtxt"
+MANIFEST_FILE = "manifest.json"
+
+_SERVED = re.compile(r"version_policy\s*:?\s*{\s*specific\s*:?\s*{\s*versions\s*:\s*\[?\s*(\d+)")
+
+
+class RepositoryError(ValueError):
+    """The repository does not hold what it is asked for; the text is one sentence."""
 
 
 class Repository:
@@ -20,13 +31,42 @@ class Repository:
         self.path = path
         self._templates = templates
 
-    def template(self, task: str) -> str:
-        """The `config.pbtxt` template of a task."""
-        return (self._templates / f"{task}.pbtxt").read_text(encoding="utf-8")
+    def template(self, name: str) -> str:
+        """The `config.pbtxt` template called `name`."""
+        return (self._templates / f"{name}.pbtxt").read_text(encoding="utf-8")
 
-    def version_folder(self, name: str) -> Path:
-        """Where the artefacts of model `name` lie."""
-        return self.path / name / "1"
+    def log_file(self, name: str) -> Path:
+        """Where the last build of model `name` tells what it did."""
+        return self.path / ".logs" / f"{name}.log"
+
+    def versions(self, name: str) -> list[int]:
+        """The finished versions of model `name`, the newest first."""
+        folder = self.path / name
+        if not folder.is_dir():
+            return []
+        found = [
+            int(entry.name)
+            for entry in folder.iterdir()
+            if entry.name.isdigit()
+            and (entry / MANIFEST_FILE).is_file()
+            and (entry / CONFIG_FILE).is_file()
+        ]
+        return sorted(found, reverse=True)
+
+    def version_folder(self, name: str, version: int) -> Path:
+        """Where the artefacts of a version lie."""
+        return self.path / name / str(version)
+
+    def served_version(self, name: str) -> int | None:
+        """The version of model `name` that Triton serves; None when there is none."""
+        try:
+            text = (self.path / name / CONFIG_FILE).read_text(encoding="utf-8")
+        except OSError:
+            return None
+        versions = self.versions(name)
+        if named := _SERVED.search(text):
+            return int(named[1]) if int(named[1]) in versions else None
+        return versions[0] if versions else None
 
     @contextmanager
     def locked(self, say: Callable[[str], None] = lambda _text: None) -> Iterator[None]:
@@ -42,55 +82,77 @@ class Repository:
             yield
 
     @contextmanager
-    def replacing(self, name: str) -> Iterator[Path]:
-        """An empty folder that becomes model `name` when the block ends without an error."""
-        fresh = self.path / f".{name}.new"
-        old = self.path / f".{name}.old"
+    def adding(self, name: str) -> Iterator[tuple[Path, int]]:
+        """An empty folder and its number: the served version when the block ends without error.
+
+        The folder must then hold `config.pbtxt` and a manifest.
+        """
+        number = max((int(folder.name) for folder in self._numbered(name)), default=0) + 1
+        fresh, pending = self.path / f".{name}.new", self.path / f".{name}.pending"
+        before = self.served_version(name)
         fresh.mkdir()
         try:
-            yield fresh
-            if (self.path / name).exists():
-                (self.path / name).rename(old)
-            fresh.rename(self.path / name)
+            yield fresh, number
+            _flush(fresh)
+            (self.path / name).mkdir(exist_ok=True)
+            pending.write_text(str(number), encoding="ascii")
+            fresh.rename(self.version_folder(name, number))
+            self.serve(name, number)
+            pending.unlink()
+            self._keep(name, {number, before})
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-            self._settle(old)
+
+    def serve(self, name: str, version: int) -> None:
+        """Makes `version` the one that Triton serves, in one step."""
+        folder = self.path / name
+        fresh = folder / f".{CONFIG_FILE}.new"
+        shutil.copyfile(self.version_folder(name, version) / CONFIG_FILE, fresh)
+        _sync(fresh)
+        fresh.replace(folder / CONFIG_FILE)
+        _sync(folder)
+
+    def roll_back(self, name: str) -> int:
+        """Serves the other version of `name`; once more comes back. Raises: RepositoryError."""
+        served = self.served_version(name)
+        others = [version for version in self.versions(name) if version != served]
+        if not others:
+            what = "is not built" if served is None else f"has version {served} only"
+            raise RepositoryError(f"model `{name}` {what}: there is nothing to go back to")
+        self.serve(name, others[0])
+        return others[0]
+
+    def _keep(self, name: str, versions: set[int | None]) -> None:
+        """Removes all others: a version that was rolled back from, or one that has grown old."""
+        for folder in self._numbered(name):
+            if int(folder.name) not in versions:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _numbered(self, name: str) -> list[Path]:
+        """Version folders, finished or not."""
+        return [entry for entry in (self.path / name).glob("[0-9]*") if entry.name.isdigit()]
 
     def _clear_leftovers(self) -> None:
-        """What a killed builder left: unfinished models go, a model on its way out comes back."""
+        """What a killed builder left: an unfinished version goes, a finished one is served."""
         for folder in self.path.glob(".*.new"):
             shutil.rmtree(folder, ignore_errors=True)
-        for folder in self.path.glob(".*.old"):
-            self._settle(folder)
-
-    def _settle(self, old: Path) -> None:
-        name = old.name.removeprefix(".").removesuffix(".old")
-        if old.exists() and not (self.path / name).exists():
-            old.rename(self.path / name)
-        shutil.rmtree(old, ignore_errors=True)
+        for pending in self.path.glob(".*.pending"):
+            name = pending.name.removeprefix(".").removesuffix(".pending")
+            number = int(pending.read_text(encoding="ascii") or 0)
+            if number in self.versions(name):
+                self.serve(name, number)
+            pending.unlink()
 
 
-def render_config(
-    template: str,
-    model: Model,
-    *,
-    backend: str,
-    parameters: Mapping[str, str],
-    instance_kind: str = "KIND_CPU",
-) -> str:
-    """`config.pbtxt` for `model`."""
-    return Template(template).substitute(
-        name=model.name,
-        backend=backend,
-        max_batch_size=model.engine.max_batch_size,
-        instance_kind=instance_kind,
-        parameters="".join(_parameter(key, value) for key, value in parameters.items()),
-    )
+def _flush(folder: Path) -> None:
+    """Everything in `folder` is on the disk: the rename that follows must not overtake it."""
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
 
 
-def _parameter(key: str, value: str) -> str:
-    # JSON's escapes are a subset of those of protobuf's text format.
-    return (
-        f"parameters {{\n  key: {json.dumps(key)}\n"
-        f"  value {{ string_value: {json.dumps(value)} }}\n}}\n"
-    )
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from build_engines.checkpoint import Checkpoint
+from build_engines.families import TargetName
+from build_engines.journal import Journal
+from build_engines.machine import Machine
+from build_engines.plan import Plan
 from orchestrator.catalogue import Model
-
-#: Told about each stage of a build.
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,26 +24,46 @@ class BuiltEngine:
     embedding: Mapping[str, Any] | None
     versions: Mapping[str, str]
     runtime: Mapping[str, Any] = field(default_factory=dict)
+    #: Programs that ran, word for word.
+    commands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where one build works: `folder` is filled and then renamed to `final`."""
+
+    folder: Path
+    final: Path
+    scratch: Path
+    journal: Journal
 
 
 class Target(Protocol):
-    """One kind of engine. `backend` is Triton's backend name."""
+    """One kind of engine."""
 
-    name: str
-    backend: str
+    name: TargetName
     #: Raised whenever the same inputs would give other artefacts.
     version: int
 
-    def parameters(self, model: Model) -> Mapping[str, str]:
-        """The parameters of `config.pbtxt`."""
+    def plan(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> Plan:
+        """What a build would do. Raises: CheckpointError, PlanError."""
 
-    def disk_bytes(self, model: Model, checkpoint: Checkpoint) -> int:
-        """About how much disk the artefacts take."""
+    def check(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> None:
+        """Refuses what cannot be built on this machine. Raises: PlanError."""
+
+    def parameters(self, model: Model, folder: Path) -> Mapping[str, str]:
+        """The parameters of `config.pbtxt` for artefacts that lie in `folder`."""
 
     def build(
-        self, model: Model, checkpoint: Checkpoint, folder: Path, progress: Progress
+        self, model: Model, checkpoint: Checkpoint, plan: Plan, place: Workplace
     ) -> BuiltEngine:
-        """Writes the artefacts into `folder`. Raises: CheckpointError."""
+        """Writes the artefacts into `place.folder`. Raises: CheckpointError, PlanError."""
+
+    def self_test(self, model: Model, place: Workplace) -> Mapping[str, Any]:
+        """Runs the engine over the golden prompts: the document `selftest.json`.
+
+        The folder holds manifest and configuration by then. Raises: SelfTestError.
+        """
 
 
 def load_target(name: str) -> Target:
@@ -56,5 +77,17 @@ def _cpu() -> Target:
     return CpuTarget()
 
 
+def _trtllm() -> Target:
+    from build_engines.trtllm.build import TrtLlmTarget
+
+    return TrtLlmTarget()
+
+
+def _llmapi() -> Target:
+    from build_engines.llmapi.build import LlmApiTarget
+
+    return LlmApiTarget()
+
+
 #: Loaded on demand: each pulls in the libraries of its engine only when it is used.
-TARGETS: Mapping[str, Callable[[], Target]] = {"cpu": _cpu}
+TARGETS: Mapping[str, Callable[[], Target]] = {"cpu": _cpu, "trtllm": _trtllm, "llmapi": _llmapi}

@@ -9,44 +9,78 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import openvino as ov
 
-from build_engines.checkpoint import Checkpoint, CheckpointError
+from build_engines.checkpoint import Checkpoint, CheckpointError, check_unquantised
 from build_engines.cpu.architecture import decoder_shape, encoder_shape
 from build_engines.cpu.decoder import build_decoder
-from build_engines.cpu.embedder import Embedder, Text
-from build_engines.cpu.encoder import Pooling, build_encoder
-from build_engines.cpu.graph import WeightFormat
+from build_engines.cpu.embedder import Embedder
+from build_engines.cpu.encoder import build_encoder
+from build_engines.cpu.golden import record
+from build_engines.cpu.graph import BITS, WeightFormat
 from build_engines.cpu.guided import GuideCompiler
-from build_engines.cpu.request import GUIDE_TYPES
 from build_engines.cpu.runtime import PRECISIONS, DecoderRuntime, StepInputs
-from build_engines.target import BuiltEngine, Progress
+from build_engines.cpu.serving import MODEL_FILE
+from build_engines.families import TargetName, family_of
+from build_engines.journal import Progress
+from build_engines.machine import Machine
+from build_engines.network import Network, read_network
+from build_engines.plan import Plan
+from build_engines.pooling import pooling_of
+from build_engines.serving.artefacts import open_artefacts
+from build_engines.serving.request import GUIDE_TYPES
+from build_engines.serving.texts import Text
+from build_engines.target import BuiltEngine, Workplace
 from build_engines.tokens import special_tokens
 from orchestrator.catalogue import Model
 
-MODEL_FILE = "model.xml"
 _FORMATS: Mapping[str, WeightFormat] = {
     "float32": "f32",
     "float16": "f16",
     "bfloat16": "f16",
     "int8": "i8",
+    "int4": "i4",
 }
-_BYTES = {"f32": 4, "f16": 2, "i8": 1}
+_CACHE_BYTES = {"float32": 4}
 _SLACK_BYTES = 16 << 20
 
 
 class CpuTarget:
     """Builds for `model_repository/backends/cpu`."""
 
-    name = "cpu"
-    backend = "cpu"
+    name: TargetName = "cpu"
     version = 4
 
-    def parameters(self, model: Model) -> Mapping[str, str]:
+    def plan(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> Plan:
+        """Weights at their new width, twice while they are written, and the cache to serve."""
+        del machine
+        check_unquantised(checkpoint)
+        fmt, network = _format(model), read_network(checkpoint)
+        weights = int(network.values * BITS[fmt]) // 8
+        notes = []
+        if model.task == "generate" and not checkpoint.chat_templates():
+            notes.append("no chat template: completions only")
+        return Plan(
+            target=self.name,
+            backend="cpu",
+            architecture=checkpoint.architecture,
+            family=family_of(checkpoint.architecture).name,
+            dtype=model.engine.dtype,
+            cache_dtype=PRECISIONS[model.engine.dtype].kv_cache if model.task == "generate" else "",
+            disk_bytes=weights + _SLACK_BYTES,
+            host_bytes=2 * weights + _cache_bytes(model, network) + _SLACK_BYTES,
+            notes=tuple(notes),
+        )
+
+    def check(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> None:
+        """Any machine will do."""
+
+    def parameters(self, model: Model, folder: Path) -> Mapping[str, str]:
         """TensorRT-LLM's own keys where it has one, and two of ours."""
+        del folder
         if model.task == "embed":
             return {}
         return {
@@ -57,19 +91,28 @@ class CpuTarget:
             "response_window_ms": "10",
         }
 
-    def disk_bytes(self, model: Model, checkpoint: Checkpoint) -> int:
-        """The weights at their new width."""
-        stored = sum(file.stat().st_size for file in checkpoint.weight_files)
-        # A checkpoint holds at least two bytes a value.
-        return stored // 2 * _BYTES[_format(model)] + _SLACK_BYTES
-
     def build(
-        self, model: Model, checkpoint: Checkpoint, folder: Path, progress: Progress
+        self, model: Model, checkpoint: Checkpoint, plan: Plan, place: Workplace
     ) -> BuiltEngine:
         """Converts and tries the result once. Raises: CheckpointError."""
+        del plan
         if model.task == "embed":
-            return _build_embed(model, checkpoint, folder, progress)
-        return _build_generate(model, checkpoint, folder, progress)
+            return _build_embed(model, checkpoint, place.folder, place.journal.stage)
+        return _build_generate(model, checkpoint, place.folder, place.journal.stage)
+
+    def self_test(self, model: Model, place: Workplace) -> Mapping[str, Any]:
+        """Every golden prompt alone and all of them together. Raises: SelfTestError."""
+        with _opening():
+            return record(open_artefacts(place.folder, self.name), model.engine.dtype)
+
+
+def _cache_bytes(model: Model, network: Network) -> int:
+    """Of the running server. The engine rounds up to whole blocks."""
+    if model.task == "embed":
+        return 0
+    sequences = model.engine.max_batch_size
+    tokens = model.engine.kv_cache_tokens or sequences * model.context_tokens
+    return network.cached_values(1) * tokens * _CACHE_BYTES.get(model.engine.dtype, 2)
 
 
 def _build_generate(
@@ -149,27 +192,6 @@ def _format(model: Model) -> WeightFormat:
         if value is not None and value < 1:
             raise CheckpointError(f"`{name}` is {value} in the catalogue, must be >= 1")
     return _FORMATS[engine.dtype]
-
-
-def pooling_of(checkpoint: Checkpoint) -> tuple[Pooling, bool]:
-    """How sentence-transformers' files say that token vectors become one, and if it is normalised.
-
-    Raises: CheckpointError.
-    """
-    modules = checkpoint.optional_json("modules.json")
-    if modules is None:
-        raise CheckpointError("file `modules.json` is missing: it says how to pool the vectors")
-    kinds = {str(module["type"]).rsplit(".", 1)[-1]: module.get("path", "") for module in modules}
-    if unknown := set(kinds) - {"Transformer", "Pooling", "Normalize"}:
-        raise CheckpointError(f"modules.json: module `{min(unknown)}` is unsupported")
-    config = checkpoint.optional_json(f"{kinds.get('Pooling', '1_Pooling')}/config.json") or {}
-    modes = [name for name in ("mean_tokens", "cls_token") if config.get(f"pooling_mode_{name}")]
-    pooling = {"mean_tokens": "mean", "cls_token": "cls"}.get(
-        "+".join(modes), str(config.get("pooling_mode", "+".join(modes)))
-    )
-    if pooling not in ("mean", "cls"):
-        raise CheckpointError(f"pooling `{pooling or 'unknown'}` is unsupported; known: mean, cls")
-    return cast("Pooling", pooling), "Normalize" in kinds
 
 
 def _built(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -11,8 +11,7 @@ import openvino.opset15 as ops
 from build_engines.checkpoint import Weights
 from build_engines.cpu.architecture import EncoderShape
 from build_engines.cpu.graph import Linear, WeightFormat, constant, layer_norm, reshape, transpose
-
-Pooling = Literal["mean", "cls"]
+from build_engines.pooling import Pooling
 
 
 def build_encoder(
@@ -93,9 +92,17 @@ class _Encoder:
     def _pooled(self, x: Any, pooling: Pooling) -> Any:
         if pooling == "cls":
             return ops.gather(x, constant(0, np.int64), constant(1, np.int64))
+        if pooling == "last":
+            return self._last(x)
         mask = ops.unsqueeze(self._mask, _axis(2))
         total = ops.reduce_sum(ops.multiply(x, mask), _axis(1), False)
         return ops.divide(total, ops.reduce_sum(mask, _axis(1), False))
+
+    def _last(self, x: Any) -> Any:
+        """The state of each text's last token; texts are padded on the right."""
+        counts = ops.reduce_sum(self._mask, _axis(1), False)
+        last = ops.convert(ops.subtract(counts, constant(1.0)), np.int64)
+        return ops.gather(x, last, constant(1, np.int64), batch_dims=1)
 
     def _linear(self, x: Any, name: str, out: int) -> Any:
         into = int(x.get_output_partial_shape(0)[2].get_length())

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from build_engines.cpu.guided import GuideCompiler
-from build_engines.cpu.request import (
+from build_engines.cpu.runtime import DecoderRuntime
+from build_engines.cpu.scheduler import Scheduler
+from build_engines.cpu.sequence import Sequence
+from build_engines.serving.request import (
     Generation,
     Limits,
     QueueFullError,
     Request,
     RequestError,
 )
-from build_engines.cpu.runtime import DecoderRuntime
-from build_engines.cpu.scheduler import Scheduler
-from build_engines.cpu.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import llguidance
 import numpy as np
 import numpy.typing as npt
 
-from build_engines.cpu.request import Guide, RequestError
+from build_engines.serving.request import Guide, RequestError
 
 logger = logging.getLogger(__name__)
 

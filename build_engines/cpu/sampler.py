@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from build_engines.cpu.guided import GuideMatcher
-from build_engines.cpu.request import Request, Sampling
+from build_engines.serving.request import Request, Sampling
 
 Row = npt.NDArray[np.float32]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from build_engines.cpu.blocks import BlockPool
-from build_engines.cpu.request import Limits
 from build_engines.cpu.runtime import DecoderRuntime, StepInputs
 from build_engines.cpu.sequence import Sequence
+from build_engines.serving.request import Limits
 
 logger = logging.getLogger(__name__)
 

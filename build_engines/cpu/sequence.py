@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from build_engines.cpu.blocks import BlockPool, Digest, Reservation, prefix_digests
 from build_engines.cpu.guided import GuideMatcher
-from build_engines.cpu.request import FinishReason, Generation
 from build_engines.cpu.sampler import Chooser, log_total, top_log_probs
+from build_engines.serving.request import FinishReason, Generation
 
 
 class Sequence:

@@ -10,8 +10,9 @@ import pytest
 
 from build_engines.builder import Builder
 from build_engines.cpu.engine import Engine
-from build_engines.cpu.serving import Artefacts, open_artefacts, open_engine
+from build_engines.cpu.serving import open_engine
 from build_engines.repository import Repository
+from build_engines.serving.artefacts import Artefacts, open_artefacts
 from build_engines.target import load_target
 from orchestrator.catalogue import EngineRecipe, Model
 from tests.reference.checkpoints import write_decoder
@@ -38,7 +39,10 @@ def builder_for(repository: Path) -> Builder:
 def built(repository: Path, model: Model) -> Artefacts:
     """The artefacts of `model`, built into `repository`."""
     builder_for(repository).build(model, lambda _stage: None)
-    return open_artefacts(repository / model.name / "1")
+    folder = Repository(repository, TEMPLATES)
+    version = folder.served_version(model.name)
+    assert version is not None
+    return open_artefacts(folder.version_folder(model.name, version), "cpu")
 
 
 @pytest.fixture(scope="session")

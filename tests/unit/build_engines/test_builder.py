@@ -12,6 +12,7 @@ import pytest
 
 from build_engines.builder import Builder, BuildError
 from build_engines.checkpoint import sha256_file
+from build_engines.repository import Repository
 from orchestrator.catalogue import Model
 from tests.reference.checkpoints import END_ID, EXTRA_END_ID, PAD_ID, write_decoder, write_encoder
 from tests.unit.build_engines.conftest import builder_for, model_of
@@ -27,17 +28,19 @@ def model(tmp_path: Path) -> Model:
     return model_of(write_decoder(tmp_path / "llama", "llama"), "generate")
 
 
-def build(builder: Builder, model: Model, **options: bool) -> str:
-    return builder.build(model, lambda _stage: None, **options).status
+def build(builder: Builder, model: Model, *, force: bool = False, dry_run: bool = False) -> str:
+    return builder.build(model, lambda _stage: None, force=force, dry_run=dry_run).status
 
 
-def manifest_of(repository: Path, name: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((repository / name / "1" / "manifest.json").read_text())
+def manifest_of(repository: Path, name: str, version: int = 1) -> dict[str, Any]:
+    file = repository / name / str(version) / "manifest.json"
+    document: dict[str, Any] = json.loads(file.read_text())
     return document
 
 
 def hidden_entries(repository: Path) -> list[str]:
-    return [entry.name for entry in repository.iterdir() if entry.name not in ("llama", ".lock")]
+    known = ("llama", ".lock", ".logs")
+    return [entry.name for entry in repository.iterdir() if entry.name not in known]
 
 
 def test_the_manifest_tells_all_that_the_orchestrator_needs(repository: Path, model: Model) -> None:
@@ -67,7 +70,14 @@ def test_the_manifest_tells_all_that_the_orchestrator_needs(repository: Path, mo
     assert manifest["files"] == {
         file.name: sha256_file(file) for file in folder.iterdir() if file.name != "manifest.json"
     }
-    assert {"model.xml", "model.bin", "tokenizer.json"} <= manifest["files"].keys()
+    assert manifest["stages"].keys() >= {"converting the weights", "testing the engine"}
+    assert {
+        "model.xml",
+        "model.bin",
+        "tokenizer.json",
+        "selftest.json",
+        "config.pbtxt",
+    } <= manifest["files"].keys()
     assert "model.safetensors" in manifest["checkpoint"]["files"]
 
 
@@ -113,7 +123,7 @@ def test_an_interrupted_build_leaves_the_old_engine_and_nothing_else(
     built_at = manifest_of(repository, "llama")["built_at"]
 
     def interrupt(stage: str) -> None:
-        if stage == "trying the engine":
+        if stage == "testing the engine":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -126,10 +136,29 @@ def test_an_interrupted_build_leaves_the_old_engine_and_nothing_else(
 def test_what_a_killed_builder_left_is_put_right(repository: Path, model: Model) -> None:
     builder = builder_for(repository)
     build(builder, model)
-    (repository / "llama").rename(repository / ".llama.old")
     (repository / ".llama.new").mkdir()
+    (repository / ".llama.new" / "model.bin").write_text("half of it")
     with builder.repository.locked():
         assert build(builder, model) == "up_to_date"
+    assert hidden_entries(repository) == []
+
+
+def test_a_version_that_was_finished_when_its_builder_was_killed_is_served(
+    repository: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = builder_for(repository)
+    build(builder, model)
+
+    def killed(*_: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Repository, "serve", killed)
+        with pytest.raises(SystemExit):
+            build(builder, model, force=True)
+    assert builder.repository.served_version("llama") == 1
+    with builder.repository.locked():
+        assert builder.repository.served_version("llama") == 2
     assert hidden_entries(repository) == []
 
 
@@ -174,8 +203,12 @@ def test_a_file_that_the_disk_cut_short_is_noticed(
     [
         ({"context_tokens": 1000}, "`context_tokens` is 1000, the checkpoint knows .* up to 512"),
         ({"dtype": "float64"}, "`dtype` is `float64` in the catalogue; known: float32, float16"),
+        ({"dtype": "fp8"}, "`dtype` is `fp8` in the catalogue; known: float32, float16"),
         ({"max_batch_size": 0}, "`max_batch_size` is 0 in the catalogue, must be >= 1"),
-        ({"task": "embed"}, "architecture `LlamaForCausalLM` is unsupported; known: Bert"),
+        (
+            {"task": "embed"},
+            "`LlamaForCausalLM` is unsupported for the task `embed`, it is one to generate",
+        ),
     ],
 )
 def test_a_catalogue_that_asks_too_much_is_refused(

@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from build_engines.repository import render_config
+from build_engines.configuration import render_config
 from orchestrator.catalogue import EngineRecipe, Model, Task
 from tests.unit.build_engines.conftest import TEMPLATES
 

@@ -8,8 +8,14 @@ import numpy.typing as npt
 import pytest
 
 from build_engines.cpu.engine import Engine
-from build_engines.cpu.request import Generation, QueueFullError, Request, RequestError, Sampling
 from build_engines.cpu.runtime import Logits, StepInputs
+from build_engines.serving.request import (
+    Generation,
+    QueueFullError,
+    Request,
+    RequestError,
+    Sampling,
+)
 from tests.unit.build_engines.conftest import EngineFactory
 
 GREEDY = Sampling(top_k=1)

@@ -11,8 +11,8 @@ from tokenizers.models import WordLevel
 
 from build_engines.cpu.engine import Engine
 from build_engines.cpu.guided import GuideCompiler
-from build_engines.cpu.request import Generation, Guide, Request, RequestError, Sampling
-from build_engines.cpu.serving import Artefacts
+from build_engines.serving.artefacts import Artefacts
+from build_engines.serving.request import Generation, Guide, Request, RequestError, Sampling
 from tests.reference.checkpoints import END_ID, byte_tokenizer
 
 PROMPT = np.arange(40, 50, dtype=np.int32)

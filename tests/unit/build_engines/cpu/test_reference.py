@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from build_engines.cpu.embedder import Text
-from build_engines.cpu.request import Request, Sampling
 from build_engines.cpu.serving import open_embedder
+from build_engines.serving.request import Request, Sampling
+from build_engines.serving.texts import Text
 from tests.reference.checkpoints import write_decoder, write_encoder
 from tests.unit.build_engines.conftest import built, model_of, open_llama
 

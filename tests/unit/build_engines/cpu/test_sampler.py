@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from build_engines.cpu.request import Request, Sampling
 from build_engines.cpu.sampler import Chooser, draw, log_total, top_log_probs
+from build_engines.serving.request import Request, Sampling
 
 VOCAB = 5000
 

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from build_engines.cpu.request import FinishReason, Generation
-from build_engines.cpu.tensors import ParsedRequest
+from build_engines.serving.request import FinishReason, Generation
+from build_engines.serving.tensors import ParsedRequest
 
 logger = logging.getLogger(__name__)
 

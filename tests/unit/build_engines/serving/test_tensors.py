@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from build_engines.cpu.embedder import parse_texts
-from build_engines.cpu.request import Guide, Limits, RequestError
-from build_engines.cpu.tensors import parse_request, wants_stop
+from build_engines.serving.request import Guide, Limits, RequestError
+from build_engines.serving.tensors import parse_request, wants_stop
+from build_engines.serving.texts import parse_texts
 
 LIMITS = Limits(
     max_batch_size=4, max_queue_size=8, max_input_len=15, max_seq_len=16, vocab_size=100
@@ -146,7 +146,7 @@ def test_a_top_p_of_zero_or_less_is_unset() -> None:
         (tensors(beam_width=2), "`beam_width` is 2, must be from 1 to 1"),
         (tensors(num_return_sequences=3), "`num_return_sequences` is 3"),
         (tensors(return_context_logits=True), "`return_context_logits` is not supported"),
-        (tensors(lora_task_id=1), "`lora_task_id` is not supported by the CPU engine"),
+        (tensors(lora_task_id=1), "`lora_task_id` is not supported by this engine"),
         (tensors(embedding_bias=np.zeros((1, 7), np.float32)), "`embedding_bias` holds 7 values"),
         (tensors(embedding_bias=np.full((1, 100), np.nan, np.float32)), "no number"),
         (tensors(stop_words_list=words([100])), "`stop_words_list` holds token 100"),

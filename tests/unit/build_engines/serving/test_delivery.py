@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from build_engines.cpu.delivery import Delivery, ResponseTensors, Stream
-from build_engines.cpu.request import Generation, Request
-from build_engines.cpu.tensors import ParsedRequest
+from build_engines.serving.delivery import Delivery, ResponseTensors, Stream
+from build_engines.serving.request import Generation, Request
+from build_engines.serving.tensors import ParsedRequest
 
 EVERYTHING = frozenset(
     {

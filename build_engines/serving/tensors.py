@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from build_engines.cpu.request import (
+from build_engines.serving.request import (
     GUIDE_TYPES,
     Guide,
     Limits,
@@ -171,12 +171,12 @@ def _span(low: float, high: float | None) -> str:
 def _refuse_unsupported(tensors: Tensors, read: _Reader) -> None:
     for name in tensors:
         if name not in _READ and name not in _WITHOUT_EFFECT:
-            raise RequestError(f"`{name}` is not supported by the CPU engine")
+            raise RequestError(f"`{name}` is not supported by this engine")
     for name in ("beam_width", "num_return_sequences"):
         read.integer(name, 1, 1, 1)
     for name in ("return_context_logits", "return_generation_logits"):
         if read.flag(name):
-            raise RequestError(f"`{name}` is not supported by the CPU engine")
+            raise RequestError(f"`{name}` is not supported by this engine")
 
 
 def _input_ids(tensors: Tensors, read: _Reader, limits: Limits) -> npt.NDArray[np.int32]:

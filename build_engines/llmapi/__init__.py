@@ -1,0 +1,1 @@
+"""TensorRT-LLM's PyTorch engine behind the tensors of its C++ one."""

@@ -1,0 +1,1 @@
+"""What our Triton backends share, whatever engine is behind them: tensors in, responses out."""

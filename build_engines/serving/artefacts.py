@@ -1,0 +1,44 @@
+"""A built model's folder, as the backend that serves it finds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from build_engines.serving.request import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Artefacts:
+    """A built model's folder with its manifest."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def task(self) -> str:
+        """`generate` or `embed`."""
+        return str(self.manifest["task"])
+
+    def limits(self, max_queue_size: int) -> Limits:
+        """What was built, with the queue as the server is configured."""
+        limits = self.manifest["limits"]
+        return Limits(
+            max_batch_size=limits["max_batch_size"],
+            max_queue_size=max_queue_size,
+            max_input_len=limits["max_input_len"],
+            max_seq_len=limits["max_seq_len"],
+            vocab_size=limits["vocab_size"],
+        )
+
+
+def open_artefacts(folder: Path, target: str) -> Artefacts:
+    """The model in `folder`. Raises: ValueError when it was built for another engine."""
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    if manifest.get("target") != target:
+        built = manifest.get("target")
+        raise ValueError(f"{folder}: built for target `{built}`, not for `{target}`")
+    return Artefacts(folder, manifest)

@@ -1,0 +1,1 @@
+"""TensorRT engines: planned, converted and built by TensorRT-LLM's own programs."""
