@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(load_settings(), parsed)
     except (SettingsError, CatalogueError) as error:
-        return _fail(str(error))
+        return max(_fail(str(error)), getattr(parsed, "failure", 1))
     except KeyboardInterrupt:
         return _INTERRUPTED
     except Exception as error:
@@ -77,8 +77,18 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--json", action="store_true", help="for scripts")
     models.set_defaults(command=_models)
 
+    _add_doctor(commands)
     _add_books(commands)
     return parser
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from orchestrator.cli.doctor import add_arguments
+
+    parser = commands.add_parser("doctor", help="look at everything that is needed")
+    add_arguments(parser)
+    # 1 says that there are warnings, so what cannot be done has the code of what failed.
+    parser.set_defaults(command=_doctor, failure=2)
 
 
 def _add_books(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -113,6 +123,12 @@ def _migrate(settings: Settings, _parsed: argparse.Namespace) -> int:
     changed = asyncio.run(migrate(settings))
     sys.stdout.write("The store is now up to date.\n" if changed else "Nothing to do.\n")
     return 0
+
+
+def _doctor(settings: Settings, parsed: argparse.Namespace) -> int:
+    from orchestrator.cli.doctor import run
+
+    return asyncio.run(run(settings, parsed))
 
 
 def _models(settings: Settings, parsed: argparse.Namespace) -> int:

@@ -37,13 +37,14 @@ from orchestrator.quota.token_journal import TokenJournal
 from orchestrator.responses import Responses
 from orchestrator.responses.runs import Runs
 from orchestrator.routing import Router
-from orchestrator.settings import Settings, TritonSettings
+from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.key_secret import load_pepper
 from orchestrator.supervisor.state import faults_file
 from orchestrator.supervisor.triton_metrics import triton_metrics
 from orchestrator.telemetry.process import Telemetry
-from orchestrator.triton.client import Timeouts, TritonClient, TritonEndpoint
+from orchestrator.triton.client import Timeouts, TritonClient
+from orchestrator.triton.endpoint import endpoint_of
 from orchestrator.wire import surfaces
 from orchestrator.wire.audit import routes as audit_routes
 from orchestrator.wire.denials import audited
@@ -170,7 +171,7 @@ async def _start_triton(
     """The connection to Triton, and the watch over its models; `stack` closes both."""
     triton = settings.triton
     client = TritonClient(
-        _endpoint(triton),
+        endpoint_of(triton),
         Timeouts(request_s=triton.request_timeout_s, cancel_drain_s=triton.cancel_drain_s),
     )
     stack.push_async_callback(client.close)
@@ -201,16 +202,3 @@ async def _start_quota(settings: Settings, stack: AsyncExitStack) -> Limiter:
     await counters.start()
     stack.push_async_callback(counters.close)
     return Limiter(counters)
-
-
-def _endpoint(triton: TritonSettings) -> TritonEndpoint:
-    return TritonEndpoint(
-        url=triton.url,
-        token=triton.token.get_secret_value() if triton.token else None,
-        metadata=tuple((name, value.get_secret_value()) for name, value in triton.metadata.items()),
-        transport=triton.transport,
-        tls=triton.tls,
-        tls_ca_file=triton.tls_ca_file,
-        tls_cert_file=triton.tls_cert_file,
-        tls_key_file=triton.tls_key_file,
-    )

@@ -69,8 +69,7 @@ class RegoPolicies:
 
     async def check(self) -> None:
         """Has a question decided that is noted nowhere. Raises: PolicyUnavailable."""
-        asked = PolicyInput("check", "check", "check", "generate", "local-only", at=self._now())
-        await self._evaluator.decide(_OPEN, asked)
+        await evaluate_open(self._evaluator, self._now())
 
     def forget(self, tenant_id: str, policy_id: str) -> None:
         """Puts a change of that policy in force with the next request."""
@@ -82,3 +81,12 @@ class RegoPolicies:
             await self._recorder.close()
         await self._policies.close()
         await self._evaluator.close()
+
+
+async def evaluate_open(evaluator: Evaluator, now: float) -> None:
+    """A question to a policy that allows all, to see that one is answered.
+
+    Raises: PolicyUnavailable.
+    """
+    asked = PolicyInput("check", "check", "check", "generate", "local-only", at=now)
+    await evaluator.decide(_OPEN, asked)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 from orchestrator.policy.embedded import EmbeddedRego
-from orchestrator.policy.engine import Evaluator, RegoPolicies
+from orchestrator.policy.engine import Evaluator, RegoPolicies, evaluate_open
 from orchestrator.policy.opa import OpaHttp
 from orchestrator.policy.policies import Policies
 from orchestrator.policy.recorder import Recorder
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.telemetry.instruments import Tally
+
+_PATIENT_S = 5.0
 
 
 def start_policies(settings: Settings, database: Database) -> RegoPolicies:
@@ -29,6 +33,16 @@ def start_policies(settings: Settings, database: Database) -> RegoPolicies:
     )
     recorder.start()
     return RegoPolicies(policies, evaluator, recorder, tally=tally)
+
+
+async def open_question(settings: Settings) -> None:
+    """Has one question decided that nobody asked, in its own time. Raises: PolicyUnavailable."""
+    patient = settings.policy.model_copy(update={"timeout_s": _PATIENT_S})
+    evaluator = _evaluator(settings.model_copy(update={"policy": patient}), Tally())
+    try:
+        await evaluate_open(evaluator, time.time())
+    finally:
+        await evaluator.close()
 
 
 def _evaluator(settings: Settings, tally: Tally) -> Evaluator:

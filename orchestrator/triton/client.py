@@ -169,6 +169,11 @@ class TritonClient:
         answer = await self._control("ServerMetadata", request)
         return str(service_pb2.ServerMetadataResponse.FromString(answer).name)
 
+    async def server_version(self) -> str:
+        """Which Triton it is. Raises: GatewayError."""
+        answer = await self._control("ServerMetadata", service_pb2.ServerMetadataRequest())
+        return str(service_pb2.ServerMetadataResponse.FromString(answer).version)
+
     async def model_ready(self, model: str) -> bool:
         """Whether Triton has `model` loaded. False as well when Triton is out of reach."""
         request = service_pb2.ModelReadyRequest(name=model)

@@ -1,0 +1,99 @@
+"""Triton as it is installed, and every model of the catalogue as it was built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from orchestrator.catalogue import CatalogueError, Model, load_catalogue
+from orchestrator.deployments import read_built
+from orchestrator.doctor.finding import Finding, failed, ok, warning
+from orchestrator.manifest import ManifestError
+from orchestrator.rendering import RenderingError
+from orchestrator.settings import Settings
+from orchestrator.supervisor.installation import Installation, StartError, find_server
+
+_TRITON_OF_WHEEL = {"0.7.0": "2.51.0"}
+"""Source: the wheels' own tritonserver, asked for its metadata."""
+_CHUNK_BYTES = 1024 * 1024
+
+
+def server(settings: Settings) -> list[Finding]:
+    """The Triton that would be started; a remote one is somebody else's to install."""
+    if settings.triton.mode == "remote":
+        return []
+    try:
+        installation = find_server(settings.triton.server_root)
+    except StartError as error:
+        return [failed("triton", str(error), "run `make run`, or check triton.server_root")]
+    if isinstance(installation, Installation):
+        wheel = metadata.version("nvidia-pytriton")
+        version = _TRITON_OF_WHEEL.get(wheel)
+        known = f"{version}, " if version else ""
+        return [ok("triton", f"{known}of nvidia-pytriton {wheel}")]
+    told = settings.triton.server_root / "TRITON_VERSION" if settings.triton.server_root else None
+    version = told.read_text(encoding="utf-8").strip() if told and told.is_file() else "version ?"
+    return [ok("triton", f"{version}, {installation.server}")]
+
+
+def models(settings: Settings, *, deep: bool) -> list[Finding]:
+    """Each model: manifest, artefacts, tokenizer."""
+    try:
+        catalogue = load_catalogue(settings.catalogue)
+    except CatalogueError as error:
+        return [failed("catalogue", str(error), "correct that file")]
+    count = len(catalogue.models)
+    findings = [ok("catalogue", f"{count} models in {settings.catalogue}")]
+    if not count:
+        findings = [warning("catalogue", "no models", f"add one to {settings.catalogue}")]
+    return findings + [
+        _model(settings.triton.repository, one, deep=deep) for one in catalogue.models
+    ]
+
+
+def _model(repository: Path, model: Model, *, deep: bool) -> Finding:
+    subject, again = f"model {model.id}", f"build it again: `make engines`, model {model.name}"
+    if not (repository / model.name).is_dir():
+        return warning(subject, f"not built in {repository}", "run `make engines`")
+    try:
+        # Reads manifest, tokenizer and template just as the server does.
+        manifest = read_built(repository, model).manifest
+    except (ManifestError, RenderingError) as error:
+        return failed(subject, str(error), again)
+    if fault := damage(manifest.directory, deep=deep):
+        return failed(subject, f"version {manifest.directory.name}: {fault}", again)
+    looked = "hashes right" if deep else "all files there"
+    return ok(subject, f"version {manifest.directory.name} for {manifest.target}, {looked}")
+
+
+def damage(directory: Path, *, deep: bool) -> str:
+    """What is wrong with the artefacts of a version folder; nothing is the empty text.
+
+    Sizes are compared with the manifest, with `deep` hashes too.
+    """
+    document: Mapping[str, Any] = json.loads(
+        (directory / "manifest.json").read_text(encoding="utf-8")
+    )
+    sizes: Mapping[str, Any] = document.get("artefacts") or {}
+    for name, digest in (document.get("files") or {}).items():
+        path = directory / name
+        if not path.is_file():
+            return f"`{name}` is missing"
+        size = path.stat().st_size
+        if name in sizes and size != sizes[name][0]:
+            return f"`{name}` has {size} bytes, {sizes[name][0]} were built"
+        if deep and _sha256(path) != digest:
+            return f"`{name}` is not what was built: its hash differs"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
