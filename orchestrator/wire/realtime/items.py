@@ -182,6 +182,9 @@ def messages_of(instructions: str, items: tuple[Item, ...]) -> tuple[Message, ..
         match item:
             case TextItem():
                 messages.append(Message(item.role, tuple(TextPart(text) for text in item.texts)))
+            case CallItem(status="incomplete"):
+                # It was cut, so it was never made and nothing answers it.
+                continue
             case CallItem():
                 call = ToolCallPart(item.call_id, item.name, item.arguments)
                 if messages and messages[-1].role == "assistant":

@@ -140,6 +140,12 @@ def test_a_model_gets_calls_in_the_message_that_they_were_made_with() -> None:
     assert messages_of("", ()) == ()
 
 
+def test_a_call_that_was_cut_is_not_told_to_models() -> None:
+    cut = CallItem("1", "c", "clock", '{"zo', "incomplete")
+    said = TextItem("2", "assistant", ("It is",), "incomplete")
+    assert messages_of("", (cut, said)) == (Message("assistant", (TextPart("It is"),)),)
+
+
 def test_sizes_are_of_bytes() -> None:
     assert TextItem("1", "user", ("é", "xy")).size == 4
     assert CallItem("1", "c", "f", "{}").size == 3
