@@ -59,11 +59,11 @@ class ScrapeSocket:
         writer.close()
 
 
-async def gather(folder: Path) -> list[Scrape]:
+async def gather(folder: Path, *, patience_s: float = _PATIENCE_S) -> list[Scrape]:
     """What every worker tells of itself, in their order; those that do not answer are left out."""
     names = [path.name for path in _listed(folder) if _SOCKET.fullmatch(path.name)]
     with _short(folder) as short:
-        scrapes = await asyncio.gather(*(_ask(short / name) for name in names))
+        scrapes = await asyncio.gather(*(_ask(short / name, patience_s) for name in names))
     return sorted((one for one in scrapes if one is not None), key=lambda one: one.worker)
 
 
@@ -74,9 +74,9 @@ def _listed(folder: Path) -> list[Path]:
         return []
 
 
-async def _ask(path: Path) -> Scrape | None:
+async def _ask(path: Path, patience_s: float) -> Scrape | None:
     try:
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             reader, writer = await asyncio.open_unix_connection(path)
             try:
                 return msgspec.msgpack.decode(await reader.read(), type=Scrape)

@@ -81,11 +81,12 @@ def wants_json(settings: LoggingSettings) -> bool:
     return settings.format == "json"
 
 
-def log_request(record: RequestRecord) -> None:
+def log_request(record: RequestRecord, level: int = logging.INFO) -> None:
     """One line at the end of a request."""
-    if not _requests.isEnabledFor(logging.INFO):
+    if not _requests.isEnabledFor(level):
         return
-    _requests.info(
+    _requests.log(
+        level,
         "%s %s %s %d %.1fms key=%s model=%s prompt_tokens=%d completion_tokens=%d",
         record.request_id,
         record.method,

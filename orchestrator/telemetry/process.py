@@ -81,9 +81,9 @@ class Telemetry:
         """The numbers of all workers of this appliance."""
         return [self._scrape()] if self._folder is None else await gather(self._folder)
 
-    def begin(self, call: Call, name: str) -> Token[Call | None]:
-        """Makes `call` the one of this task and gives it a trace; `leave` it at its end."""
-        if self._tracing is not None:
+    def begin(self, call: Call, name: str, *, traced: bool = True) -> Token[Call | None]:
+        """Makes `call` the one of this task and gives it a trace; `finish` it at its end."""
+        if self._tracing is not None and traced:
             self._tracing.begin(call, name)
         elif call.parent is not None:
             # Ours are not told to anybody, but lines of the log can be found by it.

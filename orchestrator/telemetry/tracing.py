@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
@@ -45,13 +45,12 @@ _SERVER_ERROR = 500
 class Tracing:
     """One sampler and one queue of spans. Close it."""
 
-    def __init__(self, worker: int) -> None:
+    def __init__(self, worker: int, exporter: SpanExporter | None = None) -> None:
         """Reads the `OTEL_*` variables for sampler, queue, receiver and resource."""
         self.resource = process_resource(worker)
         provider = TracerProvider(resource=self.resource, shutdown_on_exit=False)
         self._sampler = provider.sampler
-        self._exporter = OTLPSpanExporter()
-        self._processor = BatchSpanProcessor(self._exporter)
+        self._processor = BatchSpanProcessor(exporter or OTLPSpanExporter())
         self._scope = InstrumentationScope(names.SCOPE, __version__, names.SCHEMA_URL)
         quiet_exporter()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextvars import Token
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from orchestrator.wire.errors import Headers
     from orchestrator.wire.http import Exchange
 
+_PROBES = ("/health", "/health/live", "/health/ready", "/metrics", "/metrics/triton")
+_SERVER_ERROR = 500
 _NO_ROUTE = "none"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -29,7 +32,11 @@ class Told:
         exchange.call.is_session = exchange.scope["type"] == "websocket"
         exchange.server_timing = telemetry.server_timing
         telemetry.metrics.http_active.add(1)
-        self._token: Token[Call | None] = telemetry.begin(exchange.call, exchange.scope["method"])
+        # Asked for every few seconds by whoever watches, and of no interest while they are well.
+        self._is_probe = exchange.scope["path"].endswith(_PROBES)
+        self._token: Token[Call | None] = telemetry.begin(
+            exchange.call, exchange.scope["method"], traced=not self._is_probe
+        )
 
     def refused(self, error: GatewayError) -> None:
         """The request is answered with `error`."""
@@ -55,7 +62,8 @@ class Told:
             str(exchange.status),
             trace=call.trace if call.sampled else "",
         )
-        log_request(_record(exchange, duration_s))
+        is_dull = self._is_probe and exchange.status < _SERVER_ERROR
+        log_request(_record(exchange, duration_s), logging.DEBUG if is_dull else logging.INFO)
         if call.sampled:
             _describe(exchange, method, route)
         telemetry.finish(
