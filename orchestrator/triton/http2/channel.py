@@ -8,6 +8,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 from orchestrator.triton.http2 import frames, headers
 from orchestrator.triton.http2.call import GrpcCall, message
@@ -113,6 +114,10 @@ class Http2Channel:
         for link in links:
             await link.gone
 
+    def keep(self, link: _Link) -> None:
+        """`link` is connected and will tell when it is gone."""
+        self._links.add(link)
+
     def forget(self, link: _Link) -> None:
         """`link` takes no new calls, or is gone; whoever waits gets another one."""
         if link.is_gone:
@@ -164,9 +169,7 @@ class Http2Channel:
         self._advance()
 
     def _new_link(self) -> _Link:
-        link = _Link(self, self._keepalive_s)
-        self._links.add(link)
-        return link
+        return _Link(self, self._keepalive_s)
 
     def _fail_waiting(self, status: Status) -> None:
         waiting, self._waiting = self._waiting, deque()
@@ -269,15 +272,16 @@ class _Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are like asyncio's and do not derive from them.
+        self._transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.connection = Connection(transport.write)
+        self.connection = Connection(self._transport.write)
         self._heard_at = self._loop.time()
         self._timer = self._loop.call_later(self._keepalive_s, self._look)
+        self._channel.keep(self)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
