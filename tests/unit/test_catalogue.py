@@ -54,6 +54,12 @@ def test_a_model_is_found_by_id_and_by_alias(tmp_path: Path) -> None:
         ('"somewhere"', '"somewhere"\ncpu = 1', "engine: `cpu` must be a table"),
         ('"somewhere"', '"somewhere"\ncpu = {dtipe = "int8"}', "cpu: unknown key `dtipe`"),
         ('"somewhere"', '"somewhere"\noverrides = {}', "engine: unknown key `overrides`"),
+        (
+            '["chat"]',
+            '["chat"]\nparser = "yaml"',
+            "`parser` is `yaml`, allowed: ('plain', 'hermes'",
+        ),
+        ('["chat"]', '["chat"]\nreasoning = "loud"', "`reasoning` is `loud`, allowed: ('none'"),
         ("[[model]]", "[[modul]]", "unknown table `modul`"),
         ("[[model]]", "[[model", "catalogue.toml"),
     ],
@@ -78,3 +84,10 @@ def test_a_target_has_values_of_its_own(tmp_path: Path) -> None:
     assert (recipe.dtype, recipe.for_target("cpu").dtype) == ("int8", "int8")
     gpu = recipe.for_target("trtllm")
     assert (gpu.dtype, gpu.tensor_parallel, gpu.checkpoint) == ("fp8", 2, "somewhere")
+
+
+def test_a_model_says_how_it_writes_calls_and_thoughts(tmp_path: Path) -> None:
+    assert load_catalogue(write(tmp_path, GOOD)).models[0].parser == "plain"
+    text = GOOD.replace("aliases", 'parser = "qwen"\nreasoning = "think"\naliases')
+    model = load_catalogue(write(tmp_path, text)).models[0]
+    assert (model.parser, model.reasoning) == ("qwen", "think")
