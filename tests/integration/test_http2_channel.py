@@ -174,6 +174,13 @@ async def test_nobody_there_is_unavailable_and_a_later_call_connects(
         assert await unary(channel, b"hello") == b"hello"
 
 
+async def test_a_channel_that_never_connected_closes_well(address: str) -> None:
+    channel = Http2Channel(address)
+    with pytest.raises(RpcFailed):
+        await unary(channel, b"hello")
+    await channel.close()
+
+
 async def test_a_server_that_goes_away_ends_its_calls_and_its_successor_is_found(
     address: str, channel: Http2Channel
 ) -> None:
