@@ -52,6 +52,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.key_secret import load_pepper
 from orchestrator.store.keys import NewKey
 from orchestrator.store.migrate import migrate
+from orchestrator.telemetry.process import Telemetry
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 from orchestrator.wire import surfaces
 from orchestrator.wire.openai_responses import routes as response_routes
@@ -151,6 +152,7 @@ class Bench:
     deployments: Deployments
     client: httpx2.AsyncClient
     settings: Settings
+    gateway: Gateway
 
     async def post(self, path: str, body: Any, **options: Any) -> httpx2.Response:
         """A request with the good key."""
@@ -170,6 +172,7 @@ async def bench(
     hosts: HostsSettings | None = None,
     responses: ResponsesSettings | None = None,
     realtime: RealtimeSettings | None = None,
+    telemetry: Telemetry | None = None,
 ) -> AsyncIterator[Bench]:
     """A bench whose store lies in `folder`. `KEY` may do everything, `NARROW_KEY` embed only.
 
@@ -194,9 +197,13 @@ async def bench(
         stack.push_async_callback(triton.close)
         deployments = _deployments(folder, triton)
         backend = ScriptedBackend()
-        gateway = Gateway(deployments, AllowAll(), Router(backend), Unlimited(), NoBooks())
+        gateway = Gateway(
+            deployments, AllowAll(), Router(backend), Unlimited(), NoBooks(), telemetry
+        )
         stack.push_async_callback(gateway.close)
-        app = surfaces.new_app(_no_lifespan, server=settings.server, hosts=settings.hosts)
+        app = surfaces.new_app(
+            _no_lifespan, server=settings.server, hosts=settings.hosts, telemetry=telemetry
+        )
         stored, runs = _responses(settings, stack)
         told = response_routes(authenticator, gateway, stored, runs)
         surfaces.mount(
@@ -213,7 +220,7 @@ async def bench(
                 base_url="http://appliance.example.com",
             )
         )
-        yield Bench(app, backend, deployments, client, settings)
+        yield Bench(app, backend, deployments, client, settings, gateway)
 
 
 def _responses(settings: Settings, stack: AsyncExitStack) -> tuple[Responses, Runs]:
