@@ -1,14 +1,16 @@
 """What a model must do before it is served: what it did when it was built, through this Triton.
 
-The builder leaves `selftest.json` beside the artefacts: a few prompts in token ids with the ids
-that greedy decoding gave, or texts in ids with their vectors. A model without one is asked for a
-few tokens all the same, because the contract can be broken where the numbers are right: end ids
-in the output, ids repeated from response to response, no last response.
+The builder leaves `selftest.json` beside the artefacts: prompts in token ids with greedy answers
+or vectors. A model without one is asked for a few tokens all the same, because the contract can be
+broken where the numbers are right: end ids in the output, ids repeated from response to response,
+no last response.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import operator
 import secrets
 import struct
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.core.request import SamplingParams
-from orchestrator.manifest import Manifest
+from orchestrator.manifest import NO_TOKEN, Manifest
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.contract import GenerateCall
 
@@ -25,7 +27,6 @@ RECORDING = "selftest.json"
 FORMAT = 1
 _UNRECORDED_IDS = (1,)
 _UNRECORDED_TOKENS = 4
-_TOLERANCE = 0.02
 
 
 class MismatchError(Exception):
@@ -33,29 +34,42 @@ class MismatchError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class GoldenPrompt:
-    """Greedy decoding of `prompt_ids`; `expected_ids` is `None` where nothing was recorded."""
+class GoldenAnswer:
+    """Greedy decoding that nothing ended. Where the best token led by little, either is right."""
 
-    prompt_ids: Sequence[int]
-    max_tokens: int
-    expected_ids: Sequence[int] | None
+    input_ids: Sequence[int]
+    output_ids: Sequence[int]
+    log_probs: Sequence[float]
+    margins: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
 class GoldenVector:
-    """The vector of `token_ids`; `None` where nothing was recorded."""
+    """An embedding."""
 
-    token_ids: Sequence[int]
-    vector: Sequence[float] | None
+    input_ids: Sequence[int]
+    embedding: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What was recorded. `tolerance` is the most by which a component may differ."""
+    """What was recorded, and how far from it is still the same."""
 
-    prompts: Sequence[GoldenPrompt] = ()
+    answers: Sequence[GoldenAnswer] = ()
     vectors: Sequence[GoldenVector] = ()
-    tolerance: float = _TOLERANCE
+    margin: float = 0.0
+    log_prob: float = math.inf
+    cosine: float = -1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What came back for one prompt. `log_probs` are empty where the engine tells none."""
+
+    ids: Sequence[int]
+    log_probs: Sequence[float]
+    final: bool
+    reason: str | None
 
 
 async def replay(client: TritonClient, name: str, manifest: Manifest) -> str:
@@ -65,13 +79,23 @@ async def replay(client: TritonClient, name: str, manifest: Manifest) -> str:
     """
     recording = read_recording(manifest.directory)
     if manifest.task == "embed":
-        vectors = recording.vectors or [GoldenVector(_UNRECORDED_IDS, None)]
-        await _check_vectors(client, name, manifest, vectors, recording.tolerance)
-        return f"{len(vectors)} vectors" if recording.vectors else "shape only"
-    prompts = recording.prompts or [GoldenPrompt(_UNRECORDED_IDS, _UNRECORDED_TOKENS, None)]
-    for prompt in prompts:
-        await _check_prompt(client, name, manifest, prompt)
-    return f"{len(prompts)} golden prompts" if recording.prompts else "shape only"
+        return await _replay_vectors(client, name, manifest, recording)
+    if not recording.answers:
+        most, end_id = _UNRECORDED_TOKENS, manifest.end_id
+        got = await _generate(client, name, manifest, _UNRECORDED_IDS, most, end_id)
+        check_shape(manifest, got, most, end_id)
+        return "shape only"
+    for golden in recording.answers:
+        most = len(golden.output_ids)
+        got = await _generate(client, name, manifest, golden.input_ids, most, NO_TOKEN)
+        check_shape(manifest, got, most, NO_TOKEN)
+        check_answer(recording, golden, got)
+    # Once more, with an end in the middle that must not be told.
+    golden = recording.answers[0]
+    most, end_id = len(golden.output_ids), golden.output_ids[:2][-1]
+    got = await _generate(client, name, manifest, golden.input_ids, most, end_id)
+    check_shape(manifest, got, most, end_id)
+    return f"{len(recording.answers)} golden prompts"
 
 
 def read_recording(directory: Path) -> Recording:
@@ -84,133 +108,142 @@ def read_recording(directory: Path) -> Recording:
         return Recording()
     try:
         document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if document.get("format", FORMAT) != FORMAT:
+        if document["format"] != FORMAT:
             raise MismatchError(
                 f"`{path}` has format {document['format']}, this version reads {FORMAT}"
             )
-        return _recording(document)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        tolerance, cases = document["tolerance"], document["cases"]
+        is_embedding = document["task"] == "embed"
+        return Recording(
+            answers=() if is_embedding else tuple(GoldenAnswer(**case) for case in cases),
+            vectors=tuple(GoldenVector(**case) for case in cases) if is_embedding else (),
+            margin=tolerance["margin"],
+            log_prob=tolerance["log_prob"],
+            cosine=tolerance["cosine"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise MismatchError(f"`{path}` cannot be read: {type(error).__name__}") from error
 
 
-def _recording(document: Mapping[str, Any]) -> Recording:
-    entries = document.get("prompts") or ([document] if "prompt_ids" in document else [])
-    prompts = [
-        GoldenPrompt(
-            tuple(entry["prompt_ids"]),
-            int(entry.get("max_tokens") or len(entry["expected_ids"])),
-            tuple(entry["expected_ids"]),
+def check_shape(manifest: Manifest, got: Generated, most: int, end_id: int) -> None:
+    """Whether an answer came as TensorRT-LLM's contract says. Raises: MismatchError."""
+    if not got.final:
+        raise MismatchError("a stream ended without its last response")
+    if len(got.ids) > most:
+        raise MismatchError(
+            f"{len(got.ids)} tokens came where {most} were asked for: ids are repeated from"
+            " response to response"
         )
-        for entry in entries
-    ]
-    vectors = [
-        GoldenVector(tuple(row["token_ids"]), tuple(row["vector"]))
-        for row in document.get("rows", ())
-    ]
-    return Recording(prompts, vectors, float(document.get("tolerance", _TOLERANCE)))
+    if end_id in got.ids:
+        raise MismatchError(f"the end id {end_id} is part of the output")
+    if manifest.reports_finish_reason and got.reason is None:
+        raise MismatchError("no finish reason came, and the manifest says that one does")
+    if manifest.supports_log_probs and len(got.log_probs) != len(got.ids):
+        raise MismatchError(
+            f"{len(got.log_probs)} log-probabilities came for {len(got.ids)} tokens"
+        )
 
 
-async def _check_prompt(
-    client: TritonClient, name: str, manifest: Manifest, prompt: GoldenPrompt
+def check_answer(recording: Recording, golden: GoldenAnswer, got: Generated) -> None:
+    """Whether `got` is the recorded answer. Raises: MismatchError."""
+    for index, (wanted, token) in enumerate(zip(golden.output_ids, got.ids, strict=False)):
+        if token != wanted:
+            if golden.margins[index] <= recording.margin:
+                # Nearly as probable: from here on the two may differ.
+                return
+            raise MismatchError(f"token {index + 1} of a golden prompt is {token}, not {wanted}")
+        if index < min(len(got.log_probs), len(golden.log_probs)):
+            apart = abs(got.log_probs[index] - golden.log_probs[index])
+            if apart > recording.log_prob:
+                raise MismatchError(
+                    f"the log-probability of token {index + 1} of a golden prompt is {apart:.3f}"
+                    f" away from the recorded one, {recording.log_prob:g} is allowed"
+                )
+    if len(got.ids) != len(golden.output_ids):
+        raise MismatchError(
+            f"{len(got.ids)} tokens came for a golden prompt of {len(golden.output_ids)}"
+        )
+
+
+def check_vector(
+    manifest: Manifest,
+    recording: Recording,
+    vector: Sequence[float],
+    golden: Sequence[float] | None,
 ) -> None:
-    with_log_probs = manifest.supports_log_probs
+    """Whether `vector` is the recorded one. Raises: MismatchError."""
+    if len(vector) != manifest.dimension:
+        raise MismatchError(
+            f"a vector has {len(vector)} values, the manifest says {manifest.dimension}"
+        )
+    length = math.hypot(*vector)
+    if not math.isfinite(length) or not length:
+        raise MismatchError("a vector is zero, or holds values that are no finite numbers")
+    if golden is None:
+        return
+    if len(golden) != len(vector):
+        raise MismatchError(f"a vector has {len(vector)} values, {len(golden)} were recorded")
+    cosine = sum(map(operator.mul, vector, golden)) / (length * math.hypot(*golden))
+    if cosine < recording.cosine:
+        raise MismatchError(
+            f"the cosine of a vector to the recorded one is {cosine:.5f}, at least"
+            f" {recording.cosine:g} is wanted"
+        )
+
+
+async def _generate(
+    client: TritonClient,
+    name: str,
+    manifest: Manifest,
+    input_ids: Sequence[int],
+    max_tokens: int,
+    end_id: int,
+) -> Generated:
     call = GenerateCall(
         model=name,
-        request_id=f"probe-{secrets.token_hex(6)}-selftest",
-        token_ids=prompt.prompt_ids,
-        max_tokens=prompt.max_tokens,
-        end_id=manifest.end_id,
+        request_id=_new_id(),
+        token_ids=input_ids,
+        max_tokens=max_tokens,
+        end_id=end_id,
         pad_id=manifest.pad_id,
-        extra_end_ids=manifest.extra_end_ids,
+        extra_end_ids=(),
         sampling=SamplingParams(temperature=0.0),
         vocab_size=manifest.vocab_size,
         reports_finish_reason=manifest.reports_finish_reason,
-        log_probs=with_log_probs,
+        log_probs=manifest.supports_log_probs,
     )
     ids: list[int] = []
-    told, reason, final = 0, None, False
+    log_probs: list[float] = []
+    final, reason = False, None
     stream = client.generate(call)
     try:
         while (chunk := await stream.next_chunk()) is not None:
             ids += chunk.token_ids
-            told += len(chunk.log_probs.drawn) if chunk.log_probs is not None else 0
+            log_probs += chunk.log_probs.drawn if chunk.log_probs is not None else ()
             reason = chunk.finish_reason or reason
             final = final or chunk.final
     finally:
         stream.stop()
-    check_shape(manifest, prompt, ids, final=final)
-    if manifest.reports_finish_reason and reason is None:
-        raise MismatchError(
-            "the last response gives no finish reason, as the manifest says it does"
-        )
-    if with_log_probs and told != len(ids):
-        raise MismatchError(f"{told} log-probabilities came with {len(ids)} tokens")
+    return Generated(ids, log_probs, final, reason)
 
 
-def check_shape(
-    manifest: Manifest, prompt: GoldenPrompt, ids: Sequence[int], *, final: bool
-) -> None:
-    """Whether `ids` are what was asked for, in one piece. Raises: MismatchError."""
-    if not final:
-        raise MismatchError("the stream ended without a final response")
-    ends = {manifest.end_id, *manifest.extra_end_ids}
-    expected = prompt.expected_ids
-    # First what is known to be wrong: it says more than a difference does.
-    if len(ids) > prompt.max_tokens:
-        raise MismatchError(
-            f"{len(ids)} tokens came where {prompt.max_tokens} were asked for: ids are repeated"
-            " from response to response"
-        )
-    if ids and ids[-1] in ends and (expected is None or list(expected) == list(ids[:-1])):
-        raise MismatchError(f"the end id {ids[-1]} is part of the output")
-    if expected is not None and list(ids) != list(expected):
-        raise MismatchError(f"token {_first_difference(ids, expected)} is not the recorded one")
+async def _replay_vectors(
+    client: TritonClient, name: str, manifest: Manifest, recording: Recording
+) -> str:
+    # One by one, as they were recorded: padding changes the last digits.
+    for golden in recording.vectors:
+        vector = await _embed(client, name, golden.input_ids)
+        check_vector(manifest, recording, vector, golden.embedding)
+    if recording.vectors:
+        return f"{len(recording.vectors)} golden vectors"
+    check_vector(manifest, recording, await _embed(client, name, _UNRECORDED_IDS), None)
+    return "shape only"
 
 
-def _first_difference(ids: Sequence[int], expected: Sequence[int]) -> str:
-    for index, (one, other) in enumerate(zip(ids, expected, strict=False)):
-        if one != other:
-            return f"{index + 1} of {len(expected)} is {one} and"
-    return f"count {len(ids)}"
+async def _embed(client: TritonClient, name: str, input_ids: Sequence[int]) -> Sequence[float]:
+    (row,) = await client.embed(name, _new_id(), [input_ids])
+    return struct.unpack(f"<{len(row) // 4}f", row)
 
 
-async def _check_vectors(
-    client: TritonClient,
-    name: str,
-    manifest: Manifest,
-    golden: Sequence[GoldenVector],
-    tolerance: float,
-) -> None:
-    request_id = f"probe-{secrets.token_hex(6)}-selftest"
-    size = max(1, manifest.max_batch_size)
-    for start in range(0, len(golden), size):
-        batch = golden[start : start + size]
-        rows = await client.embed(name, request_id, [one.token_ids for one in batch])
-        if len(rows) != len(batch):
-            raise MismatchError(f"{len(rows)} vectors came for {len(batch)} inputs")
-        for one, row in zip(batch, rows, strict=True):
-            check_vector(manifest, one, row, tolerance)
-
-
-def check_vector(
-    manifest: Manifest, golden: GoldenVector, row: memoryview, tolerance: float
-) -> None:
-    """Whether `row` is the vector that was recorded. Raises: MismatchError."""
-    values = struct.unpack(f"<{len(row) // 4}f", row)
-    if len(values) != manifest.dimension:
-        raise MismatchError(
-            f"a vector has {len(values)} components, the manifest says {manifest.dimension}"
-        )
-    if not all(-1e30 < value < 1e30 for value in values):
-        raise MismatchError("a vector holds what is no number")
-    if golden.vector is None:
-        return
-    if len(golden.vector) != len(values):
-        raise MismatchError(
-            f"a vector has {len(values)} components, the recorded one {len(golden.vector)}"
-        )
-    apart = max(abs(a - b) for a, b in zip(values, golden.vector, strict=True))
-    if apart > tolerance:
-        raise MismatchError(
-            f"a vector is {apart:.3g} away from the recorded one, over {tolerance:g}"
-        )
+def _new_id() -> str:
+    return f"probe-{secrets.token_hex(6)}-selftest"
