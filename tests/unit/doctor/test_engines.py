@@ -1,0 +1,94 @@
+"""What the doctor makes of built models and of Triton."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.doctor import engines
+from orchestrator.settings import Settings, TritonSettings
+from tests.integration.scripted.repository import write_repository
+
+
+def scripted(folder: Path) -> Settings:
+    """Settings over a repository with one model that is as it was built."""
+    repository = write_repository(folder / "repository")
+    version = repository.path / "scripted" / "1"
+    document = json.loads((version / "manifest.json").read_text(encoding="utf-8"))
+    files = [path for path in version.iterdir() if path.name != "manifest.json"]
+    document["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    document["artefacts"] = {path.name: [path.stat().st_size, 0] for path in files}
+    (version / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
+    return Settings(
+        data_dir=folder / "data",
+        catalogue=repository.catalogue,
+        triton=TritonSettings(repository=repository.path),
+    )
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_model_as_it_was_built_is_well(tmp_path: Path, deep: bool) -> None:
+    catalogue, model = engines.models(scripted(tmp_path), deep=deep)
+    assert catalogue.level == "ok"
+    assert (model.level, model.subject) == ("ok", "model scripted/scripted")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    settings = scripted(tmp_path)
+    (settings.triton.repository / "scripted" / "1" / "chat_template.jinja").unlink()
+    _, model = engines.models(settings, deep=False)
+    assert model.level == "failed"
+    assert "`chat_template.jinja` is missing" in model.text
+
+
+def test_a_changed_size_is_seen_at_once_and_a_changed_byte_by_its_hash(tmp_path: Path) -> None:
+    settings = scripted(tmp_path)
+    template = settings.triton.repository / "scripted" / "1" / "chat_template.jinja"
+    text = template.read_text(encoding="utf-8")
+    template.write_text(text.replace("content", "context"), encoding="utf-8")
+    assert engines.models(settings, deep=False)[1].level == "ok"
+    assert "its hash differs" in engines.models(settings, deep=True)[1].text
+    template.write_text(text + " ", encoding="utf-8")
+    assert "bytes" in engines.models(settings, deep=False)[1].text
+
+
+def test_a_broken_tokenizer_is_a_failure_of_its_model(tmp_path: Path) -> None:
+    settings = scripted(tmp_path)
+    (settings.triton.repository / "scripted" / "1" / "tokenizer.json").write_text("{")
+    _, model = engines.models(settings, deep=False)
+    assert model.level == "failed"
+    assert "tokenizer" in model.text
+
+
+def test_a_model_that_is_not_built_is_a_warning(tmp_path: Path) -> None:
+    settings = scripted(tmp_path)
+    (settings.triton.repository / "scripted").rename(tmp_path / "elsewhere")
+    _, model = engines.models(settings, deep=False)
+    assert (model.level, model.advice) == ("warning", "run `make engines`")
+
+
+def test_a_catalogue_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    settings = scripted(tmp_path)
+    settings.catalogue.write_text("[[model]]\n", encoding="utf-8")
+    (finding,) = engines.models(settings, deep=False)
+    assert (finding.level, finding.subject) == ("failed", "catalogue")
+
+
+def test_the_wheel_s_triton_is_told_with_its_version(tmp_path: Path) -> None:
+    (finding,) = engines.server(scripted(tmp_path))
+    assert (finding.level, finding.text) == ("ok", "2.51.0, of nvidia-pytriton 0.7.0")
+
+
+def test_the_triton_of_an_image_tells_its_version_in_a_file(tmp_path: Path) -> None:
+    root = tmp_path / "tritonserver"
+    (root / "bin").mkdir(parents=True)
+    (root / "bin" / "tritonserver").touch()
+    (root / "backends").mkdir()
+    (root / "TRITON_VERSION").write_text("2.71.0\n", encoding="utf-8")
+    settings = Settings(triton=TritonSettings(server_root=root))
+    assert engines.server(settings)[0].text == f"2.71.0, {root}/bin/tritonserver"
+    (root / "bin" / "tritonserver").unlink()
+    assert engines.server(settings)[0].level == "failed"
