@@ -27,7 +27,7 @@ _TEXTS = (
 _MAX_PROMPT = 32
 #: Of float32 arithmetic, and of everything narrower.
 _EXACT = {"margin": 0.01, "log_prob": 0.01, "cosine": 0.9999}
-_NARROW = {"margin": 0.25, "log_prob": 0.25, "cosine": 0.995}
+_NARROW = {"margin": 0.5, "log_prob": 1.0, "cosine": 0.99}
 
 
 class SelfTestError(ValueError):
