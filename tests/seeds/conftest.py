@@ -52,11 +52,11 @@ class Seeds:
         """What a Python snippet prints."""
         return self._run([sys.executable, "-c", snippet])
 
-    def typescript(self, snippet: str, modules: Path) -> str:
+    def typescript(self, snippet: str, modules: Path, *flags: str) -> str:
         """What a TypeScript (or JavaScript) snippet prints, run where its packages lie."""
         file = self.folder / "snippet.ts"
         file.write_text(snippet, encoding="utf-8")
-        return self._run(["node", str(modules / "run.mjs"), str(file)])
+        return self._run(["node", *flags, str(modules / "run.mjs"), str(file)])
 
     def _run(self, command: list[str]) -> str:
         environment = os.environ | {"OPERAYDE_BASE": self.base, "OPERAYDE_KEY": self.key}

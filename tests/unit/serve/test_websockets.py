@@ -104,11 +104,11 @@ async def test_a_running_response_ends_before_the_server_does(tmp_path: Path) ->
                         await gate.wait()
                     yield event
 
-            made.events = waiting
+            made.events = waiting  # type: ignore[method-assign]  # waits in between
             return made
 
         served.service.backend.events = events
-        served.service.backend.generate = slow  # type: ignore[method-assign]  # waits in between
+        served.service.backend.generate = slow  # type: ignore[method-assign]
         await client.send(json.dumps(CREATE))
         await until(client, "response.output_text.delta")
         served.server.should_exit = True

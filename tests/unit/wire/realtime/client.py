@@ -55,7 +55,7 @@ class SocketClient:
         self.running = asyncio.create_task(self._run(app))
 
     async def _run(self, app: FastAPI) -> None:
-        await app(self._scope, self._in.get, self._keep)  # type: ignore[arg-type]  # ASGI's shapes
+        await app(self._scope, self._in.get, self._keep)
 
     async def _keep(self, message: Any) -> None:
         await self.reads.wait()

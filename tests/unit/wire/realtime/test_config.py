@@ -13,6 +13,7 @@ from orchestrator.core.request import ToolChoice
 from orchestrator.wire.realtime.client_events import SessionBody
 from orchestrator.wire.realtime.config import Config, changed, dialect_of, session_members
 
+DEFAULTS = Config()
 CLOCK = {"type": "function", "name": "clock", "description": "The time."}
 
 
@@ -20,8 +21,8 @@ def body(**members: Any) -> SessionBody:
     return msgspec.convert(members, SessionBody)
 
 
-def after(config: Config | None = None, **members: Any) -> Config:
-    return changed(config or Config(), body(**members), "session")
+def after(start: Config = DEFAULTS, /, **members: Any) -> Config:
+    return changed(start, body(**members), "session")
 
 
 def test_only_what_is_sent_is_changed() -> None:

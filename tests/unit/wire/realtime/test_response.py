@@ -187,7 +187,7 @@ def test_a_response_that_fails_before_it_began_begins_all_the_same() -> None:
 
 def test_limits_are_shown_as_they_were_asked_for() -> None:
     for dialect in ("ga", "beta"):
-        response = Response(dialect, Config(max_tokens=7), None, None)  # type: ignore[arg-type]
+        response = Response(dialect, Config(max_tokens=7), None, None)
         (created,) = response.create()
         assert created["response"]["max_output_tokens"] == 7
 
