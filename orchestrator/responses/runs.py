@@ -101,12 +101,14 @@ class Runs:
                 if not await self._note(run):
                     # Cancelled or deleted, by whichever worker.
                     run.producer.cancel()
-            await asyncio.gather(run.producer, return_exceptions=True)
+            (fault,) = await asyncio.gather(run.producer, return_exceptions=True)
+            if isinstance(fault, Exception):
+                logger.error("the background response %s failed", response_id, exc_info=fault)
             if run.work.kept().running:
                 run.waiting += run.work.interrupted()
             await self._finish(run)
         except Exception:
-            logger.exception("the background response %s failed", response_id)
+            logger.exception("the background response %s is not written down", response_id)
         finally:
             run.producer.cancel()
             del self._runs[response_id]
