@@ -109,8 +109,9 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
             observe(
                 telemetry.metrics.registry,
                 deployments=deployments,
+                client=client,
                 data_dir=settings.data_dir,
-                problems=(books.problems, trail.problems),
+                problems=(authenticator.problems, books.problems, trail.problems),
                 caches={"keys": authenticator.tally, "decisions": policies.tally},
             )
             surfaces.mount(

@@ -141,6 +141,10 @@ class Authenticator:
         await self.record_use()
         await self._database.close()
 
+    def problems(self) -> list[str]:
+        """What keeps keys from being looked up, in sentences for the operator."""
+        return ["the store of keys does not answer"] if self._down else []
+
     def forget(self, key_id: str) -> None:
         """Believes nothing that was known of the key: what has just been written counts at once.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from orchestrator.deployments import Deployments
 from orchestrator.supervisor.state import read_state
 from orchestrator.telemetry import specs
 from orchestrator.telemetry.instruments import Observed, Registry, Tally
+from orchestrator.triton.client import TritonClient
 
 Problems = Callable[[], Sequence[str]]
 
@@ -17,6 +19,7 @@ def observe(
     registry: Registry,
     *,
     deployments: Deployments,
+    client: TritonClient,
     data_dir: Path,
     problems: Sequence[Problems],
     caches: Mapping[str, Tally],
@@ -24,6 +27,7 @@ def observe(
     """Adds them to `registry`. The store is down while one of `problems` tells of any."""
     registry.observe(specs.MODEL_INFO, lambda: _model_infos(deployments))
     registry.observe(specs.MODEL_READY, lambda: _model_states(deployments))
+    registry.observe(specs.ENGINE_SILENCE, lambda: _silences(deployments, client))
     registry.observe(
         specs.STORE_UP, lambda: [((), 0.0 if any(look() for look in problems) else 1.0)]
     )
@@ -42,6 +46,15 @@ def _model_infos(deployments: Deployments) -> Observed:
 def _model_states(deployments: Deployments) -> Observed:
     for deployment in deployments.all:
         yield (deployment.model.id,), float(deployment.ready)
+
+
+def _silences(deployments: Deployments, client: TritonClient) -> Observed:
+    """Of the models that have answered at all."""
+    now = time.monotonic()
+    for deployment in deployments.all:
+        model = deployment.model
+        if answered_at := client.last_answer_at(model.name):
+            yield (model.id,), now - answered_at
 
 
 def _triton_up(data_dir: Path) -> Observed:

@@ -171,6 +171,13 @@ MODEL_INFO: Final = Spec(
 MODEL_READY: Final = Spec(
     "orchestrator.model.ready", "gauge", "", "Whether a model can be called.", ("model",)
 )
+ENGINE_SILENCE: Final = Spec(
+    "orchestrator.engine.silence",
+    "gauge",
+    "s",
+    "Since the engine of a model last answered this worker.",
+    ("model",),
+)
 TRITON_UP: Final = Spec(
     "orchestrator.triton.up", "gauge", "", "Whether the supervised Triton answers."
 )
