@@ -32,7 +32,7 @@ NOTED = "<start_function_call>call:weather{city:<escape>Oslo<escape>}<end_functi
         ("```tool_code\nf(a=1)", [("f", '{"a": 1}')]),
         (NOTED, [OSLO]),
         (f"Well. {NOTED}\n{NOTED} bye", ["Well.", OSLO, OSLO, "bye"]),
-        (NOTED.removesuffix("<end_function_call>"), [OSLO]),
+        (NOTED.replace("<end_function_call>", " "), [OSLO]),
         ('<|tool_call>call:weather{city:<|"|>Oslo<|"|>}<tool_call|>', [OSLO]),
         (
             "<|tool_call>call:f{a:1,b:-2.5e3,c:true,e:[1,[2]],g:{h:{}},i:Oslo, j : 012}",

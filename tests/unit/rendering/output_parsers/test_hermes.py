@@ -131,14 +131,6 @@ def test_what_breaks_off_behind_a_known_name_is_text_again() -> None:
     assert reading.parts == [("f", ""), "oops}</tool_call>"]
 
 
-@given(cuts=CUTS)
-def test_only_the_first_call_counts_where_they_may_not_be_parallel(cuts: list[int]) -> None:
-    request = asking("weather", parallel=False)
-    reading = Reading("hermes", f"Well {CALL}{CALL} bye", cuts=cuts, request=request)
-    assert reading.result == (["Well", OSLO], "tool_calls")
-    assert reading.ended
-
-
 def test_text_is_not_held_back_longer_than_it_may_matter() -> None:
     parser = output_parser(0, TOOLS, "hermes", "no")
     parser.feed("one")

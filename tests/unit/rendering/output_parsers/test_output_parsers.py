@@ -71,6 +71,32 @@ def test_text_without_markers_is_text(parser: Parser, text: str, cuts: list[int]
     assert Reading(parser, text, cuts=cuts).result == ([text] if text else [], "stop")
 
 
+@pytest.mark.parametrize(
+    ("parser", "call"),
+    [
+        ("hermes", '<tool_call>{"name": "f"}</tool_call>'),
+        ("llama3", '{"name": "f"};'),
+        ("mistral", '[TOOL_CALLS][{"name": "f"}]'),
+        ("mistral", "[TOOL_CALLS]f[ARGS]{}"),
+        ("gemma", '```tool_call\n[{"name": "f"}]\n```'),
+        ("gemma", "```tool_code\n[f(), f()]\n```"),
+        ("gemma", "<|tool_call>call:f{}<tool_call|>"),
+    ],
+)
+@given(cuts=st.lists(st.integers(0, 400), max_size=30))
+def test_only_the_first_call_counts_where_they_may_not_be_parallel(
+    parser: Parser, call: str, cuts: list[int]
+) -> None:
+    reading = Reading(parser, call * 3 + "bye", cuts=cuts, request=asking("f", parallel=False))
+    assert reading.result == ([("f", "{}")], "tool_calls")
+    assert reading.ended
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_an_answer_in_json_is_text(parser: Parser) -> None:
+    assert Reading(parser, '{"city": "Oslo"}').result == (['{"city": "Oslo"}'], "stop")
+
+
 CALL = '{"name": "f", "arguments": {"a": "b"}}'
 LONG: Sequence[tuple[Parser, str, str, str]] = [
     ("plain", "", "text ", ""),
