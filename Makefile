@@ -11,7 +11,7 @@ export VENV PYTHON
 bin := $(VENV)/bin
 python := $(bin)/python
 pytest := $(python) -m pytest --numprocesses $(JOBS) --dist loadfile
-source := orchestrator build_engines model_repository/backends tests
+source := orchestrator build_engines model_repository/backends docker tests
 
 # The environment's own Python answers fastest; without it any that runs will look for the right
 # one. A shim for a Python that is not installed is there and fails, so each is tried.
@@ -23,7 +23,7 @@ echo "make: the appliance needs Python 3.11 or 3.12, found none" >&2; exit 1
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check check-source check-units engines lock golden bench clean
+.PHONY: help run test check check-source check-units engines image doctor lock golden bench clean
 .SILENT:
 
 help: ## this list
@@ -59,6 +59,18 @@ check-units:
 engines: ## build the models of the catalogue that are missing or out of date
 	$(call environment)
 	$(python) -m build_engines
+
+# BUILDER=podman or "buildah" do as well; TARGET=gpu needs NVIDIA's base image.
+TARGET ?= cpu
+BUILDER ?= docker
+image: ## the container image, TARGET=cpu or TARGET=gpu
+	$(BUILDER) build --file docker/Dockerfile --target $(TARGET) --tag operayde-appliance:$(TARGET) \
+		--build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) .
+
+# Warnings have an exit code of their own, and are no failure of make.
+doctor: ## look at everything that is needed, and say what to do
+	$(call environment)
+	$(python) -m orchestrator doctor || [ $$? -eq 1 ]
 
 lock: ## lock the requirements anew, with hashes
 	$(call environment)
