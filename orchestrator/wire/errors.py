@@ -34,8 +34,23 @@ from orchestrator.settings import HostsSettings
 Profile = Literal["appliance", "spec", "platform", "buddy", "gemini", "anthropic"]
 Headers = list[tuple[bytes, bytes]]
 
+Client = Literal["anthropic", "google"]
+"""Whose official client asks, where its headers tell."""
+
 GEMINI_PREFIXES = ("/v1beta", "/api/v1beta")
 ANTHROPIC_PREFIXES = ("/v1/messages", "/api/v1/messages")
+MODELS_PREFIXES = ("/v1/models", "/api/v1/models")
+"""Paths that OpenAI's, Google's and Anthropic's clients all use."""
+
+_GEMINI_METHODS = frozenset(
+    {
+        "generateContent",
+        "streamGenerateContent",
+        "countTokens",
+        "embedContent",
+        "batchEmbedContents",
+    }
+)
 DEFAULT_RETRY_AFTER_S = 5.0
 
 
@@ -100,15 +115,16 @@ def profile_of(
     error_format: str | None,
     hosts: HostsSettings,
     *,
-    anthropic: bool = False,
+    client: Client | None = None,
 ) -> Profile:
     """Whose words to answer in. Source: `wire.md` §4.2, rule by rule.
 
-    `anthropic` says that the client names a version of Anthropic's API: its models are listed at
-    a path that OpenAI's clients use too.
+    `client` decides on paths that several dialects share.
     """
     profile = _profile_by_address(path, host, secret, hosts)
-    if anthropic and profile not in ("gemini", "spec"):
+    if client == "google" and is_under(path, MODELS_PREFIXES):
+        profile = "gemini"
+    elif client == "anthropic" and profile != "gemini" and not is_under(path, ("/v1/keys",)):
         profile = "anthropic"
     if error_format == "flat":
         return "spec"
@@ -147,7 +163,7 @@ def error_members(error: GatewayError, profile: Profile, request_id: str) -> dic
 
 
 def _profile_by_address(path: str, host: str, secret: str | None, hosts: HostsSettings) -> Profile:
-    if is_under(path, GEMINI_PREFIXES):
+    if is_gemini(path):
         return "gemini"
     if is_under(path, ANTHROPIC_PREFIXES):
         return "anthropic"
@@ -163,6 +179,13 @@ def _profile_by_address(path: str, host: str, secret: str | None, hosts: HostsSe
     if secret is not None and secret.startswith("ob_sk_"):
         return "buddy"
     return "appliance"
+
+
+def is_gemini(path: str) -> bool:
+    """Whether only a client of Gemini's uses `path`; the newer ones call methods under `/v1`."""
+    if is_under(path, GEMINI_PREFIXES):
+        return True
+    return is_under(path, MODELS_PREFIXES) and path.rpartition(":")[2] in _GEMINI_METHODS
 
 
 def is_under(path: str, prefixes: tuple[str, ...]) -> bool:

@@ -33,7 +33,7 @@ from orchestrator.core.request import (
 from orchestrator.gateway import Gateway
 from orchestrator.wire.bodies import check_at_least, check_range, shown
 from orchestrator.wire.gemini_encoder import Encoder, text_tokens
-from orchestrator.wire.gemini_schema import json_schema
+from orchestrator.wire.gemini_schema import closed, json_schema
 from orchestrator.wire.gemini_types import (
     Content,
     ContentPart,
@@ -319,7 +319,7 @@ def _format(config: GenerationConfig) -> ResponseFormat | None:
     schema, name = config.response_json_schema, "responseJsonSchema"
     if schema is None and config.response_schema is not None:
         name = "responseSchema"
-        schema = json_schema(f"{_GENERATION}.{name}", config.response_schema)
+        schema = closed(json_schema(f"{_GENERATION}.{name}", config.response_schema))
     where = f"{_GENERATION}.responseMimeType"
     if mime_type not in ("text/plain", "application/json"):
         raise InvalidRequest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -38,24 +39,29 @@ def model_object(entry: ModelEntry) -> dict[str, Any]:
     }
 
 
+def page_object(exchange: Exchange, entries: Sequence[ModelEntry]) -> dict[str, Any]:
+    """The page that the query asks for. Raises: InvalidRequest."""
+    query = Query(exchange, (*_PARAMETERS, *_TOLERATED))
+    size_name = "page_size" if query.text("page_size") else "pageSize"
+    token_name = "page_token" if query.text("page_token") else "pageToken"
+    # Google's clients send 0 for a size that was not chosen.
+    size = query.number(size_name, 0, most=_MAX_PAGE) or _DEFAULT_PAGE
+    start = query.number(token_name, 0, most=10**9)
+    page: dict[str, Any] = {
+        "models": [model_object(entry) for entry in entries[start : start + size]]
+    }
+    if len(entries) > start + size:
+        page["nextPageToken"] = str(start + size)
+    return page
+
+
 def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
     """The routes of models."""
 
     async def list_all(exchange: Exchange) -> None:
         """The models that this key may use, loaded or not."""
         principal = await exchange.admit(authenticator)
-        query = Query(exchange, (*_PARAMETERS, *_TOLERATED))
-        size_name = "page_size" if query.text("page_size") else "pageSize"
-        token_name = "page_token" if query.text("page_token") else "pageToken"
-        # Google's clients send 0 for a size that was not chosen.
-        size = query.number(size_name, 0, most=_MAX_PAGE) or _DEFAULT_PAGE
-        start = query.number(token_name, 0, most=10**9)
-        entries = gateway.models(principal)
-        page: dict[str, Any] = {
-            "models": [model_object(entry) for entry in entries[start : start + size]]
-        }
-        if len(entries) > start + size:
-            page["nextPageToken"] = str(start + size)
+        page = page_object(exchange, gateway.models(principal))
         await exchange.reply(orjson.dumps(page))
 
     async def get(exchange: Exchange) -> None:

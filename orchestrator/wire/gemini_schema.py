@@ -45,6 +45,28 @@ def json_schema(where: str, schema: Any) -> dict[str, Any]:
     return _ordered(written, members.get("propertyOrdering"))
 
 
+def closed(schema: Any) -> Any:
+    """`schema` whose objects hold nothing but what it names, as Gemini answers one of its own."""
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    written = {name: _closed_member(name, value) for name, value in schema.items()}
+    if "properties" in written:
+        written.setdefault("additionalProperties", False)
+    return written
+
+
+def _closed_member(name: str, value: Any) -> Any:
+    match name:
+        case "properties" | "$defs":
+            return {key: closed(one) for key, one in value.items()}
+        case "items" | "additionalProperties" | "anyOf" | "prefixItems":
+            return closed(value)
+        case _:
+            return value
+
+
 def _type(where: str, members: Mapping[str, Any]) -> str | list[str] | None:
     given = members.get("type")
     if given is None or given == "TYPE_UNSPECIFIED":

@@ -28,9 +28,10 @@ from orchestrator.telemetry import Call, names
 from orchestrator.telemetry.process import Telemetry
 from orchestrator.wire.errors import (
     ANTHROPIC_PREFIXES,
-    GEMINI_PREFIXES,
+    Client,
     Headers,
     Profile,
+    is_gemini,
     is_under,
     profile_of,
     render_error,
@@ -116,15 +117,17 @@ class Exchange:
             self.secret,
             self.headers.get(b"x-op-error-format", b"").decode("latin-1").strip().lower() or None,
             self._hosts,
-            anthropic=self.is_anthropic,
+            client=self.client,
         )
 
     @property
-    def is_anthropic(self) -> bool:
-        """Whether a client of Anthropic's asks: all of them name the version that they speak."""
-        return b"anthropic-version" in self.headers or is_under(
-            self.scope["path"], ANTHROPIC_PREFIXES
-        )
+    def client(self) -> Client | None:
+        """Whose official client asks: Anthropic's names its version, Google's has a key header."""
+        if b"anthropic-version" in self.headers:
+            return "anthropic"
+        if b"x-goog-api-client" in self.headers or b"x-goog-api-key" in self.headers:
+            return "google"
+        return None
 
     @property
     def client_ip(self) -> str | None:
@@ -144,7 +147,7 @@ class Exchange:
             self.status = message["status"]
             request_id = self.request_id.encode()
             headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
-            if self.is_anthropic:
+            if self.client == "anthropic" or is_under(self.scope["path"], ANTHROPIC_PREFIXES):
                 headers.append((b"request-id", request_id))
             message = {**message, "headers": headers}
         return self._send(message)
@@ -446,6 +449,6 @@ def _secret_of_subprotocols(scope: Scope) -> str | None:
 def _secret_of_query(scope: Scope) -> str | None:
     """`?key=`, as Google's clients send it; on Google's paths only, for addresses get logged."""
     query: bytes = scope.get("query_string", b"")
-    if b"key=" not in query or not is_under(scope["path"], GEMINI_PREFIXES):
+    if b"key=" not in query or not is_gemini(scope["path"]):
         return None
     return parse_qs(query.decode("latin-1")).get("key", [None])[0]

@@ -1,17 +1,19 @@
 """OpenAI's list of models. Source: OpenAI API reference, models.
 
-Anthropic's has the same path; its clients are known by their headers.
+Anthropic's and Google's lists have the same path; their clients are known by their headers.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, assert_never
 
 import orjson
 
 from orchestrator.auth import Authenticator
 from orchestrator.gateway import Gateway, ModelEntry
-from orchestrator.wire import anthropic_models
+from orchestrator.wire import anthropic_models, gemini_models
+from orchestrator.wire.errors import Client
 from orchestrator.wire.http import Exchange, Route
 
 
@@ -28,25 +30,37 @@ def model_object(entry: ModelEntry) -> dict[str, Any]:
     }
 
 
+_WRITTEN: Mapping[Client | None, Callable[[ModelEntry], dict[str, Any]]] = {
+    None: model_object,
+    "anthropic": anthropic_models.model_object,
+    "google": gemini_models.model_object,
+}
+
+
 def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
     """The routes of this dialect."""
 
     async def list_all(exchange: Exchange) -> None:
         """The models that this key may use, loaded or not."""
         principal = await exchange.admit(authenticator)
-        if exchange.is_anthropic:
-            page = anthropic_models.page_object(exchange, gateway.models(principal))
-            await exchange.reply(orjson.dumps(page))
-            return
-        entries = [model_object(entry) for entry in gateway.models(principal)]
-        await exchange.reply(orjson.dumps({"object": "list", "data": entries}))
+        entries = gateway.models(principal)
+        match exchange.client:
+            case None:
+                page = {"object": "list", "data": [model_object(entry) for entry in entries]}
+            case "anthropic":
+                page = anthropic_models.page_object(exchange, entries)
+            case "google":
+                page = gemini_models.page_object(exchange, entries)
+            case other:
+                assert_never(other)
+        await exchange.reply(orjson.dumps(page))
 
     async def retrieve(exchange: Exchange) -> None:
         """One model, by id or alias; ids may hold slashes and colons."""
         principal = await exchange.admit(authenticator)
         name: str = exchange.scope["path_params"]["model"]
         exchange.model = name
-        written = anthropic_models.model_object if exchange.is_anthropic else model_object
+        written = _WRITTEN[exchange.client]
         await exchange.reply(orjson.dumps(written(gateway.model(principal, name))))
 
     parameter = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}

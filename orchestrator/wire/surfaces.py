@@ -90,6 +90,11 @@ def mount(
     _add(app, "", metrics, "metrics")
     fingerprint = system_fingerprint(app.version)
     probes = health.routes(authenticator, readiness)
+    # Google's newer clients call these under `/v1`, the older ones under `/v1beta`.
+    methods = [
+        *gemini.routes(authenticator, gateway),
+        *gemini_embeddings.routes(authenticator, gateway),
+    ]
     openai = {
         "chat": openai_chat.routes(authenticator, gateway, fingerprint),
         "completions": openai_completions.routes(authenticator, gateway, fingerprint),
@@ -98,6 +103,7 @@ def mount(
         "models": openai_models.routes(authenticator, gateway),
         "realtime": realtime_routes.routes(),
         "messages": anthropic_messages.routes(authenticator, gateway),
+        "gemini": methods,
         "health": probes,
         **management,
     }
@@ -110,13 +116,8 @@ def mount(
         app.router.routes.append(RawSocketRoute(prefix + realtime_routes.PATH, serve))
         for tag, routes in openai.items():
             _add(app, prefix, routes, tag)
-    gemini_routes = [
-        *gemini.routes(authenticator, gateway),
-        *gemini_embeddings.routes(authenticator, gateway),
-        *gemini_models.routes(authenticator, gateway),
-    ]
     for prefix in GEMINI_PREFIXES:
-        _add(app, prefix, gemini_routes, "gemini")
+        _add(app, prefix, [*methods, *gemini_models.routes(authenticator, gateway)], "gemini")
     _add(app, "", probes, "health")
 
 

@@ -17,7 +17,7 @@ from orchestrator.supervisor import Supervisor
 from orchestrator.supervisor.state import progress_file
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 from orchestrator.triton.probe import Probe
-from tests.integration.scripted.repository import ScriptedRepository, write_repository
+from tests.integration.scripted.repository import THINKER, ScriptedRepository, write_repository
 from tests.integration.serving import Serving, running
 
 
@@ -45,14 +45,17 @@ def appliance(demo_models: None, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="session")
 def scripted_repository(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRepository:
     """The scripted models of `scripted_appliance`, and the log of what they did."""
-    return write_repository(tmp_path_factory.mktemp("scripted") / "repository")
+    path = tmp_path_factory.mktemp("scripted") / "repository"
+    return write_repository(path, ("scripted", THINKER))
 
 
 @pytest.fixture(scope="session")
 def scripted_appliance(
     scripted_repository: ScriptedRepository, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Serving]:
-    """`orchestrator serve` with the model `scripted/scripted`, which does what prompts say."""
+    """`orchestrator serve` with the models `scripted/scripted`, which does what prompts say, and
+    `scripted/thinker`, which also thinks and calls tools.
+    """
     folder = tmp_path_factory.mktemp("scripted_appliance")
     yield from running(Serving(folder, scripted_repository.settings))
 

@@ -10,7 +10,7 @@ from orchestrator.core import errors
 from orchestrator.core.errors import GatewayError
 from orchestrator.core.limits import LimitHit
 from orchestrator.settings import HostsSettings
-from orchestrator.wire.errors import Profile, UnknownRoute, profile_of, render_error
+from orchestrator.wire.errors import Client, Profile, UnknownRoute, profile_of, render_error
 
 from .golden import check_json
 
@@ -102,6 +102,10 @@ BUDDY_KEY = "ob_sk_" + "0" * 48
         ("/api/v1/messages", "", None, None, "anthropic"),
         ("/v1/messages", "", None, "flat", "spec"),
         ("/v1/messages_of_mine", "", None, None, "appliance"),
+        ("/v1/models/acme/x:generateContent", "box.internal", None, None, "gemini"),
+        ("/api/v1/models/gemma4:26b:countTokens", "", None, None, "gemini"),
+        ("/v1/models/gemma4:26b", "", None, None, "appliance"),
+        ("/v1/other/x:generateContent", "", None, None, "appliance"),
     ],
 )
 def test_path_host_and_key_tell_whose_words_to_use(
@@ -111,15 +115,20 @@ def test_path_host_and_key_tell_whose_words_to_use(
 
 
 @pytest.mark.parametrize(
-    ("path", "profile"),
+    ("path", "client", "profile"),
     [
-        ("/v1/models", "anthropic"),
-        ("/api/v1/models/x", "anthropic"),
-        ("/v1/keys", "spec"),
-        ("/v1beta/models", "gemini"),
+        ("/v1/models", "anthropic", "anthropic"),
+        ("/api/v1/models/x", "anthropic", "anthropic"),
+        ("/v1/files", "anthropic", "anthropic"),
+        ("/v1/keys", "anthropic", "spec"),
+        ("/v1beta/models", "anthropic", "gemini"),
+        ("/v1/models", "google", "gemini"),
+        ("/api/v1/models/acme/x", "google", "gemini"),
+        ("/v1/chat/completions", "google", "appliance"),
+        ("/v1/keys", "google", "spec"),
     ],
 )
-def test_a_client_that_names_anthropics_version_gets_anthropics_words(
-    path: str, profile: Profile
+def test_on_shared_paths_the_client_tells_whose_words_to_use(
+    path: str, client: Client, profile: Profile
 ) -> None:
-    assert profile_of(path, "", None, None, HOSTS, anthropic=True) == profile
+    assert profile_of(path, "", None, None, HOSTS, client=client) == profile

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from google.genai.types import GenerateContentResponse
@@ -455,7 +455,8 @@ def assembled(chunks: list[dict[str, Any]]) -> tuple[Summary, Any]:
         assert (chunk["responseId"], bool(chunk["modelVersion"])) == ("chatcmpl-1", True)
         for index, one in summary(chunk)[0].items():
             before = found.get(index, ("", "", [], [], ""))
-            found[index] = tuple(a + b for a, b in zip(before, one, strict=True))  # type: ignore[operator,assignment]
+            joined: Any = tuple(cast("Any", a) + b for a, b in zip(before, one, strict=True))
+            found[index] = joined
     return found, chunks[-1]["usageMetadata"]
 
 

@@ -9,7 +9,7 @@ from google.genai.types import Schema
 
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.json_schema import check_schema
-from orchestrator.wire.gemini_schema import json_schema
+from orchestrator.wire.gemini_schema import closed, json_schema
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nothing": ({}, {}),
@@ -71,6 +71,23 @@ def test_a_schema_of_googles_means_this_json_schema(name: str) -> None:
     written = json_schema("responseSchema", given)
     assert written == meant
     assert list(written.get("properties", {})) == list(meant.get("properties", {}))
+
+
+def test_the_objects_of_a_closed_schema_hold_what_it_names_and_nothing_else() -> None:
+    inner = {"type": "object", "properties": {"properties": {"type": "string"}}}
+    open_to_some = {"type": "object", "properties": {}, "additionalProperties": {"type": "null"}}
+    schema = {
+        "properties": {"a": inner, "b": {"type": "array", "items": inner}, "c": open_to_some},
+        "$defs": {"d": {"anyOf": [inner, {"type": "object"}]}},
+        "enum": [{"properties": 1}],
+    }
+    shut = {**inner, "additionalProperties": False}
+    assert closed(schema) == {
+        "properties": {"a": shut, "b": {"type": "array", "items": shut}, "c": open_to_some},
+        "$defs": {"d": {"anyOf": [shut, {"type": "object"}]}},
+        "enum": [{"properties": 1}],
+        "additionalProperties": False,
+    }
 
 
 def test_every_member_of_the_sdks_schema_ends_in_one_that_engines_enforce() -> None:

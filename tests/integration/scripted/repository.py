@@ -15,6 +15,9 @@ from orchestrator.settings import PROJECT_ROOT
 HERE = Path(__file__).parent
 END_ID = 256
 CONTEXT_TOKENS = 4096
+THINKER = "thinker"
+"""The name of a model whose answers are read for thoughts and for calls of tools."""
+TEMPLATES = ("{{ messages[-1].content }}", "{% if tools %}{% endif %}{{ messages[-1].content }}")
 PARAMETERS = """
 parameters {
   key: "log_file"
@@ -64,7 +67,7 @@ def write_repository(path: Path, names: Sequence[str] = ("scripted",)) -> Script
         (version / "tokenizer_config.json").write_text(
             json.dumps({"eos_token": "<|end|>"}), encoding="utf-8"
         )
-        (version / "chat_template.jinja").write_text("{{ messages[-1].content }}", encoding="utf-8")
+        (version / "chat_template.jinja").write_text(TEMPLATES[name == THINKER], encoding="utf-8")
         (version / "manifest.json").write_text(json.dumps(_manifest(name)), encoding="utf-8")
         entries.append(_entry(name))
     catalogue = path / "catalogue.toml"
@@ -87,7 +90,8 @@ def _entry(name: str) -> str:
     return (
         f'[[model]]\nid = "scripted/{name}"\nname = "{name}"\ntask = "generate"\n'
         f"context_tokens = {CONTEXT_TOKENS}\n"
-        '[model.engine]\ncheckpoint = "nowhere"\n'
+        + ('parser = "hermes"\nreasoning = "think"\n' if name == THINKER else "")
+        + '[model.engine]\ncheckpoint = "nowhere"\n'
     )
 
 

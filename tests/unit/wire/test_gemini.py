@@ -11,7 +11,7 @@ from orchestrator.core.errors import UpstreamFailed
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest
 from tests.wire.harness import KEY, Bench, answer
 
-PREFIXES = ("/v1beta", "/api/v1beta")
+PREFIXES = ("/v1beta", "/api/v1beta", "/v1", "/api/v1")
 CHAT = "/v1beta/models/acme/chat"
 HELLO = {"contents": [{"parts": [{"text": "hi"}]}]}
 
@@ -61,9 +61,10 @@ async def test_the_key_may_stand_in_the_address(service: Bench, prefix: str) -> 
     reply = await service.client.post(f"{path}?key=nobody", json=HELLO)
     assert (reply.status_code, reply.json()["error"]["status"]) == (401, "UNAUTHENTICATED")
     assert "nobody" not in reply.text
-    reply = await service.client.post(f"/v1/chat/completions?key={KEY}", json={})
-    assert reply.status_code == 401
-    listed = await service.client.get(f"{prefix}/models?key={KEY}&pageSize=1&alt=json")
+    for other in ("chat/completions", "models/acme/chat"):
+        reply = await service.client.post(f"/v1/{other}?key={KEY}", json={})
+        assert reply.status_code in (401, 405)
+    listed = await service.client.get(f"/v1beta/models?key={KEY}&pageSize=1&alt=json")
     assert len(listed.json()["models"]) == 1
 
 
@@ -94,6 +95,18 @@ async def test_models_are_listed_in_pages(service: Bench) -> None:
 async def openai_models(service: Bench) -> list[dict[str, Any]]:
     listed: list[dict[str, Any]] = (await service.get("/v1/models")).json()["data"]
     return listed
+
+
+@pytest.mark.parametrize("header", ["x-goog-api-client", "x-goog-api-key"])
+async def test_models_are_told_in_googles_words_where_its_client_asks(
+    service: Bench, header: str
+) -> None:
+    listed = await service.get("/v1/models?pageSize=1", **{header: KEY})
+    assert [model["name"] for model in listed.json()["models"]] == ["models/acme/chat"]
+    one = await service.get("/api/v1/models/acme/chat", **{header: KEY})
+    assert one.json() == listed.json()["models"][0]
+    none = await service.get("/v1/models/no/such", **{header: KEY})
+    assert none.json()["error"]["status"] == "NOT_FOUND"
 
 
 async def test_a_model_says_what_it_can_do(service: Bench) -> None:
