@@ -23,6 +23,11 @@ from orchestrator.triton.contract import Guide
 
 ToolSchema = dict[str, Any]
 
+_CLOSED_BY = frozenset(
+    {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
+)
+"""A schema of nothing else tells all of an object's members by their names."""
+
 
 def guide_for(request: GenerationRequest, known: Sequence[str]) -> Guide | None:
     """The guide that `request` needs, if any; `known` are the engine's kinds.
@@ -78,8 +83,14 @@ def _schema_guide(schema: Mapping[str, Any], param: str) -> Guide:
 
 
 def _arguments(tool: Tool) -> ToolSchema:
-    """The arguments of a call: always an object, and of its schema what engines can enforce."""
-    return {**loosened(tool.parameters), "type": "object"}
+    """The arguments of a call: always an object, and of its schema what engines can enforce.
+
+    Parameters that are nowhere spoken of are ruled out: a model would only invent them.
+    """
+    schema = {**loosened(tool.parameters), "type": "object"}
+    if schema.keys() <= _CLOSED_BY:
+        schema.setdefault("additionalProperties", False)
+    return schema
 
 
 def _calls(tools: Sequence[Tool], *, parallel: bool) -> ToolSchema:

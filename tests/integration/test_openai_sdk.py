@@ -210,7 +210,7 @@ def test_both_prefixes_serve_the_same(appliance: Serving) -> None:
         ({"n": 9}, openai.BadRequestError, "invalid_request", "n"),
         ({"stop": ["a"] * 5}, openai.BadRequestError, "invalid_request", "stop"),
         ({"messages": []}, openai.BadRequestError, "invalid_request", "messages"),
-        ({"logprobs": True}, openai.BadRequestError, "invalid_request", "logprobs"),
+        ({"top_logprobs": 2}, openai.BadRequestError, "invalid_request", "top_logprobs"),
         (
             {"max_tokens": 100_000},
             openai.BadRequestError,

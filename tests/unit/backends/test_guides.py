@@ -73,10 +73,16 @@ def test_a_named_tool_leaves_the_arguments_to_write() -> None:
     assert guide.param == "tool_choice"
     assert accepted(guide, '{"city":"Oslo"}')
     assert not accepted(guide, "{}")
+    assert not accepted(guide, '{"city":"Oslo","invented":1}')
     anything = guide_for(request(TOOLS, tool_choice=ToolChoice("named", "now")), KNOWN)
     assert anything is not None
     assert accepted(anything, "{}")
+    assert not accepted(anything, '{"x":1}')
     assert not accepted(anything, "5")
+    free = Tool("free", "", {"type": "object", "additionalProperties": True})
+    open_ended = guide_for(request((free,), tool_choice=ToolChoice("named", "free")), KNOWN)
+    assert open_ended is not None
+    assert accepted(open_ended, '{"x":1}')
 
 
 def test_required_is_a_list_of_calls_each_with_its_own_arguments() -> None:
