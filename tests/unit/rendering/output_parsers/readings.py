@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from hypothesis import strategies as st
-
 from orchestrator.catalogue import Parser
 from orchestrator.core.events import (
     ChoiceFinished,
@@ -25,7 +23,6 @@ from ..conftest import asking
 Shown = str | tuple[str, str]
 """A part: text, a call as name and arguments, reasoning as text behind `thinks`."""
 
-CUTS = st.lists(st.integers(0, 400), max_size=30)
 TOOLS = asking("weather", "f", "g")
 
 
@@ -59,6 +56,23 @@ class Reading:
     def result(self) -> tuple[list[Shown], str]:
         """The parts and the reason."""
         return self.parts, self.reason
+
+
+def read_every_way(
+    parser: Parser,
+    text: str,
+    reason: EndReason = "stop",
+    *,
+    request: GenerationRequest = TOOLS,
+    thinking: Thinking = "no",
+) -> Reading:
+    """`text` read at once; letter by letter and cut in two at any place it must be the same."""
+    whole = Reading(parser, text, reason, request=request, thinking=thinking)
+    for cuts in (range(len(text)), *((place,) for place in range(1, len(text)))):
+        again = Reading(parser, text, reason, cuts=cuts, request=request, thinking=thinking)
+        assert again.result == whole.result
+        assert again.ended == whole.ended
+    return whole
 
 
 def shown(part: Part) -> Shown:

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-
 from orchestrator.core.request import ToolMode
 from orchestrator.rendering.output_parsers import is_held_to_json, output_parser
 
 from ..conftest import asking
-from .readings import CUTS, Reading, letter_by_letter
+from .readings import Reading, letter_by_letter, read_every_way
 
 REQUIRED = asking("f", "g", mode="required")
 NAMED = asking("f", "g", mode="named")
 CALLS = '[{"name": "f", "parameters": {"a": "]"}},\n {"name": "g", "parameters": {}}]'
 
 
-@given(cuts=CUTS)
-def test_a_list_of_calls_is_parallel_calls(cuts: list[int]) -> None:
-    reading = Reading("plain", CALLS, cuts=cuts, request=REQUIRED)
+def test_a_list_of_calls_is_parallel_calls() -> None:
+    reading = read_every_way("plain", CALLS, request=REQUIRED)
     assert reading.result == ([("f", '{"a": "]"}'), ("g", "{}")], "tool_calls")
 
 
-@given(cuts=CUTS)
-def test_one_call_is_enough_where_they_may_not_be_parallel(cuts: list[int]) -> None:
+def test_one_call_is_enough_where_they_may_not_be_parallel() -> None:
     request = asking("f", mode="required", parallel=False)
-    reading = Reading("hermes", CALLS, cuts=cuts, request=request)
+    reading = read_every_way("hermes", CALLS, request=request)
     assert reading.result == ([("f", '{"a": "]"}')], "tool_calls")
     assert reading.ended
 
 
-@given(cuts=CUTS)
-def test_arguments_alone_are_a_call_of_the_named_tool(cuts: list[int]) -> None:
-    reading = Reading("mistral", ' {"a": [1, "}"]} \n', cuts=cuts, request=NAMED)
+def test_arguments_alone_are_a_call_of_the_named_tool() -> None:
+    reading = read_every_way("mistral", ' {"a": [1, "}"]} \n', request=NAMED)
     assert reading.result == ([("f", '{"a": [1, "}"]}')], "tool_calls")
 
 
@@ -43,8 +38,8 @@ def test_forced_calls_are_given_out_while_they_are_written() -> None:
 
 
 def test_a_forced_call_that_was_cut_says_length_and_is_never_text() -> None:
-    cuts = {32: [("f", '{"a')], 12: []}
-    for length, parts in cuts.items():
+    kept = {32: [("f", '{"a')], 12: []}
+    for length, parts in kept.items():
         reading = Reading("plain", CALLS[:length], "length", request=REQUIRED)
         assert reading.result == (parts, "length")
     assert Reading("plain", '{"a": 1', "length", request=NAMED).parts == [("f", '{"a": 1')]

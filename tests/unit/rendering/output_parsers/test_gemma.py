@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 
 from orchestrator.rendering.output_parsers import output_parser
 
-from .readings import CUTS, TOOLS, Reading, Shown, letter_by_letter
+from .readings import TOOLS, Reading, Shown, letter_by_letter, read_every_way
 
 CALL = '{"name": "weather", "parameters": {"city": "Oslo"}}'
 OSLO = ("weather", '{"city": "Oslo"}')
 NOTED = "<start_function_call>call:weather{city:<escape>Oslo<escape>}<end_function_call>"
 
 
-@given(cuts=CUTS)
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -54,13 +53,10 @@ NOTED = "<start_function_call>call:weather{city:<escape>Oslo<escape>}<end_functi
         ("<|tool_call>call:f{}", [("f", "{}")]),
     ],
 )
-def test_calls_are_found_however_the_text_arrives(
-    text: str, parts: list[Shown], cuts: list[int]
-) -> None:
-    assert Reading("gemma", text, cuts=cuts).result == (parts, "tool_calls")
+def test_calls_are_found_however_the_text_arrives(text: str, parts: list[Shown]) -> None:
+    assert read_every_way("gemma", text).result == (parts, "tool_calls")
 
 
-@given(cuts=CUTS)
 @pytest.mark.parametrize(
     "text",
     [
@@ -87,8 +83,8 @@ def test_calls_are_found_however_the_text_arrives(
         "<start_function_call>call:" + "w" * 300 + "{}",
     ],
 )
-def test_what_is_no_call_stays_text(text: str, cuts: list[int]) -> None:
-    assert Reading("gemma", text, cuts=cuts).result == ([text], "stop")
+def test_what_is_no_call_stays_text(text: str) -> None:
+    assert read_every_way("gemma", text).result == ([text], "stop")
 
 
 def test_code_that_is_too_long_to_be_parsed_stays_text() -> None:
@@ -130,12 +126,10 @@ VALUES = st.recursive(
 )
 
 
-@given(arguments=st.dictionaries(st.text("abc", min_size=1), VALUES, max_size=3), cuts=CUTS)
-def test_every_value_comes_through_the_notation(
-    arguments: dict[str, object], cuts: list[int]
-) -> None:
+@given(arguments=st.dictionaries(st.text("abc", min_size=1), VALUES, max_size=3))
+def test_every_value_comes_through_the_notation(arguments: dict[str, object]) -> None:
     text = f"<|tool_call>call:f{noted(arguments)}<tool_call|>"
-    (part,) = Reading("gemma", text, cuts=cuts).parts
+    (part,) = Reading("gemma", text, cuts=range(len(text))).parts
     assert part[0] == "f"
     assert json.loads(part[1]) == arguments
 

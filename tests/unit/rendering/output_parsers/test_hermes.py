@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
 
 from orchestrator.core.events import PartDelta
 from orchestrator.rendering.output_parsers import output_parser
 
 from ..conftest import asking
-from .readings import CUTS, TOOLS, Reading, Shown, letter_by_letter
+from .readings import TOOLS, Reading, Shown, letter_by_letter, read_every_way
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 OSLO = ("weather", '{"city": "Oslo"}')
 
 
-@given(cuts=CUTS)
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -35,13 +33,10 @@ OSLO = ("weather", '{"city": "Oslo"}')
         ),
     ],
 )
-def test_calls_are_told_from_text_however_the_text_arrives(
-    text: str, parts: list[Shown], cuts: list[int]
-) -> None:
-    assert Reading("hermes", text, cuts=cuts).result == (parts, "tool_calls")
+def test_calls_are_told_from_text_however_the_text_arrives(text: str, parts: list[Shown]) -> None:
+    assert read_every_way("hermes", text).result == (parts, "tool_calls")
 
 
-@given(cuts=CUTS)
 @pytest.mark.parametrize(
     "text",
     [
@@ -63,11 +58,10 @@ def test_calls_are_told_from_text_however_the_text_arrives(
         "x" + " " * 600 + "y",
     ],
 )
-def test_what_is_no_call_stays_text(text: str, cuts: list[int]) -> None:
-    assert Reading("hermes", text, cuts=cuts).result == ([text] if text else [], "stop")
+def test_what_is_no_call_stays_text(text: str) -> None:
+    assert read_every_way("hermes", text).result == ([text] if text else [], "stop")
 
 
-@given(cuts=CUTS)
 @pytest.mark.parametrize(
     ("body", "arguments"),
     [
@@ -81,10 +75,8 @@ def test_what_is_no_call_stays_text(text: str, cuts: list[int]) -> None:
         ('{"name": "f", "arguments": {"a": 1}, "parameters": {"b": 2}}', '{"a": 1}'),
     ],
 )
-def test_arguments_are_the_json_text_as_produced(
-    body: str, arguments: str, cuts: list[int]
-) -> None:
-    reading = Reading("hermes", f"<tool_call>{body}</tool_call>", cuts=cuts)
+def test_arguments_are_the_json_text_as_produced(body: str, arguments: str) -> None:
+    reading = read_every_way("hermes", f"<tool_call>{body}</tool_call>")
     assert reading.result == ([("f", arguments)], "tool_calls")
 
 
@@ -93,10 +85,9 @@ def test_a_call_is_given_out_while_it_is_written() -> None:
     assert told == [*"Well", "weather(", *'{"city": "Oslo"}', ")"]
 
 
-@given(cuts=CUTS)
-def test_a_call_that_was_cut_keeps_what_there_is_and_says_length(cuts: list[int]) -> None:
+def test_a_call_that_was_cut_keeps_what_there_is_and_says_length() -> None:
     cut = '<tool_call>\n{"name": "f", "arguments": {"a": "hal'
-    assert Reading("hermes", cut, "length", cuts=cuts).result == ([("f", '{"a": "hal')], "length")
+    assert read_every_way("hermes", cut, "length").result == ([("f", '{"a": "hal')], "length")
 
 
 @pytest.mark.parametrize(

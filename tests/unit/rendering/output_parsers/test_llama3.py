@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
 
 from orchestrator.rendering.output_parsers import output_parser
 
-from .readings import CUTS, TOOLS, Reading, Shown, letter_by_letter
+from .readings import TOOLS, Reading, Shown, letter_by_letter, read_every_way
 
 CALL = '{"name": "weather", "parameters": {"city": "Oslo"}}'
 OSLO = ("weather", '{"city": "Oslo"}')
 
 
-@given(cuts=CUTS)
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -28,13 +26,10 @@ OSLO = ("weather", '{"city": "Oslo"}')
         ('{"type": "function", "name": "f", "parameters": {"a": ";"}}', [("f", '{"a": ";"}')]),
     ],
 )
-def test_calls_are_found_however_the_text_arrives(
-    text: str, parts: list[Shown], cuts: list[int]
-) -> None:
-    assert Reading("llama3", text, cuts=cuts).result == (parts, "tool_calls")
+def test_calls_are_found_however_the_text_arrives(text: str, parts: list[Shown]) -> None:
+    assert read_every_way("llama3", text).result == (parts, "tool_calls")
 
 
-@given(cuts=CUTS)
 @pytest.mark.parametrize(
     "text",
     [
@@ -46,8 +41,8 @@ def test_calls_are_found_however_the_text_arrives(
         '["weather"]',
     ],
 )
-def test_json_that_calls_no_known_tool_is_an_answer(text: str, cuts: list[int]) -> None:
-    assert Reading("llama3", text, cuts=cuts).result == ([text], "stop")
+def test_json_that_calls_no_known_tool_is_an_answer(text: str) -> None:
+    assert read_every_way("llama3", text).result == ([text], "stop")
 
 
 def test_a_bare_call_is_given_out_from_its_name_on() -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
 
 from orchestrator.rendering.output_parsers import output_parser
 
-from .readings import CUTS, TOOLS, Reading, Shown, letter_by_letter
+from .readings import TOOLS, Reading, Shown, letter_by_letter, read_every_way
 
 CALL = '{"name": "weather", "arguments": {"city": "Oslo"}}'
 NAMED = '[TOOL_CALLS]weather[ARGS]{"city": "Oslo"}'
 OSLO = ("weather", '{"city": "Oslo"}')
 
 
-@given(cuts=CUTS)
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -30,13 +28,10 @@ OSLO = ("weather", '{"city": "Oslo"}')
         (f"[TOOL_CALLS]so to say {NAMED}", ["[TOOL_CALLS]so to say", OSLO]),
     ],
 )
-def test_calls_are_found_however_the_text_arrives(
-    text: str, parts: list[Shown], cuts: list[int]
-) -> None:
-    assert Reading("mistral", text, cuts=cuts).result == (parts, "tool_calls")
+def test_calls_are_found_however_the_text_arrives(text: str, parts: list[Shown]) -> None:
+    assert read_every_way("mistral", text).result == (parts, "tool_calls")
 
 
-@given(cuts=CUTS)
 @pytest.mark.parametrize(
     "text",
     [
@@ -51,8 +46,8 @@ def test_calls_are_found_however_the_text_arrives(
         "[TOOLS] and [TOOL_CALL]",
     ],
 )
-def test_what_is_no_call_stays_text(text: str, cuts: list[int]) -> None:
-    assert Reading("mistral", text, cuts=cuts).result == ([text], "stop")
+def test_what_is_no_call_stays_text(text: str) -> None:
+    assert read_every_way("mistral", text).result == ([text], "stop")
 
 
 def test_a_named_call_is_given_out_from_its_arguments_on() -> None:

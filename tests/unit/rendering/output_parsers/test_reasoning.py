@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
 
 from orchestrator.core.request import JsonFormat
 from orchestrator.rendering.output_parsers import output_parser
 
 from ..conftest import asking
-from .readings import CUTS, TOOLS, Reading, Shown
+from .readings import TOOLS, Reading, Shown, read_every_way
 
 CALL = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
 
 
-@given(cuts=CUTS)
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -33,23 +31,21 @@ CALL = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
         ("", []),
     ],
 )
-def test_thoughts_are_told_from_the_answer(text: str, parts: list[Shown], cuts: list[int]) -> None:
+def test_thoughts_are_told_from_the_answer(text: str, parts: list[Shown]) -> None:
     for request in (asking(), TOOLS):
-        reading = Reading("hermes", text, cuts=cuts, request=request, thinking="undecided")
+        reading = read_every_way("hermes", text, request=request, thinking="undecided")
         assert reading.result == (parts, "stop")
 
 
-@given(cuts=CUTS)
-def test_the_prompt_may_have_opened_the_thoughts(cuts: list[int]) -> None:
+def test_the_prompt_may_have_opened_the_thoughts() -> None:
     text = f"hm\n</think>\n\nWell. {CALL}\n"
-    reading = Reading("hermes", text, cuts=cuts, thinking="yes")
+    reading = read_every_way("hermes", text, thinking="yes")
     assert reading.result == (["thinks hm", "Well.", ("f", '{"a": 1}')], "tool_calls")
 
 
-@given(cuts=CUTS)
-def test_a_bare_call_may_follow_thoughts(cuts: list[int]) -> None:
+def test_a_bare_call_may_follow_thoughts() -> None:
     text = '<think>hm</think>\n{"name": "f", "parameters": {}}'
-    reading = Reading("llama3", text, cuts=cuts, thinking="undecided")
+    reading = read_every_way("llama3", text, thinking="undecided")
     assert reading.result == (["thinks hm", ("f", "{}")], "tool_calls")
 
 
