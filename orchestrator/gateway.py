@@ -64,10 +64,11 @@ class Generation:
         before_end: Callable[[Outcome], None],
         on_end: Callable[[Outcome], None],
         meter: Meter | None = None,
+        so_far: Callable[[], Usage] | None = None,
     ) -> None:
         """`before_end` is called before the reader can know of the end, `on_end` after it.
 
-        `meter` is told how it ends, before both.
+        `meter` is told how it ends, before both. `so_far` knows what the engine has produced.
         """
         self.headers = headers
         self._first = first
@@ -75,8 +76,14 @@ class Generation:
         self._before_end = before_end
         self._on_end = on_end
         self._meter = meter
+        self._so_far = so_far
         self._outcome: Outcome = "cancelled"
         self._closed = False
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it has used until now; of one that ends early the books have the last word."""
+        return None if self._so_far is None else self._so_far()
 
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
         """The events from the first. Raises: GatewayError."""
@@ -200,7 +207,7 @@ class Gateway:
         meter.first_token()
         headers = _headers(route, admission)
         meter.limits(headers)
-        return Generation(first, events, headers, promise, end, meter)
+        return Generation(first, events, headers, promise, end, meter, run.so_far)
 
     async def embed(
         self, principal: Principal, request: EmbeddingRequest, context: CallContext

@@ -20,6 +20,8 @@ class RawSocketRoute(WebSocketRoute):
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             del receive, send
+            # Routers note their HTTP routes there themselves; the metrics are told by it.
+            scope["route"] = self
             await handler(exchange_of(scope))
 
         self.app = app

@@ -44,7 +44,7 @@ class Running:
         self._can_be_cut = False
         self._is_stopped = False
         self._fault: GatewayError | None = None
-        self._headers: Mapping[str, str] = {}
+        self._generation: Generation | None = None
         self.task = asyncio.create_task(self._run())
 
     @property
@@ -91,7 +91,7 @@ class Running:
             await self._end(error=self._fault)
             return
         generation = await self._begin()
-        self._headers = generation.headers
+        self._generation = generation
         try:
             events = aiter(generation)
             while not self._is_stopped:
@@ -101,7 +101,6 @@ class Running:
                 if isinstance(event, GenerationFinished):
                     # Before the client knows, so that its next response finds the room of this one.
                     await generation.aclose()
-                    self._line.count(event.usage)
                     await self._end(usage=event.usage)
                     return
                 for made in self.response.event(event):
@@ -127,7 +126,6 @@ class Running:
 
     async def _failed(self, error: GatewayError) -> None:
         self._line.report(error)
-        self._headers = self._headers or error.headers
         # What was wrong with the event is no response; clients wait for the end of all others.
         is_refusal = error.status < 500 and not isinstance(error, RateLimited)
         if is_refusal and not self.response.created:
@@ -137,9 +135,18 @@ class Running:
             await self._end(error=error)
 
     async def _end(self, *, usage: Usage | None = None, error: GatewayError | None = None) -> None:
+        """Sends the last events. Without `usage` it did not come to its own end."""
         cancelled = usage is None and error is None
+        generation = self._generation
+        if usage is None and generation is not None:
+            usage = generation.usage
+        if usage is not None:
+            self._line.count(usage)
         for made in self.response.finish(usage=usage, cancelled=cancelled, error=error):
             if made["type"] == "response.done":
                 self.active = False
             await self._line.send(made)
-        await self._line.send(rate_limits(self._headers, time.time()))
+        headers: Mapping[str, str] = {} if error is None else error.headers
+        if generation is not None:
+            headers = generation.headers
+        await self._line.send(rate_limits(headers, time.time()))

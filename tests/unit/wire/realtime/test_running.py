@@ -111,6 +111,7 @@ async def test_a_cancel_stops_the_engine_and_keeps_what_was_written(service: Ben
         done = events[-1]["response"]
         assert done["status_details"] == {"type": "cancelled", "reason": "client_cancelled"}
         assert done["output"][0]["content"][0]["text"] == "Hello"
+        assert (done["usage"]["input_tokens"], done["usage"]["output_tokens"]) == (3, 2)
         service.backend.hangs, service.backend.events = False, answer("Again")
         assert (await client.event())["type"] == "rate_limits.updated"
         assert (await respond(client))["status"] == "completed"
