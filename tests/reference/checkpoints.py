@@ -110,6 +110,7 @@ def write_encoder(folder: Path, kind: str, pooling: str = "mean", normalize: boo
         "word_embedding_dimension": config["hidden_size"],
         "pooling_mode_cls_token": pooling == "cls",
         "pooling_mode_mean_tokens": pooling == "mean",
+        "pooling_mode_lasttoken": pooling == "last",
     }
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
     return folder
