@@ -30,6 +30,11 @@ from orchestrator.core.request import (
 )
 from orchestrator.gateway import Gateway
 from orchestrator.wire.anthropic_messages_encoder import PINGED_EVENTS, Encoder
+from orchestrator.wire.anthropic_messages_replies import (
+    MessageErrorReply,
+    MessageReply,
+    TokensCount,
+)
 from orchestrator.wire.anthropic_messages_types import (
     Block,
     CountBody,
@@ -42,7 +47,9 @@ from orchestrator.wire.anthropic_messages_types import (
 )
 from orchestrator.wire.bodies import BodyReader, check_range, shown
 from orchestrator.wire.http import Exchange, Route
-from orchestrator.wire.openai_types import json_body, required_model, token_limit
+from orchestrator.wire.openai_tools import MOST_TOOLS
+from orchestrator.wire.openai_types import required_model, token_limit
+from orchestrator.wire.openapi import INFERENCE, Operation
 from orchestrator.wire.sse import send_completion, send_stream
 from orchestrator.wire.thinking import effort_of_budget
 
@@ -235,7 +242,12 @@ def _required(name: str, value: str | None) -> str:
 
 
 def _tools(body: PromptFields) -> tuple[tuple[Tool, ...], ToolChoice]:
-    tools = tuple(_tool(f"tools[{index}]", tool) for index, tool in enumerate(body.tools or ()))
+    given = body.tools or []
+    if len(given) > MOST_TOOLS:
+        raise InvalidRequest(
+            f"`tools` may hold {MOST_TOOLS} at most; it holds {len(given)}.", param="tools"
+        )
+    tools = tuple(_tool(f"tools[{index}]", tool) for index, tool in enumerate(given))
     wanted = body.tool_choice
     match wanted.type if wanted is not None else "auto":
         case "auto":
@@ -361,6 +373,20 @@ _EXAMPLE: dict[str, Any] = {
 _COUNT_EXAMPLE = {name: value for name, value in _EXAMPLE.items() if name != "max_tokens"}
 
 
+def _operation(
+    body: Any, reply: Any, example: dict[str, Any], *, streams: bool = False, limited: bool = True
+) -> Operation:
+    return Operation(
+        body=body,
+        reply=reply,
+        example=example,
+        errors=INFERENCE,
+        error=MessageErrorReply,
+        streams=streams,
+        limited=limited,
+    )
+
+
 def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
     """The routes of this dialect."""
     reader, count_reader = BodyReader(MessagesBody), BodyReader(CountBody)
@@ -394,7 +420,7 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
             create,
             "create_message",
             "Create a message",
-            json_body(MessagesBody, _EXAMPLE),
+            _operation(MessagesBody, MessageReply, _EXAMPLE, streams=True),
         ),
         Route(
             "POST",
@@ -402,6 +428,6 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
             count,
             "count_message_tokens",
             "Count the tokens of a message",
-            json_body(CountBody, _COUNT_EXAMPLE),
+            _operation(CountBody, TokensCount, _COUNT_EXAMPLE, limited=False),
         ),
     ]

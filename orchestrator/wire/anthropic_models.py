@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.gateway import ModelEntry
@@ -14,6 +16,27 @@ from orchestrator.wire.queries import Query
 _PARAMETERS = ("limit", "after_id", "before_id", "lifecycle", "lifecycle[]")
 _DEFAULT_PAGE = 20
 _MAX_PAGE = 1000
+
+
+class AnthropicModel(msgspec.Struct, kw_only=True):
+    """A model as Anthropic's clients know it."""
+
+    type: Literal["model"]
+    id: str
+    display_name: str
+    created_at: str
+    lifecycle: Literal["active"]
+    max_input_tokens: int
+    max_tokens: int
+
+
+class AnthropicModelList(msgspec.Struct, kw_only=True):
+    """A page of models."""
+
+    data: list[AnthropicModel]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
 
 
 def model_object(entry: ModelEntry) -> dict[str, Any]:

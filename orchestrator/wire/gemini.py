@@ -33,6 +33,11 @@ from orchestrator.core.request import (
 from orchestrator.gateway import Gateway
 from orchestrator.wire.bodies import check_at_least, check_range, shown
 from orchestrator.wire.gemini_encoder import Encoder, text_tokens
+from orchestrator.wire.gemini_replies import (
+    CountTokensResponse,
+    ErrorReply,
+    GenerateContentResponse,
+)
 from orchestrator.wire.gemini_schema import closed, json_schema
 from orchestrator.wire.gemini_types import (
     Content,
@@ -48,6 +53,7 @@ from orchestrator.wire.gemini_types import (
     given_members,
 )
 from orchestrator.wire.http import Exchange, Route
+from orchestrator.wire.openai_tools import MOST_TOOLS
 from orchestrator.wire.openai_types import MOST_CHOICES, required_model, token_limit
 from orchestrator.wire.openapi import INFERENCE, Operation, path_parameter, query_parameter
 from orchestrator.wire.sse import send_completion, send_stream
@@ -203,6 +209,11 @@ def _tools(
         for index, body in enumerate(bodies)
         for place, declaration in enumerate(_declarations(f"tools[{index}]", body))
     )
+    if len(tools) > MOST_TOOLS:
+        raise InvalidRequest(
+            f"`tools` may declare {MOST_TOOLS} functions at most; it declares {len(tools)}.",
+            param="tools",
+        )
     calling = config.function_calling_config if config is not None else None
     if calling is None:
         return tools, ToolChoice()
@@ -375,15 +386,24 @@ _EXAMPLE: dict[str, Any] = {"contents": [{"parts": [{"text": "Explain rainbows s
 
 
 def operation(
-    kind: type[Any], example: dict[str, Any], parameters: Sequence[dict[str, Any]] = ()
+    body: Any,
+    reply: Any,
+    example: dict[str, Any],
+    parameters: Sequence[dict[str, Any]] = (),
+    *,
+    streams: bool = False,
+    limited: bool = True,
 ) -> Operation:
     """What a method of a model takes and gives."""
     return Operation(
-        body=kind,
+        body=body,
+        reply=reply,
         example=example,
-        parameters=[path_parameter("model", "an id or alias"), *parameters],
+        parameters=[path_parameter("model", "An id or alias."), *parameters],
         errors=INFERENCE,
-        limited=True,
+        error=ErrorReply,
+        streams=streams,
+        limited=limited,
     )
 
 
@@ -433,7 +453,7 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         counted = {"totalTokens": tokens, "promptTokensDetails": text_tokens(tokens)}
         await exchange.reply(orjson.dumps(counted))
 
-    alt = query_parameter("alt", "`sse` for server-sent events, else a JSON array")
+    alt = query_parameter("alt", "`sse` for server-sent events, else a JSON array.")
     return [
         Route(
             "POST",
@@ -441,7 +461,7 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
             generate,
             "generate_content",
             "Generate content",
-            operation(GenerateBody, _EXAMPLE),
+            operation(GenerateBody, GenerateContentResponse, _EXAMPLE),
         ),
         Route(
             "POST",
@@ -449,7 +469,7 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
             stream,
             "stream_generate_content",
             "Generate content in chunks",
-            operation(GenerateBody, _EXAMPLE, [alt]),
+            operation(GenerateBody, list[GenerateContentResponse], _EXAMPLE, [alt], streams=True),
         ),
         Route(
             "POST",
@@ -457,7 +477,7 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
             count,
             "count_content_tokens",
             "Count the tokens of contents",
-            operation(CountBody, _EXAMPLE),
+            operation(CountBody, CountTokensResponse, _EXAMPLE, limited=False),
         ),
     ]
 

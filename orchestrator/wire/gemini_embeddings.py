@@ -16,6 +16,7 @@ from orchestrator.gateway import Embeddings, Gateway
 from orchestrator.wire.bodies import check_at_least
 from orchestrator.wire.gemini import model_of, operation, text_of
 from orchestrator.wire.gemini_encoder import text_tokens
+from orchestrator.wire.gemini_replies import BatchEmbedContentsResponse, EmbedContentResponse
 from orchestrator.wire.gemini_types import EmbedBatchBody, EmbedBody, GeminiReader
 from orchestrator.wire.http import Exchange, Route, header_pairs
 from orchestrator.wire.openai_embeddings import MOST_INPUTS
@@ -105,7 +106,7 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
             embed,
             "embed_content",
             "Embed a content",
-            operation(EmbedBody, _EXAMPLE),
+            operation(EmbedBody, EmbedContentResponse, _EXAMPLE),
         ),
         Route(
             "POST",
@@ -113,6 +114,6 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
             embed_batch,
             "batch_embed_contents",
             "Embed contents",
-            operation(EmbedBatchBody, {"requests": [_EXAMPLE]}),
+            operation(EmbedBatchBody, BatchEmbedContentsResponse, {"requests": [_EXAMPLE]}),
         ),
     ]

@@ -10,12 +10,14 @@ import orjson
 from orchestrator.auth import Authenticator
 from orchestrator.gateway import Gateway, ModelEntry
 from orchestrator.wire.gemini import model_of
+from orchestrator.wire.gemini_replies import ErrorReply, ListModelsResponse, ModelReply
 from orchestrator.wire.http import Exchange, Route
+from orchestrator.wire.openapi import ALWAYS, Operation, path_parameter, query_parameter
 from orchestrator.wire.queries import Query
 
 _PARAMETERS = {
-    "pageSize": "most models of one page, 50 unless given",
-    "pageToken": "the `nextPageToken` of the page before",
+    "pageSize": "Most models of one page, 50 unless given.",
+    "pageToken": "The `nextPageToken` of the page before.",
 }
 _TOLERATED = ("page_size", "page_token", "filter", "alt", "$alt", "prettyPrint")
 _DEFAULT_PAGE = 50
@@ -70,11 +72,8 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         model = gateway.model(principal, model_of(exchange))
         await exchange.reply(orjson.dumps(model_object(model)))
 
-    parameters = [
-        {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
-        for name, text in _PARAMETERS.items()
-    ]
-    model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+    paging = [query_parameter(name, text) for name, text in _PARAMETERS.items()]
+    named = [path_parameter("model", "An id or alias.")]
     return [
         Route(
             "GET",
@@ -82,7 +81,9 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
             list_all,
             "list_gemini_models",
             "List models",
-            {"parameters": parameters},
+            Operation(
+                reply=ListModelsResponse, parameters=paging, errors=(400, *ALWAYS), error=ErrorReply
+            ),
         ),
         Route(
             "GET",
@@ -90,6 +91,6 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
             get,
             "get_gemini_model",
             "Get a model",
-            {"parameters": [model]},
+            Operation(reply=ModelReply, parameters=named, errors=(404, *ALWAYS), error=ErrorReply),
         ),
     ]

@@ -54,6 +54,18 @@ def test_curl_chat_of_the_proxy(seeds: Seeds) -> None:
     assert answer["usage"]["total_tokens"]
 
 
+def test_curl_gemini(seeds: Seeds) -> None:
+    changes = {PLATFORM_HOST: root(seeds), YOURS: seeds.key, "gemini-2.5-pro": CHAT}
+    answer = json.loads(seeds.shell(seeds.text("003_gemini.sh", changes)))
+    [candidate] = answer["candidates"]
+    assert candidate["content"]["parts"][0]["text"]
+    assert candidate["content"]["role"] == "model"
+    assert candidate["finishReason"] == "STOP"
+    usage = answer["usageMetadata"]
+    counts = usage["promptTokenCount"] + usage["candidatesTokenCount"]
+    assert counts == usage["totalTokenCount"]
+
+
 @pytest.mark.parametrize(
     ("name", "host"), [("002_openai.py", SPEC_HOST), ("003_openai.py", PLATFORM_HOST)]
 )

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import pytest
 from anthropic.types import Message as SdkMessage
 from hypothesis import given
@@ -32,6 +33,7 @@ from orchestrator.wire.anthropic_messages import (
     shows_thinking,
 )
 from orchestrator.wire.anthropic_messages_encoder import Encoder
+from orchestrator.wire.anthropic_messages_replies import MessageErrorReply, MessageReply
 from orchestrator.wire.anthropic_messages_types import CountBody, MessagesBody
 from orchestrator.wire.bodies import BodyReader
 from orchestrator.wire.errors import error_members
@@ -201,6 +203,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "tools[0].type",
         '"web_search_20250305" is run by Anthropic',
     ),
+    "too many tools": ({"tools": [WEATHER] * 129}, "tools", "128 at most; it holds 129"),
     "tool without name": ({"tools": [{"input_schema": {}}]}, "tools[0].name", "is required"),
     "bad tool name": (
         {"tools": [{**WEATHER, "name": "a b"}]},
@@ -376,6 +379,8 @@ async def test_a_stream_and_the_whole_are_these_very_bytes_and_say_the_same(name
     check(f"anthropic/streams/{file}.sse", b"".join(frames))
     body = encoder(name).result(await fold(stream(STREAMS[name])))
     check(f"anthropic/results/{file}.json", body)
+    told = msgspec.json.decode(body, type=MessageReply)
+    assert msgspec.to_builtins(told) == json.loads(body)
     message = SdkMessage.model_validate_json(body)
     assert assembled(frames) == message.model_dump(exclude_none=True) | {
         "stop_sequence": message.stop_sequence
@@ -391,6 +396,7 @@ def test_an_error_closes_the_block_that_is_open_and_is_an_event_of_its_own(event
     kinds = [event["type"] for event in map(parsed, frames)]
     assert kinds.count("content_block_start") == kinds.count("content_block_stop")
     assert kinds[-1] == "error"
+    assert msgspec.to_builtins(msgspec.convert(members, MessageErrorReply)) == members
     assert parsed(frames[-1])["error"]["type"] == "overloaded_error"
     if events == 3:
         check("anthropic/streams/error.sse", b"".join(frames))

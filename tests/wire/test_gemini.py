@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
+import msgspec
 import pytest
-from google.genai.types import GenerateContentResponse
+from google.genai.types import GenerateContentResponse as SdkResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +31,7 @@ from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
 from orchestrator.wire.errors import error_members
 from orchestrator.wire.gemini import decode, decode_count
 from orchestrator.wire.gemini_encoder import Encoder
+from orchestrator.wire.gemini_replies import ErrorReply, GenerateContentResponse
 from orchestrator.wire.gemini_types import CountBody, GeminiReader, GenerateBody
 
 from .golden import check, check_json
@@ -215,6 +217,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "cached content": ({"cachedContent": "cachedContents/x"}, "cachedContent", "not supported"),
     "search": ({"tools": [{"googleSearch": {}}]}, "tools[0].googleSearch", "runs at Google"),
     "code": ({"tools": [{"code_execution": {}}]}, "tools[0].codeExecution", "runs at Google"),
+    "too many functions": (
+        {"tools": [{"functionDeclarations": [WEATHER] * 129}]},
+        "tools",
+        "128 functions at most; it declares 129",
+    ),
     "bad function name": (
         {"tools": [{"functionDeclarations": [{"name": "a b"}]}]},
         "tools[0].functionDeclarations[0].name",
@@ -405,7 +412,10 @@ async def test_a_stream_and_the_whole_are_these_very_bytes_and_say_the_same(name
     assert json.loads(array) == [parsed(frame) for frame in frames]
     body = encoder(name).result(await fold(stream(STREAMS[name])))
     check(f"gemini/results/{file}.json", body)
-    GenerateContentResponse.model_validate_json(body)
+    SdkResponse.model_validate_json(body)
+    for reply in (json.loads(body), *json.loads(array)):
+        told = msgspec.convert(reply, GenerateContentResponse)
+        assert msgspec.to_builtins(told) == reply
     assert assembled(json.loads(array)) == summary(json.loads(body))
 
 
@@ -422,6 +432,8 @@ def test_an_error_is_a_chunk_of_its_own_and_the_last(events: bool, seen: int) ->
     else:
         chunks = json.loads(b"".join(frames))
     assert chunks[-1]["error"]["status"] == "UNAVAILABLE"
+    told = msgspec.convert(chunks[-1], ErrorReply)
+    assert msgspec.to_builtins(told) == chunks[-1]
     if seen == 3:
         check(f"gemini/streams/error.{'sse' if events else 'json'}", b"".join(frames))
 
@@ -451,7 +463,7 @@ def assembled(chunks: list[dict[str, Any]]) -> tuple[Summary, Any]:
     """What chunks add up to: of each candidate the thoughts, text, calls, tokens and reason."""
     found: Summary = {}
     for chunk in chunks:
-        GenerateContentResponse.model_validate(chunk)
+        SdkResponse.model_validate(chunk)
         assert (chunk["responseId"], bool(chunk["modelVersion"])) == ("chatcmpl-1", True)
         for index, one in summary(chunk)[0].items():
             before = found.get(index, ("", "", [], [], ""))

@@ -6,13 +6,15 @@ import json
 import struct
 from typing import Any
 
+import msgspec
 import pytest
-from google.genai.types import EmbedContentResponse
+from google.genai.types import EmbedContentResponse as SdkResponse
 
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.request import EmbeddingRequest
 from orchestrator.gateway import Embeddings
 from orchestrator.wire.gemini_embeddings import decode, decode_batch, encode
+from orchestrator.wire.gemini_replies import BatchEmbedContentsResponse, EmbedContentResponse
 from orchestrator.wire.gemini_types import EmbedBatchBody, EmbedBody, GeminiReader
 
 from .golden import check
@@ -66,6 +68,9 @@ def test_vectors_become_these_very_bytes() -> None:
     one, all_of_them = encode(embeddings, batch=False), encode(embeddings, batch=True)
     check("gemini/results/embedding.json", one)
     check("gemini/results/embeddings.json", all_of_them)
-    response = EmbedContentResponse.model_validate_json(all_of_them)
+    for body, kind in ((one, EmbedContentResponse), (all_of_them, BatchEmbedContentsResponse)):
+        told: Any = msgspec.json.decode(body, type=kind)
+        assert msgspec.to_builtins(told) == json.loads(body)
+    response = SdkResponse.model_validate_json(all_of_them)
     assert response.embeddings is not None
     assert response.embeddings[1].values == [1.0, 0.0, 2.0]

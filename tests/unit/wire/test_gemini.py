@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from orchestrator.core.errors import UpstreamFailed
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest
+from orchestrator.wire.gemini_replies import ListModelsResponse
 from tests.wire.harness import KEY, Bench, answer
 
 PREFIXES = ("/v1beta", "/api/v1beta", "/v1", "/api/v1")
@@ -83,6 +85,7 @@ async def test_models_are_listed_in_pages(service: Bench) -> None:
     for _ in range(3):
         query = f"pageSize=2&pageToken={token}" if token else "page_size=2"
         page: dict[str, Any] = (await service.get(f"/v1beta/models?{query}")).json()
+        assert msgspec.to_builtins(msgspec.convert(page, ListModelsResponse)) == page
         names += [model["name"] for model in page["models"]]
         token = page.get("nextPageToken", "")
         if not token:
