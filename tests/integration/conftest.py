@@ -17,6 +17,7 @@ from orchestrator.supervisor import Supervisor
 from orchestrator.supervisor.state import progress_file
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 from orchestrator.triton.probe import Probe
+from tests.integration.observed import Observed, observed
 from tests.integration.scripted.repository import THINKER, ScriptedRepository, write_repository
 from tests.integration.serving import Serving, running
 
@@ -40,6 +41,13 @@ def demo_models() -> None:
 def appliance(demo_models: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """`orchestrator serve` with the demo models; `key` is its admin key."""
     yield from running(Serving(tmp_path_factory.mktemp("appliance")))
+
+
+@pytest.fixture(scope="session")
+def watched(demo_models: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    """`orchestrator serve` with the demo models and two workers, whose telemetry is received."""
+    with observed(tmp_path_factory.mktemp("watched")) as appliance:
+        yield appliance
 
 
 @pytest.fixture(scope="session")

@@ -171,6 +171,30 @@ def test_a_named_tool_is_called_and_streamed_alike(client: openai.OpenAI) -> Non
     assert json.loads(told) == arguments
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_format_is_for_answers_and_leaves_calls_alone(
+    client: openai.OpenAI, stream: bool
+) -> None:
+    request: dict[str, Any] = {
+        "model": CHAT, "temperature": 0, "tools": [WEATHER], "response_format": City, "n": 2,
+    }  # fmt: skip
+
+    def final(messages: list[Any]) -> Any:
+        if not stream:
+            return client.chat.completions.parse(messages=messages, **request)
+        with client.chat.completions.stream(messages=messages, **request) as events:
+            return events.get_final_completion()
+
+    for choice in final(IN_OSLO).choices:
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls
+        assert json.loads(call.function.arguments) == {"city": "Oslo"}
+    for choice in final(HELLO).choices:
+        assert choice.finish_reason == "stop"
+        assert isinstance(choice.message.parsed, City)
+        assert not choice.message.tool_calls
+
+
 def test_a_call_that_the_limit_cuts_ends_with_length(client: openai.OpenAI) -> None:
     cut = chat(client, tools=[WEATHER], tool_choice="required", max_tokens=12)
     assert cut.choices[0].finish_reason == "length"

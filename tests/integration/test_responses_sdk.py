@@ -18,7 +18,7 @@ from tests.integration.scripted.repository import ScriptedRepository, script
 from tests.integration.serving import Serving
 
 CHAT = "operayde/instruct-13b"
-SCRIPTED = "scripted/scripted"
+SCRIPTED, THINKER = "scripted/scripted", "scripted/thinker"
 INSTRUCTIONS = "You are a helpful assistant."
 QUESTION = "What is the capital of France?"
 ASKED: dict[str, Any] = {"model": CHAT, "instructions": INSTRUCTIONS, "input": QUESTION}
@@ -387,6 +387,29 @@ async def test_a_failure_after_the_first_token_is_the_last_event(
     assert failed.status == "failed"
     assert failed.error is not None
     assert failed.error.code == "server_error"
+
+
+async def test_reasoning_is_an_item_of_its_own(scripted: openai.AsyncOpenAI) -> None:
+    prompt = script(emit="<think>\nWell.\n</think>\n\nYes.")
+    chat: Any = await scripted.chat.completions.create(
+        model=THINKER, messages=[{"role": "user", "content": prompt}]
+    )
+    response = await scripted.responses.create(model=THINKER, input=prompt)
+    thought, message = response.output
+    assert thought.type == "reasoning"
+    assert thought.content is not None
+    assert thought.content[0].text == chat.choices[0].message.reasoning_content
+    assert message.type == "message"
+    assert response.output_text == chat.choices[0].message.content == "Yes."
+    assert response.usage is not None
+    told = response.usage.output_tokens_details.reasoning_tokens
+    assert told == chat.usage.completion_tokens_details.reasoning_tokens > 0
+    # What was thought goes along when the conversation does, as it does in a chat.
+    follow_up = await scripted.responses.create(
+        model=THINKER, input=prompt, previous_response_id=response.id
+    )
+    items = await scripted.responses.input_items.list(follow_up.id, order="asc")
+    assert [item.type for item in items.data] == ["message", "reasoning", "message", "message"]
 
 
 async def test_nothing_of_an_unstored_response_lies_on_the_disk(

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from orchestrator.settings import PROJECT_ROOT
-from tests.integration.serving import Serving, running, settings_env
+from tests.integration.serving import Serving, running, settings_env, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +21,15 @@ def repository(demo_models: None, tmp_path_factory: pytest.TempPathFactory) -> P
     """The demo models, with another answer recorded for the one that chats."""
     path = tmp_path_factory.mktemp("selftest") / "repository"
     shutil.copytree(PROJECT_ROOT / "model_repository", path)
-    for recording in path.glob("demo-chat/*/selftest.json"):
-        document = json.loads(recording.read_text(encoding="utf-8"))
-        document["cases"][0]["output_ids"][0] += 1
-        recording.write_text(json.dumps(document), encoding="utf-8")
+    alter_recordings(path, 1)
     return path
+
+
+def alter_recordings(repository: Path, by: int) -> None:
+    for recording in repository.glob("demo-chat/*/selftest.json"):
+        document = json.loads(recording.read_text(encoding="utf-8"))
+        document["cases"][0]["output_ids"][0] += by
+        recording.write_text(json.dumps(document), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +85,16 @@ def test_log_readiness_and_doctor_say_why(serving: Serving, settings: dict[str, 
     assert finding["level"] == "failed"
     assert finding["text"].startswith(reason)
     assert finding["advice"]
+
+
+def test_a_load_that_is_right_again_is_served_by_itself(serving: Serving, repository: Path) -> None:
+    alter_recordings(repository, -1)
+    serving.server().kill()
+    chat = {"model": "demo/chat", "messages": [{"role": "user", "content": "hi"}]}
+    wait_until(
+        lambda: call(serving, "POST", "/v1/chat/completions", chat).status_code == 200,
+        90,
+        "the model is served",
+    )
+    reply = call(serving, "GET", "/health/ready")
+    assert reply.json()["models"][0]["detail"] == "self-test: 3 golden prompts"

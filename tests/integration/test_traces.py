@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import statistics
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import requests
 from orchestrator.telemetry import names
 from orchestrator.telemetry.calls import Call
 from orchestrator.telemetry.tracing import Tracing
-from tests.integration.observed import MODEL, Observed, observed
+from tests.integration.observed import MODEL, Observed
 from tests.integration.serving import wait_until
 from tests.otlp_receiver import Span
 
@@ -31,12 +30,6 @@ STAGES = [
     f"chat {MODEL}", "stream",
 ]  # fmt: skip
 PHASES = ["engine queue", "engine prefill", "engine decode"]
-
-
-@pytest.fixture(scope="module")
-def watched(demo_models: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
-    with observed(tmp_path_factory.mktemp("observed")) as appliance:
-        yield appliance
 
 
 def traceparent(trace_id: str, flags: str = "01") -> dict[str, str]:
