@@ -28,7 +28,8 @@ class ServedModel:
 class Prepared:
     """A request in tokens, checked against the model's limits and not started yet.
 
-    `guide` is what the engine is to be held to, if anything.
+    `guide` is what the engine is to be held to, if anything; where `calls_first` is true, only an
+    answer that is no tool call is.
     """
 
     served: ServedModel
@@ -36,6 +37,7 @@ class Prepared:
     token_ids: Sequence[int]
     max_tokens: int
     guide: Guide | None = None
+    calls_first: bool = False
 
     @property
     def prompt_tokens(self) -> int:

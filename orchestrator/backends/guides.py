@@ -44,6 +44,12 @@ def guide_for(request: GenerationRequest, known: Sequence[str]) -> Guide | None:
     return guide
 
 
+def may_call_instead(request: GenerationRequest) -> bool:
+    """Whether the answer's format is out of force where the model calls a tool instead."""
+    tools = isinstance(request.prompt, ChatPrompt) and request.prompt.tools
+    return bool(tools) and request.tool_choice.mode == "auto"
+
+
 def _guide(request: GenerationRequest) -> Guide | None:
     choice = request.tool_choice
     tools = request.prompt.tools if isinstance(request.prompt, ChatPrompt) else ()
@@ -59,12 +65,6 @@ def _guide(request: GenerationRequest) -> Guide | None:
         return _schema_guide(_calls(tools, parallel=request.parallel_tool_calls), "tool_choice")
     if request.response_format is None:
         return None
-    if tools and choice.mode == "auto":
-        raise InvalidRequest(
-            "`response_format` and `tools` go together only where `tool_choice` is `none`,"
-            " `required` or the name of one: the answer's format would rule out every call.",
-            param="response_format",
-        )
     return _format_guide(request.response_format)
 
 

@@ -8,19 +8,18 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Literal
+from functools import partial
 
 from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
-from orchestrator.backends.guides import guide_for
+from orchestrator.backends.choice import Attempt, Choice
+from orchestrator.backends.guides import guide_for, may_call_instead
 from orchestrator.backends.merge import merged
-from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest, UpstreamFailed
+from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest
 from orchestrator.core.events import (
     EngineTimings,
     GenerationEvent,
     GenerationFinished,
     GenerationStarted,
-    LikelyToken,
-    TokenLogprob,
     Usage,
 )
 from orchestrator.core.ids import new_id
@@ -29,12 +28,10 @@ from orchestrator.core.request import (
     EmbeddingRequest,
     GenerationRequest,
     SamplingParams,
+    ToolChoice,
 )
-from orchestrator.rendering import Decoder, Renderer
 from orchestrator.triton.client import TritonClient
-from orchestrator.triton.contract import EngineMetrics, GenerateCall, LogProbs, TokenChunk
-from orchestrator.triton.errors import unavailable
-from orchestrator.triton.stream import TokenStream
+from orchestrator.triton.contract import GenerateCall, Guide
 
 SEED_LIMIT = 2**63
 
@@ -57,7 +54,8 @@ class LocalBackend:
         if not token_ids:
             raise InvalidRequest("The prompt is empty.", param="prompt")
         max_tokens = _max_tokens(served, request, len(token_ids))
-        return Prepared(served, request, token_ids, max_tokens, guide)
+        calls_first = guide is not None and may_call_instead(request)
+        return Prepared(served, request, token_ids, max_tokens, guide, calls_first)
 
     def generate(self, prepared: Prepared, request_id: str) -> LocalRun:
         """A generation that has been asked for, one Triton request for each choice."""
@@ -96,40 +94,60 @@ class LocalBackend:
             vectors.extend(answer)
         return vectors
 
-    def _start(self, prepared: Prepared, request_id: str) -> list[_Choice]:
-        served, request, manifest = prepared.served, prepared.request, prepared.served.manifest
+    def _start(self, prepared: Prepared, request_id: str) -> list[Choice]:
+        served, request = prepared.served, prepared.request
         sampling = _with_defaults(request.sampling, served.defaults)
         seed = sampling.seed if sampling.seed is not None else secrets.randbelow(SEED_LIMIT)
         # Several generations may come of one call, and a stop names the one it ends by its id.
         engine_id = f"{request_id}-{secrets.token_hex(6)}"
         choices = []
         for index in range(request.n):
-            call = GenerateCall(
-                model=served.model.name,
-                request_id=f"{engine_id}-{index}",
-                token_ids=prepared.token_ids,
-                max_tokens=prepared.max_tokens,
-                end_id=manifest.end_id,
-                pad_id=manifest.pad_id,
-                extra_end_ids=manifest.extra_end_ids,
-                sampling=replace(sampling, seed=seed + index),
-                vocab_size=manifest.vocab_size,
-                reports_finish_reason=manifest.reports_finish_reason,
-                reports_perf_metrics=manifest.reports_perf_metrics,
-                log_probs=request.top_logprobs is not None,
-                top_log_probs=request.top_logprobs or 0,
-                guide=prepared.guide,
-            )
-            decoder = served.renderer.decoder(index, request, prepared.token_ids)
-            stream = self._client.generate(call)
-            choices.append(_Choice(stream, decoder, served.renderer, self._first_token_timeout_s))
+            attempt = partial(self._attempt, prepared, index, replace(sampling, seed=seed + index))
+            if prepared.calls_first:
+                free = replace(request, response_format=None)
+                said = replace(request, tool_choice=ToolChoice("none"))
+                otherwise = partial(attempt, f"{engine_id}-{index}-said", said, prepared.guide)
+                choice = Choice(attempt(f"{engine_id}-{index}", free, None), otherwise)
+            else:
+                choice = Choice(attempt(f"{engine_id}-{index}", request, prepared.guide))
+            choices.append(choice)
         return choices
+
+    def _attempt(
+        self,
+        prepared: Prepared,
+        index: int,
+        sampling: SamplingParams,
+        engine_id: str,
+        request: GenerationRequest,
+        guide: Guide | None,
+    ) -> Attempt:
+        served, manifest = prepared.served, prepared.served.manifest
+        call = GenerateCall(
+            model=served.model.name,
+            request_id=engine_id,
+            token_ids=prepared.token_ids,
+            max_tokens=prepared.max_tokens,
+            end_id=manifest.end_id,
+            pad_id=manifest.pad_id,
+            extra_end_ids=manifest.extra_end_ids,
+            sampling=sampling,
+            vocab_size=manifest.vocab_size,
+            reports_finish_reason=manifest.reports_finish_reason,
+            reports_perf_metrics=manifest.reports_perf_metrics,
+            log_probs=request.top_logprobs is not None,
+            top_log_probs=request.top_logprobs or 0,
+            guide=guide,
+        )
+        decoder = served.renderer.decoder(index, request, prepared.token_ids)
+        stream = self._client.generate(call)
+        return Attempt(stream, decoder, served.renderer, self._first_token_timeout_s)
 
 
 class LocalRun:
     """One generation at work: a Triton stream for each of its choices."""
 
-    def __init__(self, prepared: Prepared, choices: Sequence[_Choice]) -> None:
+    def __init__(self, prepared: Prepared, choices: Sequence[Choice]) -> None:
         self._prepared = prepared
         self._choices = choices
 
@@ -173,131 +191,6 @@ class LocalRun:
     def _timings(self) -> tuple[EngineTimings, ...]:
         timings = [choice.timings for choice in self._choices]
         return tuple(one for one in timings if one is not None) if all(timings) else ()
-
-
-class _Choice:
-    """One answer on its way from token ids to events."""
-
-    def __init__(
-        self,
-        stream: TokenStream,
-        decoder: Decoder,
-        renderer: Renderer,
-        first_token_timeout_s: float,
-    ) -> None:
-        self._stream = stream
-        self._decoder = decoder
-        self._renderer = renderer
-        self._first_token_timeout_s = first_token_timeout_s
-        self._end_ids = frozenset((stream.call.end_id, *stream.call.extra_end_ids))
-        self._received = 0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that belong to the answer so far."""
-        return self._decoder.tokens
-
-    @property
-    def reasoning_tokens(self) -> int:
-        """Those of them that are thoughts."""
-        return self._decoder.reasoning_tokens
-
-    def stop(self) -> None:
-        """Ends the engine's side, if it has not ended."""
-        self._stream.stop()
-
-    @property
-    def produced_so_far(self) -> int:
-        """Tokens that the engine has made, those after a stop included."""
-        return self._stream.produced
-
-    @property
-    def metrics(self) -> EngineMetrics | None:
-        """What the engine told at its end; after a stop that may still be to come."""
-        return self._stream.metrics
-
-    @property
-    def timings(self) -> EngineTimings | None:
-        """The engine's clock readings, its arrival being the moment when we sent the request."""
-        if (told := self._stream.metrics) is None:
-            return None
-        ahead = self._stream.asked_at_ns - told.arrived_ns
-        return EngineTimings(
-            arrived_at_ns=self._stream.asked_at_ns,
-            scheduled_at_ns=told.scheduled_ns + ahead,
-            first_token_at_ns=told.first_token_ns + ahead,
-            last_token_at_ns=told.last_token_ns + ahead,
-        )
-
-    async def ended(self) -> None:
-        """Returns when the engine's side is over."""
-        await self._stream.ended()
-
-    async def events(self) -> AsyncGenerator[GenerationEvent | None, None]:
-        """`None` when the engine has begun, then the part events and the end of this choice.
-
-        The first token may hold no whole character yet, so that beginning is told apart.
-        Raises: GatewayError.
-        """
-        decoder, stream = self._decoder, self._stream
-        timeout_s: float | None = self._first_token_timeout_s
-        while (chunk := await stream.next_chunk(timeout_s)) is not None:
-            if timeout_s is not None:
-                timeout_s = None
-                yield None
-            self._received += len(chunk.token_ids)
-            token_ids = self._visible(chunk.token_ids)
-            for event in decoder.feed(token_ids, self._log_probs(token_ids, chunk.log_probs)):
-                yield event
-            if decoder.stopped:
-                stream.stop()
-            if decoder.stopped or chunk.final:
-                for event in decoder.finish(self._reason(chunk)):
-                    yield event
-                return
-        # The stream ended without its final response: Triton went away in good order.
-        raise unavailable()
-
-    def _visible(self, token_ids: Sequence[int]) -> Sequence[int]:
-        """Without a closing end id: TensorRT-LLM drops `end_id` and keeps stop words."""
-        if token_ids and token_ids[-1] in self._end_ids:
-            return token_ids[:-1]
-        return token_ids
-
-    def _log_probs(
-        self, token_ids: Sequence[int], told: LogProbs | None
-    ) -> list[TokenLogprob] | None:
-        """Those of `token_ids` with the bytes of every token in them, where they were asked for."""
-        if not self._stream.call.log_probs:
-            return None
-        if told is None:
-            # An empty last response has none; one with tokens and without them is no use.
-            if token_ids:
-                raise UpstreamFailed("The engine gave no log-probabilities.")
-            return []
-        raw = self._renderer.token_bytes
-        tokens = []
-        for at, token_id in enumerate(token_ids):
-            likely = told.top[at] if told.top else ()
-            top = tuple(LikelyToken(one, raw(one), value) for one, value in likely)
-            tokens.append(TokenLogprob(token_id, raw(token_id), told.drawn[at], top))
-        return tokens
-
-    def _reason(self, chunk: TokenChunk) -> Literal["stop", "length"]:
-        """The engine's word where it gives one; otherwise what the count tells."""
-        if self._decoder.stopped:
-            return "stop"
-        match chunk.finish_reason:
-            case "stop" | "length":
-                return chunk.finish_reason
-            case None:
-                ended = bool(chunk.token_ids) and chunk.token_ids[-1] in self._end_ids
-                full = self._received >= self._stream.call.max_tokens
-                return "length" if full and not ended else "stop"
-            case "cancelled":
-                raise unavailable()
-            case _:
-                raise UpstreamFailed("The engine ended this request for a reason of its own.")
 
 
 def _started(prepared: Prepared) -> GenerationStarted:

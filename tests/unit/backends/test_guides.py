@@ -8,7 +8,7 @@ from typing import Any
 import llguidance
 import pytest
 
-from orchestrator.backends.guides import guide_for
+from orchestrator.backends.guides import guide_for, may_call_instead
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.messages import Message, TextPart, Tool
 from orchestrator.core.request import (
@@ -65,6 +65,13 @@ def test_a_format_is_the_guide() -> None:
     wanted = JsonSchemaFormat({"type": "integer", "title": "Ä"}, "n", strict=True)
     guide = guide_for(request(TOOLS, response_format=wanted, tool_choice=ToolChoice("none")), KNOWN)
     assert guide == Guide("json_schema", '{"type": "integer", "title": "Ä"}', "response_format")
+
+
+def test_a_format_gives_way_to_a_call_that_may_come() -> None:
+    assert may_call_instead(request(TOOLS, response_format=JsonFormat()))
+    assert not may_call_instead(request(response_format=JsonFormat()))
+    for mode in (ToolChoice("none"), ToolChoice("required")):
+        assert not may_call_instead(request(TOOLS, tool_choice=mode))
 
 
 def test_a_named_tool_leaves_the_arguments_to_write() -> None:
@@ -125,7 +132,6 @@ def test_a_tool_with_a_schema_of_its_own_kind_can_be_forced_all_the_same() -> No
             "tool_choice",
             "names `other`, which is not among `tools`",
         ),
-        (request(TOOLS, response_format=JsonFormat()), "response_format", "go together only"),
     ],
 )
 def test_what_cannot_be_enforced_is_refused(
