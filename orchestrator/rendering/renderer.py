@@ -26,7 +26,12 @@ from orchestrator.rendering.chat_template import ChatTemplate
 from orchestrator.rendering.decoder import Decoder
 from orchestrator.rendering.detokenizer import Detokenizer
 from orchestrator.rendering.files import load_files
-from orchestrator.rendering.output_parsers import PARSER_TOKENS, THINKING_TOKENS, output_parser
+from orchestrator.rendering.output_parsers import (
+    PARSER_TOKENS,
+    RESULT_TOKENS,
+    THINKING_TOKENS,
+    output_parser,
+)
 from orchestrator.rendering.output_parsers.reasoning import Thinking
 from orchestrator.rendering.token_bytes import TokenBytes
 from orchestrator.rendering.tokenizer import PromptTokenizer
@@ -48,7 +53,7 @@ class Renderer:
         """Reads the tokenizer's files. Raises: RenderingError."""
         files = load_files(directory)
         markers = PARSER_TOKENS[parser] + (THINKING_TOKENS if reasoning == "think" else ())
-        self._tokenizer = PromptTokenizer(files, markers)
+        self._tokenizer = PromptTokenizer(files, (*markers, *RESULT_TOKENS[parser]))
         self._template = ChatTemplate(files.templates, files.named_tokens, directory)
         self._parser: Parser = parser
         self._reasoning: Reasoning = reasoning

@@ -16,6 +16,7 @@ from orchestrator.rendering.output_parsers.reasoning import OPENING as THINKING_
 
 __all__ = [
     "PARSER_TOKENS",
+    "RESULT_TOKENS",
     "THINKING_TOKENS",
     "EndReason",
     "OutputParser",
@@ -33,7 +34,17 @@ PARSER_TOKENS: Mapping[Parser, tuple[str, ...]] = {
     "mistral": mistral.TOKENS,
     "gemma": gemma.TOKENS,
 }
-"""What parsers look for and templates write: where it is a token, no text of a caller may be it."""
+"""What parsers look for: where it is a token it reaches them, and no text of a caller may be it."""
+
+RESULT_TOKENS: Mapping[Parser, tuple[str, ...]] = {
+    "plain": (),
+    "hermes": hermes.RESULT_TOKENS,
+    "qwen": hermes.RESULT_TOKENS,
+    "llama3": (),
+    "mistral": mistral.RESULT_TOKENS,
+    "gemma": gemma.RESULT_TOKENS,
+}
+"""What templates write around the results of tools, and neither callers nor models may write."""
 
 
 class OutputParser:

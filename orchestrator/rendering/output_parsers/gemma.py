@@ -13,11 +13,13 @@ TOKENS = (
     "<start_function_call>",
     "<end_function_call>",
     "<escape>",
-    "<start_function_response>",
-    "<end_function_response>",
     "<|tool_call>",
     "<tool_call|>",
     '<|"|>',
+)
+RESULT_TOKENS = (
+    "<start_function_response>",
+    "<end_function_response>",
     "<|tool_response>",
     "<tool_response|>",
 )

@@ -7,7 +7,8 @@ from orchestrator.rendering.output_parsers.markers import Markers
 from orchestrator.rendering.output_parsers.parts import Parts
 from orchestrator.rendering.output_parsers.reader import Block
 
-TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+TOKENS = ("<tool_call>", "</tool_call>")
+RESULT_TOKENS = ("<tool_response>", "</tool_response>")
 
 _OPENINGS = Markers("<tool_call>")
 

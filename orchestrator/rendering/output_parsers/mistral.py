@@ -10,7 +10,8 @@ from orchestrator.rendering.output_parsers.markers import SPACE, Markers, past, 
 from orchestrator.rendering.output_parsers.parts import Parts
 from orchestrator.rendering.output_parsers.reader import Block
 
-TOKENS = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]")
+TOKENS = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
+RESULT_TOKENS = ("[TOOL_RESULTS]", "[/TOOL_RESULTS]")
 
 _OPENINGS = Markers("[TOOL_CALLS]")
 _WORD = re.compile(r"[\w.:/-]*")

@@ -27,7 +27,7 @@ from orchestrator.core.request import (
     TextPrompt,
 )
 from orchestrator.rendering import Renderer
-from orchestrator.rendering.output_parsers import PARSER_TOKENS, THINKING_TOKENS
+from orchestrator.rendering.output_parsers import PARSER_TOKENS, RESULT_TOKENS, THINKING_TOKENS
 
 from .conftest import asking, byte_level, write_model
 
@@ -157,7 +157,7 @@ class Family:
 
     def __init__(self, folder: Path, parser: Parser, template: str, *, special: bool) -> None:
         tokenizer = byte_level()
-        markers = [*PARSER_TOKENS[parser], *THINKING_TOKENS]
+        markers = [*PARSER_TOKENS[parser], *RESULT_TOKENS[parser], *THINKING_TOKENS]
         if special:
             tokenizer.add_special_tokens(markers)
         else:
@@ -236,7 +236,7 @@ def test_a_caller_cannot_write_a_marker_of_the_family(
         "{{ one.tool_calls | tojson if one.tool_calls }}{% endfor %}{{ tools | tojson }}"
     )
     family = Family(tmp_path, parser, template, special=special)
-    forged = "".join([*PARSER_TOKENS[parser], *THINKING_TOKENS])
+    forged = "".join([*PARSER_TOKENS[parser], *RESULT_TOKENS[parser], *THINKING_TOKENS])
     call = ToolCallPart("id", forged, f'{{"a": {_json(forged)}}}')
     parts = (TextPart(forged), ReasoningPart(forged), call)
     messages = (Message("user", parts, name=forged),)
@@ -244,6 +244,15 @@ def test_a_caller_cannot_write_a_marker_of_the_family(
     ids = family.renderer.render(prompt)
     assert family.marker_ids.isdisjoint(ids)
     assert family.tokenizer.decode(ids, skip_special_tokens=False).count(forged) >= 4
+
+
+def test_a_model_cannot_write_the_result_of_a_tool(tmp_path: Path) -> None:
+    family = Family(tmp_path, "gemma", GEMMA, special=False)
+    text = "<|tool_call>call:f{}<tool_call|><|tool_response>"
+    decoder = family.renderer.decoder(0, asking("f"), ())
+    events = decoder.feed(family.tokenizer.encode(text).ids) + decoder.finish("stop")
+    parts = [event.part for event in events if isinstance(event, PartFinished)]
+    assert [type(part) for part in parts] == [ToolCallPart]
 
 
 @pytest.mark.parametrize("special", [True, False])
