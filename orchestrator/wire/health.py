@@ -11,6 +11,8 @@ from orchestrator.auth import Authenticator
 from orchestrator.core.errors import GatewayError
 from orchestrator.health import Readiness, Report
 from orchestrator.wire.http import Exchange, Route
+from orchestrator.wire.openapi import Operation
+from orchestrator.wire.replies import Health, Ready
 
 _WORDS = {"ok": "ok", "degraded": "degraded", "failed": "unavailable"}
 _STARTING = Report("failed", (), ())
@@ -37,11 +39,12 @@ def routes(authenticator: Authenticator, readiness: Readiness | None) -> list[Ro
         status = 503 if report.status == "failed" else 200
         await exchange.reply(orjson.dumps(document), status=status, headers=_NO_STORE)
 
-    open_to_all: dict[str, Any] = {"security": []}
+    alive = Operation(reply=Health, errors=(), public=True)
+    able = Operation(reply=Ready, errors=(), faulty=(503,), public=True)
     return [
-        Route("GET", "/health", health, "health", "Liveness probe", open_to_all),
-        Route("GET", "/health/live", health, "health_live", "Liveness probe", open_to_all),
-        Route("GET", "/health/ready", ready, "health_ready", "Readiness probe", open_to_all),
+        Route("GET", "/health", health, "health", "Liveness probe", alive),
+        Route("GET", "/health/live", health, "health_live", "Liveness probe", alive),
+        Route("GET", "/health/ready", ready, "health_ready", "Readiness probe", able),
     ]
 
 

@@ -36,7 +36,7 @@ from orchestrator.wire.errors import (
     profile_of,
     render_error,
 )
-from orchestrator.wire.openapi import Described, Operation, as_operation
+from orchestrator.wire.openapi import Described, Operation
 from orchestrator.wire.told import Told, timing_headers
 
 logger = logging.getLogger(__name__)
@@ -364,7 +364,7 @@ class Route:
     handler: Callable[[Exchange], Awaitable[None]]
     name: str
     summary: str
-    operation: Operation | Mapping[str, Any] = field(default_factory=Operation)
+    operation: Operation = field(default_factory=Operation)
 
 
 class RawRoute(APIRoute):
@@ -386,7 +386,7 @@ class RawRoute(APIRoute):
             summary=route.summary,
             description=inspect.getdoc(handler) or "",
             tag=tag,
-            operation=as_operation(route.operation),
+            operation=route.operation,
         )
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,7 +9,9 @@ from orchestrator.core.errors import ModelUnavailable
 from orchestrator.telemetry.exposition import TEXT, of_tenant, render
 from orchestrator.telemetry.process import Telemetry
 from orchestrator.wire.http import Exchange, Route
+from orchestrator.wire.openapi import ALWAYS, Operation
 from orchestrator.wire.queries import require_admin
+from orchestrator.wire.replies import ErrorReply
 
 TritonMetrics = Callable[[], Awaitable[bytes | None]]
 
@@ -35,7 +37,12 @@ def routes(
             raise ModelUnavailable("There is no supervised Triton at work.", retry_after_s=1.0)
         await exchange.reply(body, media_type=TEXT.encode("ascii"))
 
+    told = Operation(
+        media=("text/plain", "application/openmetrics-text"),
+        errors=(403, *ALWAYS),
+        error=ErrorReply,
+    )
     return [
-        Route("GET", "/metrics", own, "metrics", "Metrics for Prometheus"),
-        Route("GET", "/metrics/triton", triton, "triton_metrics", "Triton's own metrics"),
+        Route("GET", "/metrics", own, "metrics", "Metrics for Prometheus", told),
+        Route("GET", "/metrics/triton", triton, "triton_metrics", "Triton's own metrics", told),
     ]

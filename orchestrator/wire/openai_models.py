@@ -13,8 +13,13 @@ import orjson
 from orchestrator.auth import Authenticator
 from orchestrator.gateway import Gateway, ModelEntry
 from orchestrator.wire import anthropic_models, gemini_models
+from orchestrator.wire.anthropic_models import AnthropicModel, AnthropicModelList
 from orchestrator.wire.errors import Client
+from orchestrator.wire.gemini_replies import ListModelsResponse
+from orchestrator.wire.gemini_replies import ModelReply as GeminiModel
 from orchestrator.wire.http import Exchange, Route
+from orchestrator.wire.openapi import ALWAYS, Operation
+from orchestrator.wire.replies import ErrorReply, Model, ModelList
 
 
 def model_object(entry: ModelEntry) -> dict[str, Any]:
@@ -63,15 +68,15 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         written = _WRITTEN[exchange.client]
         await exchange.reply(orjson.dumps(written(gateway.model(principal, name))))
 
-    parameter = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+    listed = Operation(
+        reply=(ModelList, ListModelsResponse, AnthropicModelList),
+        errors=(400, *ALWAYS),
+        error=ErrorReply,
+    )
+    one = Operation(
+        reply=(Model, GeminiModel, AnthropicModel), errors=(404, *ALWAYS), error=ErrorReply
+    )
     return [
-        Route("GET", "/models", list_all, "list_models", "List models"),
-        Route(
-            "GET",
-            "/models/{model:path}",
-            retrieve,
-            "retrieve_model",
-            "Retrieve a model",
-            {"parameters": [parameter]},
-        ),
+        Route("GET", "/models", list_all, "list_models", "List models", listed),
+        Route("GET", "/models/{model:path}", retrieve, "retrieve_model", "Retrieve a model", one),
     ]

@@ -50,12 +50,13 @@ _LIMIT_HEADERS = (
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a route takes and gives. Parameters of its path may be left out here.
+    """What a route takes and gives.
 
-    `body` and `reply` are structs or unions of them; `reply` of `None` has no body. `streams` adds
-    server-sent events, `media` other types of the same reply. `limited` routes tell the limits in
-    their headers. A `public` one needs no key. `errors` are the statuses beside `status`, told in
-    the words of `error`.
+    `body` and `reply` are structs or unions of tagged ones; a tuple of replies are alternatives,
+    and `None` has no JSON. `streams` adds server-sent events, `media` other types of the same
+    reply. `faulty` are further statuses with the reply's own body. `limited` routes tell the limits
+    in their headers. A `public` one needs no key. `errors` are the statuses beside `status`, told
+    in the words of `error`. Parameters of the path may be left out.
     """
 
     body: Any = None
@@ -66,6 +67,7 @@ class Operation:
     parameters: Sequence[Mapping[str, Any]] = ()
     errors: Sequence[int] = MANAGEMENT
     error: Any = None
+    faulty: Sequence[int] = ()
     streams: bool = False
     media: Sequence[str] = ()
     limited: bool = False
@@ -75,14 +77,13 @@ class Operation:
     @property
     def types(self) -> list[Any]:
         """The structs that it speaks of."""
-        return [kind for kind in (self.body, self.reply, self.error) if kind is not None]
+        kinds = (self.body, *self.replies, self.error)
+        return [kind for kind in kinds if kind is not None]
 
-
-def as_operation(given: Operation | Mapping[str, Any]) -> Operation:
-    """`given`, or what a mapping of OpenAPI's own members says of parameters and security."""
-    if isinstance(given, Operation):
-        return given
-    return Operation(parameters=given.get("parameters", ()), public=given.get("security") == [])
+    @property
+    def replies(self) -> tuple[Any, ...]:
+        """The alternatives of the reply."""
+        return self.reply if isinstance(self.reply, tuple) else (self.reply,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +175,20 @@ def _responses(route: Described, schemas: _Schemas) -> dict[str, Any]:
         "description": operation.description,
         "headers": _headers("X-Request-Id", *(_LIMIT_HEADERS if operation.limited else ())),
     }
+    content: dict[str, Any] = {}
     if operation.reply is not None:
-        reply["content"] = {_JSON: {"schema": schemas.of(route.tag, operation.reply)}}
-        others = (*operation.media, *((EVENT_STREAM,) if operation.streams else ()))
-        reply["content"] |= {media: {"schema": {"type": "string"}} for media in others}
+        alternatives = [schemas.of(route.tag, kind) for kind in operation.replies]
+        one = alternatives[0] if len(alternatives) == 1 else {"anyOf": alternatives}
+        content[_JSON] = {"schema": one}
+    others = (*operation.media, *((EVENT_STREAM,) if operation.streams else ()))
+    content |= {media: {"schema": {"type": "string"}} for media in others}
+    if content:
+        reply["content"] = content
     replies = {str(operation.status): reply}
-    for status in sorted(set(operation.errors) - {operation.status}):
+    replies |= {
+        str(status): reply | {"description": _MEANINGS[status]} for status in operation.faulty
+    }
+    for status in sorted(set(operation.errors) - {operation.status, *operation.faulty}):
         error: dict[str, Any] = {
             "description": _MEANINGS[status],
             "headers": _headers("X-Request-Id", *_error_headers(status, limited=operation.limited)),

@@ -62,6 +62,30 @@ class Health(msgspec.Struct, kw_only=True):
     uptime_s: int
 
 
+class ReadyPart(msgspec.Struct, kw_only=True):
+    """A part of the appliance."""
+
+    name: str
+    status: Literal["ok", "degraded", "unavailable"]
+    detail: str
+
+
+class ReadyModel(msgspec.Struct, kw_only=True):
+    """A model, and why it is not served if it is not."""
+
+    id: str
+    ready: bool
+    detail: str
+
+
+class Ready(msgspec.Struct, kw_only=True):
+    """Whether a request would succeed; parts and models are told to admins."""
+
+    status: Literal["ok", "degraded", "unavailable"]
+    parts: list[ReadyPart] | msgspec.UnsetType = msgspec.UNSET
+    models: list[ReadyModel] | msgspec.UnsetType = msgspec.UNSET
+
+
 class Model(msgspec.Struct, kw_only=True):
     """A model of the catalogue; from `task` on the members are the appliance's own."""
 

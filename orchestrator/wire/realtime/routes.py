@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 from urllib.parse import parse_qs
 
 from orchestrator.core.errors import InvalidRequest, Overloaded
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_types import required_model
+from orchestrator.wire.openapi import INFERENCE, Operation, query_parameter
 from orchestrator.wire.realtime.items import Dialect
 from orchestrator.wire.realtime.socket import Parts, Socket
+from orchestrator.wire.replies import ErrorReply
 
 __all__ = ["PATH", "Parts", "routes", "session_handler"]
 
@@ -19,18 +20,13 @@ SUBPROTOCOL = "realtime"
 _BETA_SUBPROTOCOL = "openai-beta.realtime-v1"
 _BETA_HEADER = b"realtime=v1"
 _RETRY_S = 5.0
-_OPERATION: dict[str, Any] = {
-    "parameters": [
-        {
-            "name": "model",
-            "in": "query",
-            "required": True,
-            "description": "the model that answers",
-            "schema": {"type": "string"},
-        }
-    ],
-    "responses": {"101": {"description": "The connection is a WebSocket from here on."}},
-}
+_OPERATION = Operation(
+    status=101,
+    description="The connection is a WebSocket from here on.",
+    parameters=[query_parameter("model", "The model that answers.") | {"required": True}],
+    errors=INFERENCE,
+    error=ErrorReply,
+)
 
 
 def session_handler(parts: Parts) -> Callable[[Exchange], Awaitable[None]]:
