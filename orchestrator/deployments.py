@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5.0
 _SELFTEST_TIMEOUT_S = 30.0
+_FIRST_TESTS_S = 10.0
 _SELFTEST_AGAIN_S = 30.0
 """After a mismatch; the model may have been built anew meanwhile."""
 
@@ -106,7 +107,8 @@ class Deployments:
         self._tell_faults()
         await self.refresh()
         if self._tests:
-            await asyncio.wait(self._tests.values())
+            # An engine that hangs must not keep the others waiting.
+            await asyncio.wait(self._tests.values(), timeout=_FIRST_TESTS_S)
         self._watch = asyncio.create_task(self._keep_watching())
 
     async def close(self) -> None:
@@ -135,12 +137,14 @@ class Deployments:
             if deployment.ready and not ready:
                 # Nobody else would tell those who wait for a remote engine that hangs.
                 self._client.fail_in_flight(model.name)
-        if ready and not deployment.ready:
+        if not ready:
+            if deployment.ready:
+                logger.info("model %s is down", model.id)
+            # What comes back is another load, which may be right where this one was wrong.
+            deployment.ready, deployment.test_again_at = False, 0.0
+        elif not deployment.ready:
             # It was loaded, or loaded again, and has to show that it is what was built.
             self._test(deployment)
-        elif deployment.ready and not ready:
-            logger.info("model %s is down", model.id)
-            deployment.ready = False
 
     def _test(self, deployment: Deployment) -> None:
         name = deployment.model.name
@@ -150,8 +154,8 @@ class Deployments:
 
     async def _replay(self, deployment: Deployment) -> None:
         """Serves the model if it does what it did when it was built."""
-        model, served = deployment.model, deployment.served
-        assert served is not None
+        model = deployment.model
+        served = await asyncio.to_thread(self._as_built_now, deployment)
         try:
             async with asyncio.timeout(_SELFTEST_TIMEOUT_S):
                 deployment.tested = await selftest.replay(self._client, model.name, served.manifest)
@@ -169,6 +173,14 @@ class Deployments:
             logger.info("model %s is ready, self-test: %s", model.id, deployment.tested)
             deployment.fault, deployment.ready = "", True
         self._tell_faults()
+
+    def _as_built_now(self, deployment: Deployment) -> ServedModel:
+        """What Triton has loaded: another version may have been built since the last load."""
+        assert deployment.served is not None
+        known = deployment.served.manifest.directory
+        if served_version(self._repository / deployment.model.name) != known:
+            self._read(deployment)
+        return deployment.served
 
     def _tell_faults(self) -> None:
         """Lets `orchestrator doctor` know why models are not served."""

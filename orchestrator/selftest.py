@@ -78,8 +78,17 @@ async def replay(client: TritonClient, name: str, manifest: Manifest) -> str:
     Raises: MismatchError, and GatewayError when Triton does not answer.
     """
     recording = read_recording(manifest.directory)
-    if manifest.task == "embed":
-        return await _replay_vectors(client, name, manifest, recording)
+    try:
+        if manifest.task == "embed":
+            return await _replay_vectors(client, name, manifest, recording)
+        return await _replay_answers(client, name, manifest, recording)
+    except ValueError as error:
+        raise MismatchError(f"a response cannot be read: {error}") from error
+
+
+async def _replay_answers(
+    client: TritonClient, name: str, manifest: Manifest, recording: Recording
+) -> str:
     if not recording.answers:
         most, end_id = _UNRECORDED_TOKENS, manifest.end_id
         got = await _generate(client, name, manifest, _UNRECORDED_IDS, most, end_id)
