@@ -33,7 +33,7 @@ from orchestrator.responses.values import (
 from orchestrator.settings import ResponsesSettings
 from orchestrator.store import responses
 from orchestrator.store.database import Database, StoreError
-from orchestrator.store.responses import Quotas, Stored
+from orchestrator.store.responses import RUNNING, Quotas, Stored
 
 logger = logging.getLogger(__name__)
 
@@ -164,16 +164,21 @@ class Responses:
 
     async def page(self, tenant_id: str, response_id: str, after: int) -> Page:
         """The events after number `after` that are stored. Raises: ResponseNotFound."""
-        # First whether it runs: what is written between the two reads is not lost that way.
-        stored = await self._stored(tenant_id, response_id)
         async with self._database.reading() as session:
-            rows = await responses.events(session, response_id, after)
+            found = await responses.progress(session, tenant_id, response_id, self._since())
+            rows = await responses.events(session, response_id, after) if found else []
+        if found is None:
+            raise _not_found(response_id)
+        status, seen_at = found
+        if status in RUNNING and seen_at < self._silent_since():
+            # The end that is written now is found by the next look.
+            await self._stored(tenant_id, response_id)
         numbered = [
             (first + index, frame)
             for first, text in rows
             for index, frame in enumerate(frames_in(text))
         ]
-        return Page([one for one in numbered if one[0] > after], not stored.running)
+        return Page([one for one in numbered if one[0] > after], status not in RUNNING)
 
     async def has_events(self, tenant_id: str, response_id: str) -> bool:
         """Whether its events were stored as they came. Raises: ResponseNotFound."""

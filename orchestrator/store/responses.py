@@ -85,6 +85,18 @@ async def find(
     return None if row is None else _value(row)
 
 
+async def progress(
+    session: AsyncSession, tenant_id: str, response_id: str, since: int
+) -> tuple[str, int] | None:
+    """Status, and when its worker was last seen, of a response that `find` would find."""
+    query = select(StoredResponse.status, StoredResponse.seen_at).where(
+        StoredResponse.id == response_id,
+        StoredResponse.tenant_id == tenant_id,
+        StoredResponse.created_at >= since,
+    )
+    return (await session.exec(query)).first()
+
+
 async def chain(
     session: AsyncSession, tenant_id: str, response_id: str, since: int, *, most: int
 ) -> list[tuple[str, str | None, int]]:

@@ -63,166 +63,56 @@ class _Asked:
     items: Sequence[Item]
 
 
-class _Desk:
-    """What the routes share."""
+class _Handlers:
+    """One for each route."""
 
     def __init__(
         self, authenticator: Authenticator, gateway: Gateway, responses: Responses, runs: Runs
     ) -> None:
-        self.authenticator = authenticator
-        self.gateway = gateway
-        self.responses = responses
-        self.runs = runs
-        self.reader = BodyReader(ResponsesBody)
+        self._authenticator = authenticator
+        self._gateway = gateway
+        self._responses = responses
+        self._runs = runs
+        self._reader = BodyReader(ResponsesBody)
 
-    async def asked(
-        self, exchange: Exchange, principal: Principal, body: ResponsesBody, response_id: str
-    ) -> _Asked:
-        """What `body` asks for, with what it refers to in its place. Raises: GatewayError."""
-        check_body(body)
-        items = input_items(body.input)
-        if ids := references(items):
-            self._require_store("item_reference")
-            items = resolved(items, await self.responses.items(principal.tenant_id, ids))
-        items = with_ids(items, response_id)
-        before: list[Item] = []
-        if body.previous_response_id is not None:
-            self._require_store("previous_response_id")
-            before = await self.history(principal, body.previous_response_id)
-        whole = [*before, *items]
-        request = decode(body, whole)
-        exchange.model = request.model
-        if body.truncation == "auto":
-            request = await self._fitted(exchange, principal, body, whole)
-        return _Asked(request, items)
-
-    async def history(self, principal: Principal, response_id: str) -> list[Item]:
-        """What was said up to the end of that response. Raises: GatewayError."""
-        if "\0" in response_id:
-            raise PreviousResponseNotFound(
-                "There is no such response.", param="previous_response_id"
-            )
-        return await self.responses.history(principal.tenant_id, response_id)
-
-    def stores(self, body: ResponsesBody) -> bool:
-        """Whether the response is to be stored: unless the caller or the operator says no.
-
-        Raises: InvalidRequest, StoreUnavailable.
-        """
-        if body.background or body.store:
-            self._require_store("background" if body.background else "store")
-        if body.store is False or not self.responses.stores:
-            return False
-        self.responses.check()
-        return True
-
-    async def _fitted(
-        self, exchange: Exchange, principal: Principal, body: ResponsesBody, items: Sequence[Item]
-    ) -> GenerationRequest:
-        """The request without as many of the oldest items as do not fit the context."""
-        model = self.gateway.model(principal, body.model)
-        room = model.context_tokens - (body.max_output_tokens or 1)
-        context = exchange.context(_DIALECT)
-        fewest, most = 0, len(items) - 1
-        while fewest < most:
-            middle = (fewest + most) // 2
-            request = decode(body, without_oldest(items, middle))
-            if await self.gateway.count(principal, request, context) <= room:
-                most = middle
-            else:
-                fewest = middle + 1
-        return decode(body, without_oldest(items, fewest))
-
-    def _require_store(self, name: str) -> None:
-        if not self.responses.stores:
-            raise InvalidRequest(
-                f"`{name}` needs stored responses, and this appliance stores none.", param=name
-            )
-
-
-def routes(
-    authenticator: Authenticator, gateway: Gateway, responses: Responses, runs: Runs
-) -> list[Route]:
-    """The routes of this dialect."""
-    desk = _Desk(authenticator, gateway, responses, runs)
-    return [*_making(desk), *_reading(desk), *_ending(desk)]
-
-
-def _making(desk: _Desk) -> list[Route]:
-    async def create(exchange: Exchange) -> None:
+    async def create(self, exchange: Exchange) -> None:
         """Answers: whole, as server-sent events, or in the background."""
-        principal = await exchange.admit(desk.authenticator)
-        body = desk.reader.read(await exchange.body())
+        principal = await exchange.admit(self._authenticator)
+        body = self._reader.read(await exchange.body())
         response_id = new_id("resp")
-        asked = await desk.asked(exchange, principal, body, response_id)
-        stored = desk.stores(body)
-        kept = Kept(
-            principal.tenant_id,
-            response_object(body, response_id, int(time.time()), stored=stored),
-            asked.items,
-        )
-        if body.background:
-            await _run(desk, exchange, principal, body, asked, kept)
-            return
+        asked = await self._asked(exchange, principal, body, response_id)
+        stored = self._stores(body)
+        fresh = response_object(body, response_id, int(time.time()), stored=stored)
+        kept = Kept(principal.tenant_id, fresh, asked.items)
         encoder = ResponseEncoder(kept, logprobs=asked.request.top_logprobs is not None)
+        if body.background:
+            await self._run(exchange, principal, asked.request, encoder)
+            if body.stream:
+                await follow(exchange, self._responses, kept, -1)
+            else:
+                await exchange.reply(orjson.dumps(kept.body))
+            return
+        keep = self._responses.keep if stored else None
         send = send_stream if body.stream else send_completion
-        keep = desk.responses.keep if stored else None
         async with exchange.while_connected():
             context = exchange.context(_DIALECT)
-            generation = await desk.gateway.generate(principal, asked.request, context)
+            generation = await self._gateway.generate(principal, asked.request, context)
             answer = Answer(generation, encoder, keep, whole=not body.stream)
             await send(exchange, answer, encoder)
 
-    async def count(exchange: Exchange) -> None:
+    async def count(self, exchange: Exchange) -> None:
         """Counts the tokens that a request would put in; nothing is generated or stored."""
-        principal = await exchange.admit(desk.authenticator)
-        body = desk.reader.read(await exchange.body())
-        asked = await desk.asked(exchange, principal, body, new_id("resp"))
+        principal = await exchange.admit(self._authenticator)
+        body = self._reader.read(await exchange.body())
+        asked = await self._asked(exchange, principal, body, new_id("resp"))
         context = exchange.context(_DIALECT)
-        tokens = await desk.gateway.count(principal, asked.request, context)
+        tokens = await self._gateway.count(principal, asked.request, context)
         document = {"object": "response.input_tokens", "input_tokens": tokens}
         await exchange.reply(orjson.dumps(document))
 
-    making = _operation(Response, body=ResponsesBody, streams=True, limited=True)
-    counting = _operation(InputTokens, body=ResponsesBody)
-    return [
-        Route("POST", "/responses", create, "create_response", "Create a response", making),
-        Route(
-            "POST",
-            "/responses/input_tokens",
-            count,
-            "count_response_input_tokens",
-            "Count input tokens",
-            counting,
-        ),
-    ]
-
-
-async def _run(
-    desk: _Desk,
-    exchange: Exchange,
-    principal: Principal,
-    body: ResponsesBody,
-    asked: _Asked,
-    kept: Kept,
-) -> None:
-    """Begins a background response, and tells of it; from then on it needs no reader."""
-    desk.runs.check()
-    context = exchange.context(_DIALECT)
-    await desk.gateway.check(principal, asked.request.model, context)
-    encoder = ResponseEncoder(kept, logprobs=asked.request.top_logprobs is not None)
-    await desk.responses.begin(kept, encoder.queued())
-    desk.runs.start(BackgroundWork(desk.gateway, principal, asked.request, context, encoder))
-    if body.stream:
-        await follow(exchange, desk.responses, kept, -1)
-    else:
-        await exchange.reply(orjson.dumps(kept.body))
-
-
-def _reading(desk: _Desk) -> list[Route]:
-    async def retrieve(exchange: Exchange) -> None:
+    async def retrieve(self, exchange: Exchange) -> None:
         """Tells of a stored response, or streams its events, those to come too."""
-        principal = await exchange.admit(desk.authenticator)
+        principal = await exchange.admit(self._authenticator)
         query = Query(exchange, ("stream", "starting_after", *_INCLUDE))
         stream = _flag(query, "stream")
         after = query.number("starting_after", -1, most=_MOST_EVENTS)
@@ -230,86 +120,170 @@ def _reading(desk: _Desk) -> list[Route]:
             raise InvalidRequest(
                 "`starting_after` goes with `stream` only.", param="starting_after"
             )
-        kept = await desk.responses.find(principal.tenant_id, _path_id(exchange))
+        kept = await self._responses.find(principal.tenant_id, _path_id(exchange))
         if stream:
-            await follow(exchange, desk.responses, kept, after)
+            await follow(exchange, self._responses, kept, after)
         else:
             await exchange.reply(orjson.dumps(kept.body))
 
-    async def list_items(exchange: Exchange) -> None:
+    async def list_items(self, exchange: Exchange) -> None:
         """Lists what was put in for a response: what came before it, and its own input."""
-        principal = await exchange.admit(desk.authenticator)
+        principal = await exchange.admit(self._authenticator)
         query = Query(exchange, ("after", "limit", "order", *_INCLUDE))
         limit = query.number("limit", _DEFAULT_PAGE, least=1, most=_MOST_PAGE)
         order = query.text("order") or "desc"
         if order not in ("asc", "desc"):
             raise InvalidRequest("`order` must be `asc` or `desc`.", param="order")
-        kept = await desk.responses.find(principal.tenant_id, _path_id(exchange))
-        items = [*await _before(desk, principal, kept), *kept.items]
+        kept = await self._responses.find(principal.tenant_id, _path_id(exchange))
+        items = [*await self._before(principal, kept), *kept.items]
         if order == "desc":
             items.reverse()
         page = _page(items, query.text("after"), limit)
         await exchange.reply(orjson.dumps(page))
 
-    streaming = query_parameter("stream", "events instead of the response", {"type": "boolean"})
-    after = query_parameter("starting_after", "the last event already seen", {"type": "integer"})
-    parameters = [path_parameter("response_id"), streaming, after]
-    paging = [
-        path_parameter("response_id"),
-        query_parameter("after", "the last item already seen"),
-        query_parameter("limit", "items of one page", {"type": "integer", "maximum": _MOST_PAGE}),
-        query_parameter("order", "desc unless given", {"enum": ["asc", "desc"]}),
-    ]
-    return [
-        Route(
-            "GET",
-            "/responses/{response_id}",
-            retrieve,
-            "get_response",
-            "A stored response",
-            _operation(Response, parameters=parameters, streams=True),
-        ),
-        Route(
-            "GET",
-            "/responses/{response_id}/input_items",
-            list_items,
-            "list_response_input_items",
-            "What was put in for a response",
-            _operation(ItemList, parameters=paging),
-        ),
-    ]
-
-
-def _ending(desk: _Desk) -> list[Route]:
-    async def cancel(exchange: Exchange) -> None:
+    async def cancel(self, exchange: Exchange) -> None:
         """Ends a response that runs in the background; one that is over stays as it is."""
-        principal = await exchange.admit(desk.authenticator)
-        kept = await desk.responses.cancel(principal.tenant_id, _path_id(exchange))
-        desk.runs.stop(kept.id)
+        principal = await exchange.admit(self._authenticator)
+        kept = await self._responses.cancel(principal.tenant_id, _path_id(exchange))
+        self._runs.stop(kept.id)
         await exchange.reply(orjson.dumps(kept.body))
 
-    async def delete(exchange: Exchange) -> None:
+    async def delete(self, exchange: Exchange) -> None:
         """Deletes a stored response and all that was stored with it."""
-        principal = await exchange.admit(desk.authenticator)
+        principal = await exchange.admit(self._authenticator)
         response_id = _path_id(exchange)
-        await desk.responses.remove(principal.tenant_id, response_id)
-        desk.runs.stop(response_id)
+        await self._responses.remove(principal.tenant_id, response_id)
+        self._runs.stop(response_id)
         document = {"id": response_id, "object": "response", "deleted": True}
         await exchange.reply(orjson.dumps(document))
 
+    async def _run(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        request: GenerationRequest,
+        encoder: ResponseEncoder,
+    ) -> None:
+        """Begins a background response, which from then on needs nobody. Raises: GatewayError."""
+        self._runs.check()
+        context = exchange.context(_DIALECT)
+        await self._gateway.check(principal, request.model, context)
+        queued = encoder.queued()
+        await self._responses.begin(encoder.kept(), queued)
+        self._runs.start(BackgroundWork(self._gateway, principal, request, context, encoder))
+
+    async def _asked(
+        self, exchange: Exchange, principal: Principal, body: ResponsesBody, response_id: str
+    ) -> _Asked:
+        """What `body` asks for, with what it refers to in its place. Raises: GatewayError."""
+        check_body(body)
+        items = input_items(body.input)
+        if ids := references(items):
+            self._require_store("item_reference")
+            items = resolved(items, await self._responses.items(principal.tenant_id, ids))
+        items = with_ids(items, response_id)
+        before: list[Item] = []
+        if body.previous_response_id is not None:
+            self._require_store("previous_response_id")
+            # PostgreSQL has no such character.
+            previous_id = body.previous_response_id.replace("\0", "?")
+            before = await self._responses.history(principal.tenant_id, previous_id)
+        whole = [*before, *items]
+        request = decode(body, whole)
+        exchange.model = request.model
+        if body.truncation == "auto":
+            request = await self._fitted(exchange, principal, body, whole)
+        return _Asked(request, items)
+
+    async def _fitted(
+        self, exchange: Exchange, principal: Principal, body: ResponsesBody, items: Sequence[Item]
+    ) -> GenerationRequest:
+        """The request without as many of the oldest items as do not fit the context."""
+        model = self._gateway.model(principal, body.model)
+        room = model.context_tokens - (body.max_output_tokens or 1)
+        context = exchange.context(_DIALECT)
+        fewest, most = 0, len(items) - 1
+        while fewest < most:
+            middle = (fewest + most) // 2
+            request = decode(body, without_oldest(items, middle))
+            if await self._gateway.count(principal, request, context) <= room:
+                most = middle
+            else:
+                fewest = middle + 1
+        return decode(body, without_oldest(items, fewest))
+
+    def _stores(self, body: ResponsesBody) -> bool:
+        """Whether the response is to be stored: unless the caller or the operator says no.
+
+        Raises: InvalidRequest, StoreUnavailable.
+        """
+        if body.background or body.store:
+            self._require_store("background" if body.background else "store")
+        if body.store is False or not self._responses.stores:
+            return False
+        self._responses.check()
+        return True
+
+    def _require_store(self, name: str) -> None:
+        if not self._responses.stores:
+            raise InvalidRequest(
+                f"`{name}` needs stored responses, and this appliance stores none.", param=name
+            )
+
+    async def _before(self, principal: Principal, kept: Kept) -> list[Item]:
+        """The items from before that response, as far as they are still stored."""
+        previous_id = kept.body.get("previous_response_id")
+        if previous_id is None:
+            return []
+        try:
+            return await self._responses.history(principal.tenant_id, previous_id)
+        except PreviousResponseNotFound:
+            return []
+
+
+def routes(
+    authenticator: Authenticator, gateway: Gateway, responses: Responses, runs: Runs
+) -> list[Route]:
+    """The routes of this dialect."""
+    handlers = _Handlers(authenticator, gateway, responses, runs)
+    one = "/responses/{response_id}"
+    making = _operation(Response, body=ResponsesBody, streams=True, limited=True)
+    reading = _operation(Response, parameters=_READING, streams=True)
+    listing = _operation(ItemList, parameters=_LISTING)
+    counting = _operation(InputTokens, body=ResponsesBody)
     return [
         Route(
+            "POST", "/responses", handlers.create, "create_response", "Create a response", making
+        ),
+        Route(
             "POST",
-            "/responses/{response_id}/cancel",
-            cancel,
+            "/responses/input_tokens",
+            handlers.count,
+            "count_response_input_tokens",
+            "Count input tokens",
+            counting,
+        ),
+        Route("GET", one, handlers.retrieve, "get_response", "A stored response", reading),
+        Route(
+            "GET",
+            f"{one}/input_items",
+            handlers.list_items,
+            "list_response_input_items",
+            "What was put in for a response",
+            listing,
+        ),
+        Route(
+            "POST",
+            f"{one}/cancel",
+            handlers.cancel,
             "cancel_response",
             "Cancel a background response",
             _operation(Response),
         ),
         Route(
             "DELETE",
-            "/responses/{response_id}",
-            delete,
+            one,
+            handlers.delete,
             "delete_response",
             "Delete a stored response",
             _operation(DeletedResponse),
@@ -317,22 +291,24 @@ def _ending(desk: _Desk) -> list[Route]:
     ]
 
 
+_READING = (
+    path_parameter("response_id"),
+    query_parameter("stream", "events instead of the response", {"type": "boolean"}),
+    query_parameter("starting_after", "the last event already seen", {"type": "integer"}),
+)
+_LISTING = (
+    path_parameter("response_id"),
+    query_parameter("after", "the last item already seen"),
+    query_parameter("limit", "items of one page", {"type": "integer", "maximum": _MOST_PAGE}),
+    query_parameter("order", "desc unless given", {"enum": ["asc", "desc"]}),
+)
+
+
 def _operation(reply: Any, *, body: Any = None, **more: Any) -> Operation:
     example = None if body is None else _EXAMPLE
     return Operation(
         body=body, reply=reply, example=example, errors=INFERENCE, error=ErrorReply, **more
     )
-
-
-async def _before(desk: _Desk, principal: Principal, kept: Kept) -> list[Item]:
-    """The items from before that response, as far as they are still stored."""
-    previous_id = kept.body.get("previous_response_id")
-    if previous_id is None:
-        return []
-    try:
-        return await desk.responses.history(principal.tenant_id, previous_id)
-    except PreviousResponseNotFound:
-        return []
 
 
 def _page(items: Sequence[Item], after: str | None, limit: int) -> dict[str, Any]:

@@ -166,6 +166,18 @@ async def test_a_silent_worker_has_lost_its_response(database: Database, tenant_
     assert not await responses.advance(kept(tenant_id, FIRST), [])
 
 
+async def test_followers_see_a_lost_response_end(database: Database, tenant_id: str) -> None:
+    clock = Clock()
+    responses = Responses(database, QUICK, now=clock)
+    begun = running(tenant_id)
+    await responses.begin(begun, [lifecycle_frame("response.created", 0, begun.body)])
+    clock.now += 5.1
+    first = await responses.page(tenant_id, FIRST, -1)
+    assert ([number for number, _ in first.frames], first.over) == ([0], False)
+    second = await responses.page(tenant_id, FIRST, 0)
+    assert ([number for number, _ in second.frames], second.over) == ([1], True)
+
+
 async def test_what_ended_in_between_is_not_cancelled(database: Database, tenant_id: str) -> None:
     responses = Responses(database, QUICK)
     await responses.begin(running(tenant_id), [])

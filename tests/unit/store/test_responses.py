@@ -41,6 +41,9 @@ async def test_a_response_is_its_tenants_alone(each_database: Database, owner: s
     async with each_database.reading() as session:
         assert await responses.find(session, owner, "resp_1", 0) == stored
         assert await responses.find(session, stranger, "resp_1", 0) is None
+        assert await responses.progress(session, owner, "resp_1", 0) == ("completed", 1000)
+        assert await responses.progress(session, owner, "resp_1", 1001) is None
+        assert await responses.progress(session, stranger, "resp_1", 0) is None
         assert await responses.chain(session, stranger, "resp_1", 0, most=9) == []
         assert await responses.texts(session, stranger, ["resp_1"], 0) == {}
     async with each_database.unit_of_work() as session:
