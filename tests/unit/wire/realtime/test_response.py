@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orchestrator.core.errors import RateLimited, UpstreamFailed
 from orchestrator.core.events import (
@@ -15,10 +17,11 @@ from orchestrator.core.events import (
     GenerationStarted,
     PartDelta,
     PartFinished,
+    PartKind,
     PartStarted,
     Usage,
 )
-from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
+from orchestrator.core.messages import Part, ReasoningPart, TextPart, ToolCallPart
 from orchestrator.wire.realtime.config import Config
 from orchestrator.wire.realtime.conversation import Bounds, Conversation
 from orchestrator.wire.realtime.items import Dialect, TextItem
@@ -183,6 +186,52 @@ def test_a_response_that_fails_before_it_began_begins_all_the_same() -> None:
     events = list(response.finish(error=RateLimited("Too many.")))
     assert types(events) == ["response.created", "response.done"]
     assert events[1]["response"]["status_details"]["error"]["code"] == "rate_limit_exceeded"
+
+
+@st.composite
+def generations(draw: st.DrawFn) -> list[GenerationEvent]:
+    """Any parts in any order, each in any pieces."""
+    events: list[GenerationEvent] = [STARTED]
+    kinds: st.SearchStrategy[PartKind] = st.sampled_from(("text", "reasoning", "tool_call"))
+    for index, kind in enumerate(draw(st.lists(kinds, max_size=5))):
+        pieces = draw(st.lists(st.text(min_size=1, max_size=5), max_size=5))
+        whole = "".join(pieces)
+        parts: dict[PartKind, Part] = {
+            "text": TextPart(whole),
+            "reasoning": ReasoningPart(whole),
+            "tool_call": ToolCallPart(f"call_{index}", "clock", whole),
+        }
+        events.append(PartStarted(0, kind, f"call_{index}", "clock"))
+        events += [PartDelta(0, kind, piece) for piece in pieces]
+        events.append(PartFinished(0, parts[kind]))
+    events.append(ChoiceFinished(0, draw(st.sampled_from(("stop", "length", "tool_calls")))))
+    return events
+
+
+@settings(deadline=None)
+@given(generations(), st.sampled_from(("ga", "beta")), st.data())
+def test_whatever_is_generated_and_wherever_it_is_cut_everything_is_closed(
+    events: list[GenerationEvent], dialect: Dialect, data: st.DataObject
+) -> None:
+    kept = conversation()
+    response = Response(dialect, Config(), kept, None)
+    cut = data.draw(st.integers(0, len(events)))
+    told = [made for event in events[:cut] for made in response.event(event)]
+    told += response.finish(usage=Usage(9, 2), cancelled=cut < len(events))
+    deltas: dict[str, str] = {}
+    wholes: dict[str, str] = {}
+    for event in told:
+        if event["type"].endswith(".delta"):
+            deltas[event["item_id"]] = deltas.get(event["item_id"], "") + event["delta"]
+        elif event["type"].endswith(("text.done", "arguments.done")):
+            wholes[event["item_id"]] = event["text"] if "text" in event else event["arguments"]
+    assert {item: deltas.get(item, "") for item in wholes} == wholes
+    added = [event["item"]["id"] for event in told if event["type"].endswith("output_item.added")]
+    done = [event["item"] for event in told if event["type"].endswith("output_item.done")]
+    assert [item["id"] for item in done] == added == list(wholes)
+    assert told[-1]["response"]["output"] == done
+    assert [item.id for item in kept.items[1:]] == added
+    assert types(told).count("response.created") == types(told).count("response.done") == 1
 
 
 def test_limits_are_shown_as_they_were_asked_for() -> None:
