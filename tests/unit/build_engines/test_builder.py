@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 from build_engines.builder import Builder, BuildError
 from build_engines.checkpoint import sha256_file
+from build_engines.machine import Machine
+from build_engines.plan import Plan
 from build_engines.repository import Repository
 from orchestrator.catalogue import Model
 from tests.reference.checkpoints import END_ID, EXTRA_END_ID, PAD_ID, write_decoder, write_encoder
@@ -160,6 +163,81 @@ def test_a_version_that_was_finished_when_its_builder_was_killed_is_served(
     with builder.repository.locked():
         assert builder.repository.served_version("llama") == 2
     assert hidden_entries(repository) == []
+
+
+def test_a_build_stands_beside_the_one_before_and_can_be_taken_back(
+    repository: Path, model: Model
+) -> None:
+    builder = builder_for(repository)
+    build(builder, model)
+    shorter = model_of(Path(model.engine.checkpoint), "generate", context_tokens=128)
+    assert build(builder, shorter) == "built"
+    assert manifest_of(repository, "llama", 2)["limits"]["max_seq_len"] == 128
+    assert builder.roll_back(shorter).version == 1
+    held = builder.build(shorter, lambda _stage: None)
+    assert (held.status, held.version) == ("up_to_date", 1)
+    assert "version 1 is served since a rollback" in str(held.note)
+    assert builder.roll_back(shorter).version == 2
+    assert builder.build(shorter, lambda _stage: None).note is None
+
+
+def test_an_artefact_that_was_changed_in_place_is_built_anew(
+    repository: Path, model: Model
+) -> None:
+    builder = builder_for(repository)
+    build(builder, model)
+    file = repository / "llama" / "1" / "model.bin"
+    content = bytearray(file.read_bytes())
+    content[1000] ^= 0x40
+    file.write_bytes(content)
+    assert build(builder, model) == "built"
+    assert builder.repository.served_version("llama") == 2
+
+
+def test_an_engine_that_answers_unlike_the_one_before_is_not_served(
+    repository: Path, model: Model
+) -> None:
+    builder = builder_for(repository)
+    build(builder, model)
+    file = repository / "llama" / "1" / "selftest.json"
+    golden = json.loads(file.read_text())
+    golden["cases"][1]["output_ids"][3] += 1
+    golden["cases"][1]["margins"] = [9.0] * 16
+    file.write_text(json.dumps(golden))
+    with pytest.raises(
+        BuildError, match=r"golden prompt 2 differs from version 1, .*: token 4 is \d+, not \d+"
+    ) as refused:
+        build(builder, model)
+    assert refused.value.log == repository / ".logs" / "llama.log"
+    assert "SelfTestError" in refused.value.log.read_text()
+    assert builder.repository.versions("llama") == [1]
+    assert build(builder, model, force=True) == "built"
+
+
+def test_weights_that_compute_no_numbers_are_refused(repository: Path, tmp_path: Path) -> None:
+    checkpoint = write_decoder(tmp_path / "llama", "llama")
+    file = checkpoint / "model.safetensors"
+    content = file.read_bytes()
+    # The end of the file is the last layer's norm: infinities all over.
+    file.write_bytes(content[:-1024] + b"\x00\x00\x80\x7f" * 256)
+    with pytest.raises(BuildError, match="computes values that are no finite numbers"):
+        build(builder_for(repository), model_of(checkpoint, "generate"))
+
+
+def test_the_time_of_the_last_build_is_expected_of_the_next(repository: Path, model: Model) -> None:
+    builder = builder_for(repository)
+    plans: list[Plan] = []
+    build(builder, model)
+    builder.build(model, lambda _stage: None, plans.append, force=True)
+    assert plans[0].expected_s == manifest_of(repository, "llama", 1)["duration_s"]
+    assert plans[0].stages.keys() >= {"converting the weights"}
+
+
+def test_a_machine_without_the_memory_is_refused(repository: Path, model: Model) -> None:
+    small = Machine((), memory_bytes=1 << 20, available_bytes=1 << 20)
+    builder = replace(builder_for(repository), machine=small)
+    with pytest.raises(BuildError, match="of host memory, 1 MiB of 1 MiB are free"):
+        build(builder, model)
 
 
 def test_a_full_disk_is_one_sentence(

@@ -13,6 +13,15 @@ import pytest
 from tests.reference.checkpoints import write_decoder
 from tests.unit.build_engines.conftest import ROOT
 
+#: Runs the builder where no file may grow beyond a size, as on a disk that fills up.
+_SMALL_FILES = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+sys.argv = sys.argv[1:]
+runpy.run_module("build_engines", run_name="__main__")
+"""
+
 
 @pytest.fixture
 def catalogue(tmp_path: Path) -> Path:
@@ -116,3 +125,62 @@ def test_sigterm_leaves_nothing_half_built(catalogue: Path) -> None:
         assert left <= {"first"}
     for name in left:
         assert (repository / name / "1" / "manifest.json").is_file()
+
+
+def test_a_killed_builder_leaves_the_last_version_serving(catalogue: Path) -> None:
+    assert run(catalogue, "first").returncode == 0
+    process = subprocess.Popen(
+        command(catalogue, "first", "--force"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    while "converting" not in process.stderr.readline():
+        time.sleep(0.001)
+    process.kill()
+    process.communicate(timeout=30)
+    repository = catalogue.parent / "repository"
+    config = (repository / "first" / "config.pbtxt").read_text()
+    assert "versions: [ 1 ]" in config
+    again = run(catalogue, "first", "--json")
+    assert json.loads(again.stdout)[0]["status"] == "up_to_date"
+    left = {entry.name for entry in repository.iterdir()}
+    assert left == {"first", ".lock", ".logs"}
+
+
+def test_a_disk_that_fills_up_leaves_the_last_version_serving(catalogue: Path) -> None:
+    assert run(catalogue, "first").returncode == 0
+    limited = [
+        sys.executable,
+        "-c",
+        _SMALL_FILES,
+    ]
+    arguments = command(catalogue, "first", "--force", "--json")[2:]
+    done = subprocess.run(
+        [*limited, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    (result,) = json.loads(done.stdout)
+    assert result["status"] == "failed"
+    assert "cannot build test/first: " in done.stderr
+    assert f"log: {catalogue.parent / 'repository' / '.logs' / 'first.log'}" in done.stderr
+    repository = catalogue.parent / "repository"
+    assert "versions: [ 1 ]" in (repository / "first" / "config.pbtxt").read_text()
+    assert {entry.name for entry in repository.iterdir()} == {"first", ".lock", ".logs"}
+
+
+def test_a_rollback_is_a_command(catalogue: Path) -> None:
+    assert run(catalogue, "first").returncode == 0
+    refused = run(catalogue, "first", "--rollback")
+    assert refused.returncode == 1
+    assert "model `first` has version 1 only: there is nothing to go back to" in refused.stderr
+    assert run(catalogue, "first", "--force").returncode == 0
+    done = run(catalogue, "first", "--rollback", "--json")
+    assert "test/first: rolled back, version 1 is served" in done.stderr
+    assert json.loads(done.stdout)[0]["version"] == 1
+
+
+def test_a_target_that_cannot_be_built_here_is_planned_all_the_same(catalogue: Path) -> None:
+    planned = run(catalogue, "first", "--target", "trtllm", "--dry-run", "--json")
+    assert planned.returncode == 0, planned.stderr
+    (result,) = json.loads(planned.stdout)
+    assert result["plan"]["commands"][1][0] == "trtllm-build"
+    assert "note: no GPU here" in planned.stderr
