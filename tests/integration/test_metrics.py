@@ -80,7 +80,7 @@ def test_tritons_own_metrics_are_beside_ours(watched: Observed) -> None:
 
     def counted() -> bool:
         samples = scraped(f"{watched.metrics_url}/triton")
-        return total(samples, "nv_inference_request_success", model="demo-chat") > 0
+        return total(samples, "nv_inference_request_success_total", model="demo-chat") > 0
 
     wait_until(counted, 30, "Triton counts the request")
     assert requests.get(f"{watched.metrics_url}/nothing", timeout=30).status_code == 404
