@@ -42,7 +42,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "t", "default": 1,
         "description": "d", "examples": [1], "deprecated": True, "$comment": "c", "type": "integer",
     },
-    **{f"the format {name}": {"type": "string", "format": name} for name in FORMATS},
+    **{f"the format {name}": {"type": "string", "format": name} for name in sorted(FORMATS)},
 }  # fmt: skip
 REFUSED: dict[str, tuple[Any, str, str]] = {
     "an unknown keyword": ({"nullable": True}, "s.nullable", "`nullable` is not supported"),
