@@ -60,7 +60,7 @@ class Workshop:
     def checkpoint(self, name: str) -> Path:
         return self.folder / "checkpoints" / name
 
-    def list(self, *, context: int, chat_dtype: str = "float32") -> None:
+    def write_catalogue(self, *, context: int, chat_dtype: str = "float32") -> None:
         """Writes the catalogue."""
         entries = [
             ("chat", "generate", context, f'dtype = "{chat_dtype}"\nmax_batch_size = 4'),
@@ -115,9 +115,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     write_encoder(workshop.checkpoint("broken"), "bert")
     workshop.repository.mkdir()
     (workshop.repository / "backends").symlink_to(MODELS / "backends")
-    workshop.list(context=60)
+    workshop.write_catalogue(context=60)
     assert [result["status"] for result in workshop.build()] == ["built"] * 3
-    workshop.list(context=120, chat_dtype="int8")
+    workshop.write_catalogue(context=120, chat_dtype="int8")
     statuses = [result["status"] for result in workshop.build()]
     assert statuses == ["built", "up_to_date", "up_to_date"]
     (workshop.repository / "broken" / "1" / "manifest.json").write_text('{"format": 1}')
@@ -210,6 +210,7 @@ def test_a_build_that_fails_leaves_the_last_good_version_serving(
 
 async def test_golden_answers_are_given_again_through_triton(triton_demo: SupervisedTriton) -> None:
     endpoint = triton_demo.endpoint
+    assert endpoint.token is not None
     player = Player(endpoint.url, [("triton-grpc-protocol-tok", endpoint.token)])
     try:
         await asyncio.to_thread(replay, player)
