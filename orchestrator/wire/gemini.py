@@ -60,6 +60,8 @@ from orchestrator.wire.sse import send_completion, send_stream
 from orchestrator.wire.thinking import effort_of_budget
 
 MOST_STOPS = 5
+ENUM = "text/x.enum"
+"""The answer is one of the words of the schema, without quotes."""
 MOST_LOGPROBS = 20
 _LARGEST_INT32 = 2**31 - 1
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -332,10 +334,15 @@ def _format(config: GenerationConfig) -> ResponseFormat | None:
         name = "responseSchema"
         schema = closed(json_schema(f"{_GENERATION}.{name}", config.response_schema))
     where = f"{_GENERATION}.responseMimeType"
-    if mime_type not in ("text/plain", "application/json"):
+    if mime_type not in ("text/plain", "application/json", ENUM):
         raise InvalidRequest(
-            f"`{where}` must be `text/plain` or `application/json`; {shown(mime_type)} was given.",
+            f"`{where}` must be `text/plain`, `application/json` or `{ENUM}`; "
+            f"{shown(mime_type)} was given.",
             param=where,
+        )
+    if mime_type == ENUM and not (schema or {}).get("enum"):
+        raise InvalidRequest(
+            f"`{where}` is `{ENUM}` and `responseSchema` has no `enum`.", param=where
         )
     if mime_type == "text/plain":
         if schema is None:
@@ -422,10 +429,12 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         principal = await exchange.admit(authenticator)
         body = reader.read(await exchange.body())
         request = decode(model_of(exchange), body)
-        thinking = (body.generation_config or GenerationConfig()).thinking_config
+        config = body.generation_config or GenerationConfig()
+        thinking = config.thinking_config
         encoder = Encoder(
             choices=request.n,
             thoughts=bool(thinking and thinking.include_thoughts),
+            unquoted=config.response_mime_type == ENUM,
             logprobs=request.top_logprobs is not None,
             events=_wants_events(exchange),
         )

@@ -40,13 +40,21 @@ class Encoder:
     """One per request.
 
     `thoughts` says whether thoughts are parts of the answer; `logprobs` whether log-probabilities
-    were asked for. A stream is `events`, or one JSON array.
+    were asked for; `unquoted` that the text is one JSON string, to be given without its quotes. A
+    stream is `events`, or one JSON array.
     """
 
     def __init__(
-        self, *, choices: int = 1, thoughts: bool = False, logprobs: bool = False, events: bool
+        self,
+        *,
+        choices: int = 1,
+        thoughts: bool = False,
+        logprobs: bool = False,
+        unquoted: bool = False,
+        events: bool,
     ) -> None:
         self._thoughts = thoughts
+        self._unquoted = unquoted
         self._wants_logprobs = logprobs
         self._before, self._after = (b"data: ", b"\n\n") if events else (b"[", b"")
         self._events = events
@@ -63,7 +71,7 @@ class Encoder:
     def event(self, event: GenerationEvent) -> Sequence[bytes]:
         """The chunks that `event` brings about."""
         match event:
-            case PartDelta(kind="text"):
+            case PartDelta(kind="text") if not self._unquoted:
                 return (self._text(event, b'{"text":', b"}"),)
             case PartDelta(kind="reasoning") if self._thoughts:
                 return (self._text(event, b'{"thought":true,"text":', b"}"),)
@@ -73,9 +81,9 @@ class Encoder:
             case GenerationStarted():
                 self._started(event)
                 return ()
-            case PartFinished(choice=choice, part=ToolCallPart() as call):
-                return self._call(choice, call)
-            case PartStarted() | PartFinished():
+            case PartFinished():
+                return self._whole_part(event)
+            case PartStarted():
                 return ()
             case ChoiceFinished():
                 self._ends[event.choice].finish(event)
@@ -122,13 +130,17 @@ class Encoder:
             content += b',"logprobsResult":' + _dumps(_logprobs(tokens))
         return self._framed(self._heads[choice] + content + self._running)
 
-    def _call(self, choice: int, call: ToolCallPart) -> Sequence[bytes]:
-        """A call goes out whole: this dialect has no deltas of one."""
-        part = _call_part(call)
-        if part is None:
-            self._ends[choice].malformed = True
-            return ()
-        return (self._part(choice, _dumps(part)),)
+    def _whole_part(self, event: PartFinished) -> Sequence[bytes]:
+        """What goes out whole: a call, for this dialect has no deltas of one, and a JSON string."""
+        match event.part:
+            case ToolCallPart() as call:
+                part = _call_part(call)
+                self._ends[event.choice].malformed |= part is None
+                return () if part is None else (self._part(event.choice, _dumps(part)),)
+            case TextPart(text=text) if self._unquoted:
+                return (self._part(event.choice, _dumps({"text": _unquoted(text)})),)
+            case _:
+                return ()
 
     def _framed(self, chunk: bytes) -> bytes:
         framed = self._before + chunk + self._after
@@ -160,7 +172,7 @@ class Encoder:
         for part in choice.parts:
             match part:
                 case TextPart(text=text):
-                    parts.append({"text": text})
+                    parts.append({"text": _unquoted(text) if self._unquoted else text})
                 case ReasoningPart(text=text):
                     if self._thoughts:
                         parts.append({"thought": True, "text": text})
@@ -231,6 +243,15 @@ def _call_part(call: ToolCallPart) -> dict[str, Any] | None:
     if not isinstance(arguments, dict):
         return None
     return {"functionCall": {"id": call.id, "name": call.name, "args": arguments}}
+
+
+def _unquoted(text: str) -> str:
+    """The string that `text` is in JSON; what was cut stays as it is."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+    return value if isinstance(value, str) else text
 
 
 def _logprobs(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:

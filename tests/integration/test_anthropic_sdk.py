@@ -17,6 +17,7 @@ from anthropic.types import (
 )
 from pydantic import BaseModel
 
+from tests.integration.limited import new_key
 from tests.integration.scripted.repository import script
 from tests.integration.serving import Serving
 
@@ -303,6 +304,33 @@ def test_a_wrong_key_is_an_authentication_error(appliance: Serving) -> None:
     assert (caught.value.type, caught.value.error_code) == (
         "authentication_error", "invalid_api_key",
     )  # fmt: skip
+
+
+def test_limits_and_scopes_are_exceptions_of_their_own(scripted_appliance: Serving) -> None:
+    limited, _ = new_key(scripted_appliance, rpm_limit=1)
+    narrow, _ = new_key(scripted_appliance, allowed_models=["scripted/other"])
+
+    def ask(key: str) -> Any:
+        with anthropic.Anthropic(
+            base_url=scripted_appliance.url, api_key=key, max_retries=0
+        ) as client:
+            return client.messages.create(model=SCRIPTED, max_tokens=9, messages=says(emit="a"))
+
+    ask(limited)
+    with pytest.raises(anthropic.RateLimitError) as too_many:
+        ask(limited)
+    assert (too_many.value.type, too_many.value.error_code) == (
+        "rate_limit_error", "rate_limit_exceeded",
+    )  # fmt: skip
+    assert 0 < int(too_many.value.response.headers["retry-after"]) <= 60
+    with pytest.raises(anthropic.PermissionDeniedError) as denied:
+        ask(narrow)
+    assert denied.value.type == "permission_error"
+
+
+def test_the_beta_resource_serves_the_same(client: anthropic.Anthropic) -> None:
+    message = client.beta.messages.create(model=CHAT, max_tokens=9, messages=HELLO)  # type: ignore[arg-type]  # the beta has types of its own for the same values
+    assert message.content
 
 
 def test_the_platforms_prefix_and_a_bearer_token_serve_the_same(appliance: Serving) -> None:

@@ -13,6 +13,7 @@ import pytest
 from google import genai
 from google.genai import errors, types
 
+from tests.integration.limited import new_key
 from tests.integration.scripted.repository import script
 from tests.integration.serving import Serving
 
@@ -249,6 +250,15 @@ def test_an_answer_has_the_shape_that_is_asked_for(client: genai.Client) -> None
     assert isinstance(answer["big"], bool)
 
 
+def test_an_answer_is_one_of_the_words_that_are_given(client: genai.Client) -> None:
+    config = types.GenerateContentConfig(
+        response_mime_type="text/x.enum",
+        response_schema={"type": "STRING", "enum": ["river", "city of lights"]},
+    )
+    response = client.models.generate_content(model=CHAT, contents=HELLO, config=config)
+    assert response.text in ("river", "city of lights")
+
+
 def test_log_probabilities_are_told(client: genai.Client) -> None:
     response = client.models.generate_content(
         model=CHAT,
@@ -350,6 +360,20 @@ def test_a_wrong_key_is_a_client_error(appliance: Serving) -> None:
         client.models.generate_content(model=CHAT, contents=HELLO)
     assert (caught.value.code, caught.value.status) == (401, "UNAUTHENTICATED")
     assert caught.value.message == "Invalid API key provided."
+
+
+def test_limits_and_scopes_are_client_errors(scripted_appliance: Serving) -> None:
+    limited, _ = new_key(scripted_appliance, rpm_limit=1)
+    narrow, _ = new_key(scripted_appliance, allowed_models=["scripted/other"])
+    contents = script(emit="a")
+    with connected(scripted_appliance, limited) as client:
+        assert client.models.generate_content(model=SCRIPTED, contents=contents).text == "a"
+        with pytest.raises(errors.ClientError) as too_many:
+            client.models.generate_content(model=SCRIPTED, contents=contents)
+    assert (too_many.value.code, too_many.value.status) == (429, "RESOURCE_EXHAUSTED")
+    with connected(scripted_appliance, narrow) as client, pytest.raises(errors.ClientError) as no:
+        client.models.generate_content(model=SCRIPTED, contents=contents)
+    assert (no.value.code, no.value.status) == (403, "PERMISSION_DENIED")
 
 
 def test_a_failure_before_the_first_token_is_a_server_error(scripted: genai.Client) -> None:

@@ -38,6 +38,7 @@ from orchestrator.wire.anthropic_messages_types import CountBody, MessagesBody
 from orchestrator.wire.bodies import BodyReader
 from orchestrator.wire.errors import error_members
 
+from .generations import generations
 from .golden import check, check_json
 from .harness import answer
 
@@ -448,11 +449,14 @@ def assembled(frames: Sequence[bytes]) -> dict[str, Any]:
     return message
 
 
-@given(texts=st.lists(st.text(min_size=1, max_size=8), max_size=6))
-def test_any_text_survives_the_stream(texts: list[str]) -> None:
-    written = encoder("text")
-    frames = [frame for event in answer(*texts) for frame in written.event(event)]
-    assert assembled(frames)["content"][0]["text"] == "".join(texts)
+@given(events=generations(), thinking=st.booleans(), omitted=st.booleans())
+async def test_any_stream_adds_up_to_the_whole(
+    events: tuple[GenerationEvent, ...], thinking: bool, omitted: bool
+) -> None:
+    written = Encoder(thinking=thinking, omit_thoughts=omitted)
+    frames = [frame for event in events for frame in written.event(event)]
+    body = written.result(await fold(stream(events)))
+    assert assembled(frames) == json.loads(body)
 
 
 @pytest.mark.parametrize("arguments", ["[1]", "5", "nonsense", "{'a': 1}", " "])

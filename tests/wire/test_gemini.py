@@ -34,6 +34,7 @@ from orchestrator.wire.gemini_encoder import Encoder
 from orchestrator.wire.gemini_replies import ErrorReply, GenerateContentResponse
 from orchestrator.wire.gemini_types import CountBody, GeminiReader, GenerateBody
 
+from .generations import generations
 from .golden import check, check_json
 from .harness import answer
 
@@ -150,6 +151,12 @@ REQUESTS: dict[str, dict[str, Any]] = {
             "responseJsonSchema": {"type": "object", "properties": {"a_b": {"type": "string"}}},
         }
     },
+    "one of some words": {
+        "generationConfig": {
+            "responseMimeType": "text/x.enum",
+            "responseSchema": {"type": "STRING", "enum": ["a", "b"]},
+        }
+    },
     "log probabilities of the drawn tokens": {"generationConfig": {"responseLogprobs": True}},
     "no thinking": {"generationConfig": {"thinkingConfig": {"thinkingBudget": 0}}},
     "thinking as it likes": {"generationConfig": {"thinkingConfig": {"thinkingBudget": -1}}},
@@ -167,7 +174,8 @@ CONFIG_REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "empty stop": ({"stopSequences": [""]}, "stopSequences", "empty string"),
     "too many candidates": ({"candidateCount": 9}, "candidateCount", "between 1 and 8; 9 was"),
     "audio": ({"responseModalities": ["AUDIO"]}, "responseModalities", "`TEXT` only"),
-    "unknown type": ({"responseMimeType": "text/x.enum"}, "responseMimeType", '"text/x.enum"'),
+    "unknown type": ({"responseMimeType": "text/html"}, "responseMimeType", '"text/html" was'),
+    "no words": ({"responseMimeType": "text/x.enum"}, "responseMimeType", "has no `enum`"),
     "schema of a text": ({"responseSchema": {"type": "OBJECT"}}, "responseMimeType", "goes with"),
     "logprobs alone": ({"logprobs": 2}, "logprobs", "goes with `responseLogprobs`"),
     "too many logprobs": (
@@ -487,7 +495,23 @@ def summary(reply: dict[str, Any]) -> tuple[Summary, Any]:
     return found, reply["usageMetadata"]
 
 
-@given(texts=st.lists(st.text(min_size=1, max_size=8), max_size=6))
-def test_any_text_survives_the_stream(texts: list[str]) -> None:
-    chunks = [parsed(frame) for frame in written(encoder("text"), answer(*texts))]
-    assert assembled(chunks)[0][0][1] == "".join(texts)
+@pytest.mark.parametrize(
+    ("written_text", "told"), [('"a \\"b\\""', 'a "b"'), ('"cut', '"cut'), ("5", "5")]
+)
+async def test_a_word_is_given_without_its_quotes(written_text: str, told: str) -> None:
+    events = answer(written_text[:1], written_text[1:] or " ")
+    whole = Encoder(unquoted=True, events=True).result(await fold(stream(events)))
+    frames = written(Encoder(unquoted=True, events=True), events)
+    assert assembled([parsed(frame) for frame in frames])[0] == summary(json.loads(whole))[0]
+    assert summary(json.loads(whole))[0][0][1].strip() == told
+
+
+@given(events=generations(), thoughts=st.booleans())
+async def test_any_stream_adds_up_to_the_whole(
+    events: tuple[GenerationEvent, ...], thoughts: bool
+) -> None:
+    frames = written(Encoder(thoughts=thoughts, events=True), events)
+    array = b"".join(written(Encoder(thoughts=thoughts, events=False), events))
+    assert json.loads(array) == [parsed(frame) for frame in frames]
+    body = Encoder(thoughts=thoughts, events=True).result(await fold(stream(events)))
+    assert assembled(json.loads(array)) == summary(json.loads(body))
