@@ -56,9 +56,9 @@ check-source:
 check-units:
 	$(pytest) -q -k "not postgresql" tests/unit tests/wire tests/test_architecture.py
 
-engines: ## build the models of the catalogue that are missing or out of date
+engines: ## build what is missing or out of date: MODELS="a b" TARGET=cpu ARGS="--dry-run"
 	$(call environment)
-	$(python) -m build_engines
+	$(python) -m build_engines $(MODELS) $(if $(TARGET),--target $(TARGET)) $(ARGS)
 
 # BUILDER=podman or "buildah" do as well; TARGET=gpu needs NVIDIA's base image.
 TARGET ?= cpu

@@ -18,7 +18,7 @@ from build_engines.builder import Builder, BuildError, Result
 from build_engines.machine import this_machine
 from build_engines.progress import Display
 from build_engines.repository import Repository
-from build_engines.target import TARGETS, load_target
+from build_engines.target import TARGETS, default_target, load_target
 from orchestrator.catalogue import Catalogue, CatalogueError, Model, load_catalogue
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -102,7 +102,7 @@ class _Run:
             self.log = self.repository.log_file(model.name)
             display.stage(name)
 
-        target = self.options.target or this_machine().default_target
+        target = self.options.target or default_target(model, _ROOT, this_machine())
         builder = Builder(self.repository, load_target(target), _ROOT, self.command)
         try:
             if self.options.rollback:

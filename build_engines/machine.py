@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from build_engines.families import TargetName
+
 #: Of TensorRT-LLM: the engine path ends behind the last release candidate of 1.3 that has it.
 _LAST_ENGINES = (1, 3, 0, 20)
 _QUERY = "name,memory.total,compute_cap,driver_version"
@@ -39,7 +41,7 @@ class Machine:
         return bool(self.tensorrt_llm) and _version(self.tensorrt_llm) <= _LAST_ENGINES
 
     @property
-    def default_target(self) -> str:
+    def default_target(self) -> TargetName:
         """The best kind of engine that can be built and served here."""
         if not self.gpus or not self.tensorrt_llm:
             return "cpu"

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from build_engines.checkpoint import Checkpoint
-from build_engines.families import TargetName
+from build_engines.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from build_engines.families import TargetName, family_of
+from build_engines.hub import locate
 from build_engines.journal import Journal
 from build_engines.machine import Machine
 from build_engines.plan import Plan
@@ -64,6 +65,21 @@ class Target(Protocol):
 
         The folder holds manifest and configuration by then. Raises: SelfTestError.
         """
+
+
+def default_target(model: Model, root: Path, machine: Machine) -> TargetName:
+    """The best kind of engine that this machine and the model's architecture both have."""
+    best = machine.default_target
+    if best == "cpu":
+        return best
+    try:
+        location = locate(model.engine.for_target(best), root)
+        family = family_of(open_checkpoint(location.path).architecture)
+    except CheckpointError:
+        # The build says what is wrong.
+        return best
+    names: tuple[TargetName, ...] = (best, "llmapi", "cpu")
+    return next((name for name in names if name in family.targets), best)
 
 
 def load_target(name: str) -> Target:

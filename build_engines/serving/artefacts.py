@@ -42,3 +42,22 @@ def open_artefacts(folder: Path, target: str) -> Artefacts:
         built = manifest.get("target")
         raise ValueError(f"{folder}: built for target `{built}`, not for `{target}`")
     return Artefacts(folder, manifest)
+
+
+def check_runtime(
+    artefacts: Artefacts, versions: Mapping[str, str], compute_capability: tuple[int, int]
+) -> None:
+    """Refuses an engine that was built for other software or another kind of GPU.
+
+    TensorRT engines work nowhere else; some load all the same and answer wrongly.
+    Raises: ValueError.
+    """
+    built = {name: artefacts.manifest["versions"].get(name) for name in versions}
+    built["compute capability"] = artefacts.manifest["runtime"]["compute_capability"]
+    here = {**versions, "compute capability": ".".join(map(str, compute_capability))}
+    for name, value in here.items():
+        if built[name] != value:
+            raise ValueError(
+                f"{artefacts.folder}: built with {name} {built[name]}, here is {value}: "
+                "`make engines` builds it anew"
+            )

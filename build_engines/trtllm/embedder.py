@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from tensorrt_llm._utils import trt_dtype_to_torch
 from tensorrt_llm.runtime import Session, TensorInfo
 
-from build_engines.serving.artefacts import Artefacts
+from build_engines.serving.artefacts import Artefacts, check_runtime
 from build_engines.serving.texts import Text
 from build_engines.trtllm.packing import embedding_settings, groups, pack, pool
 
@@ -59,5 +60,7 @@ class TensorRtEmbedder:
 
 
 def open_embedder(artefacts: Artefacts) -> TensorRtEmbedder:
-    """An embedder over a version folder."""
+    """An embedder over a version folder. Raises: ValueError when it was built elsewhere."""
+    versions = {name: metadata.version(name) for name in ("tensorrt_llm", "tensorrt")}
+    check_runtime(artefacts, versions, torch.cuda.get_device_capability())
     return TensorRtEmbedder(artefacts.folder / ENGINE_FOLDER, artefacts)
