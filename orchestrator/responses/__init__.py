@@ -20,6 +20,7 @@ from orchestrator.core.errors import (
     ResponseNotFound,
     StoreUnavailable,
 )
+from orchestrator.responses.batches import Batches
 from orchestrator.responses.values import (
     Item,
     Kept,
@@ -68,9 +69,11 @@ class Responses:
     ) -> None:
         self._database = database
         self._settings = settings
+        self._quotas = Quotas(settings.most_bytes, settings.most_stored)
         self._now = now
         self._down_until = 0.0
         self._sweeper: asyncio.Task[None] | None = None
+        self._batches = Batches(self._write)
 
     @property
     def stores(self) -> bool:
@@ -87,7 +90,8 @@ class Responses:
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def close(self) -> None:
-        """Ends that."""
+        """Ends that, when all is written."""
+        await self._batches.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
@@ -103,19 +107,35 @@ class Responses:
 
     async def keep(self, kept: Kept) -> bool:
         """Stores a response that has ended; whether it did. Raises nothing."""
+        stored = self._as_stored(kept)
+        if stored.size_bytes > self._quotas.most_bytes:
+            return False
         try:
-            return await self._add(kept, ())
+            await self._batches.add(stored)
         except StoreError as error:
             self._down_until = time.monotonic() + _RETRY_S
             logger.warning("the response %s is not stored: %s", kept.id, error)
             return False
+        return True
 
     async def begin(self, kept: Kept, frames: Sequence[bytes]) -> None:
-        """Stores a response that is to run, with its first events."""
-        if not await self._add(kept, frames):
+        """Stores a response that is to run, with its first events. Raises: InvalidRequest."""
+        stored = self._as_stored(kept)
+        if stored.size_bytes > self._quotas.most_bytes:
             raise InvalidRequest(
-                f"A response may take {self._settings.most_bytes} bytes in the store at most."
+                f"A response may take {self._quotas.most_bytes} bytes in the store at most;"
+                f" this one would take {stored.size_bytes} before its answer."
             )
+        async with self._database.unit_of_work() as session:
+            await responses.add(session, [stored])
+            await responses.advance(
+                session,
+                kept.id,
+                status=stored.status,
+                now=stored.seen_at,
+                frames=[frame.decode("ascii") for frame in frames],
+            )
+            await responses.make_room(session, kept.tenant_id, self._quotas, [kept.id])
 
     async def find(self, tenant_id: str, response_id: str) -> Kept:
         """The response as it is now. Raises: ResponseNotFound."""
@@ -225,10 +245,17 @@ class Responses:
         ]
         return {item["id"]: item for item in found if item.get("id") in ids}
 
-    async def _add(self, kept: Kept, frames: Sequence[bytes]) -> bool:
-        """Whether it was written: one that alone is over the limit is not."""
+    async def _write(self, batch: Sequence[Stored]) -> None:
+        """Stores responses that have ended, in one transaction. Raises: StoreError."""
+        async with self._database.unit_of_work() as session:
+            await responses.add(session, batch)
+            for tenant_id in {stored.tenant_id for stored in batch}:
+                new = [stored.id for stored in batch]
+                await responses.make_room(session, tenant_id, self._quotas, new)
+
+    def _as_stored(self, kept: Kept) -> Stored:
         now = self._now_ms()
-        stored = Stored(
+        return Stored(
             id=kept.id,
             tenant_id=kept.tenant_id,
             created_at=now,
@@ -238,18 +265,6 @@ class Responses:
             input_items=as_text(kept.items),
             seen_at=now,
         )
-        quotas = Quotas(self._settings.most_bytes, self._settings.most_stored)
-        if stored.size_bytes > quotas.most_bytes:
-            return False
-        async with self._database.unit_of_work() as session:
-            await responses.add(session, stored)
-            if frames:
-                written = [frame.decode("ascii") for frame in frames]
-                await responses.advance(
-                    session, kept.id, status=stored.status, now=now, frames=written
-                )
-            await responses.make_room(session, kept.tenant_id, quotas, kept.id)
-        return True
 
     async def _stored(self, tenant_id: str, response_id: str) -> Stored:
         """The row; one whose worker is silent for too long fails here. Raises: ResponseNotFound."""

@@ -53,9 +53,9 @@ class Quotas:
     most_stored: int
 
 
-async def add(session: AsyncSession, stored: Stored) -> None:
-    """Writes a new response down."""
-    session.add(
+async def add(session: AsyncSession, batch: Sequence[Stored]) -> None:
+    """Writes new responses down."""
+    session.add_all(
         StoredResponse(
             id=stored.id,
             tenant_id=stored.tenant_id,
@@ -68,6 +68,7 @@ async def add(session: AsyncSession, stored: Stored) -> None:
             next_sequence=stored.next_sequence,
             seen_at=stored.seen_at,
         )
+        for stored in batch
     )
     await session.flush()
 
@@ -205,10 +206,12 @@ async def expire(session: AsyncSession, before: int) -> int:
     return gone.rowcount
 
 
-async def make_room(session: AsyncSession, tenant_id: str, quotas: Quotas, keep: str) -> int:
+async def make_room(
+    session: AsyncSession, tenant_id: str, quotas: Quotas, keep: Sequence[str]
+) -> int:
     """Deletes the tenant's oldest responses until the rest fits. How many it deleted.
 
-    Those that run are left, and so is `keep`.
+    Those that run are left, and so are `keep`.
     """
     sums = select(func.count(), func.coalesce(func.sum(StoredResponse.size_bytes), 0)).where(
         StoredResponse.tenant_id == tenant_id
@@ -220,7 +223,7 @@ async def make_room(session: AsyncSession, tenant_id: str, quotas: Quotas, keep:
             select(StoredResponse.id, StoredResponse.size_bytes)
             .where(
                 StoredResponse.tenant_id == tenant_id,
-                StoredResponse.id != keep,
+                col(StoredResponse.id).not_in(keep),
                 col(StoredResponse.status).not_in(RUNNING),
             )
             .order_by(col(StoredResponse.created_at), col(StoredResponse.id))

@@ -22,8 +22,7 @@ async def owner(each_database: Database) -> str:
 
 async def put(database: Database, *stored: Stored) -> None:
     async with database.unit_of_work() as session:
-        for one in stored:
-            await responses.add(session, one)
+        await responses.add(session, stored)
 
 
 async def ids(database: Database, tenant_id: str, *wanted: str) -> list[str]:
@@ -152,14 +151,14 @@ async def test_the_oldest_go_first_by_count_and_by_size(
     await put(each_database, *everybody, replace(ONE, id="resp_s", tenant_id=stranger))
     names = [one.id for one in everybody]
     async with each_database.unit_of_work() as session:
-        assert await responses.make_room(session, owner, ROOMY, "resp_5") == 0
-        assert await responses.make_room(session, owner, Quotas(10**9, 4), "resp_5") == 2
+        assert await responses.make_room(session, owner, ROOMY, ["resp_5"]) == 0
+        assert await responses.make_room(session, owner, Quotas(10**9, 4), ["resp_5"]) == 2
     assert await ids(each_database, owner, *names) == ["resp_1", "resp_3", "resp_4", "resp_5"]
     async with each_database.unit_of_work() as session:
         tight = Quotas(2 * ONE.size_bytes, 10**9)
-        assert await responses.make_room(session, owner, tight, "resp_3") == 2
+        assert await responses.make_room(session, owner, tight, ["resp_3"]) == 2
     # What runs and what has just been written stay.
     assert await ids(each_database, owner, *names) == ["resp_1", "resp_3"]
     async with each_database.unit_of_work() as session:
-        assert await responses.make_room(session, owner, Quotas(1, 1), "resp_3") == 0
+        assert await responses.make_room(session, owner, Quotas(1, 1), ["resp_3"]) == 0
     assert await ids(each_database, stranger, "resp_s") == ["resp_s"]
