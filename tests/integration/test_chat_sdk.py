@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from tests.integration.scripted.repository import script
 from tests.integration.serving import Serving
 
-CHAT, SCRIPTED = "demo/chat", "scripted/scripted"
+CHAT, SCRIPTED, THINKER = "demo/chat", "scripted/scripted", "scripted/thinker"
 HELLO: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 WEATHER = {
     "type": "function",
@@ -361,6 +361,98 @@ def test_usage_is_streamed_only_when_asked_for(client: openai.OpenAI) -> None:
     asked = chunks(client, stream_options={"include_usage": True})
     assert asked[-1].choices == []
     assert asked[-1].usage == chat(client).usage
+
+
+def call_text(name: str, arguments: str) -> str:
+    return f'<tool_call>{{"name": "{name}", "arguments": {arguments}}}</tool_call>'
+
+
+def thinker(emit: str, **more: Any) -> dict[str, Any]:
+    fields = {"emit": emit, "tokens_per_response": 3, **more.pop("fields", {})}
+    messages = [{"role": "user", "content": script(**fields)}]
+    common = {"model": THINKER, "messages": messages, "tools": [NOW, WEATHER], "max_tokens": 500}
+    return {**common, **more}
+
+
+def test_thoughts_are_told_apart_from_the_answer(scripted: openai.OpenAI) -> None:
+    request = thinker("<think>\nHm, 東京?\n</think>\n\nTokyo.")
+    whole = chat(scripted, **request)
+    message = whole.choices[0].message
+    thoughts = message.to_dict()["reasoning_content"]
+    assert "Hm, 東京?" in str(thoughts)
+    assert message.content == "Tokyo."
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens_details is not None
+    thought = whole.usage.completion_tokens_details.reasoning_tokens or 0
+    assert len("Hm, 東京?".encode()) < thought < whole.usage.completion_tokens
+    deltas = [
+        choice.delta.to_dict() for chunk in chunks(scripted, **request) for choice in chunk.choices
+    ]
+    assert "".join(str(delta.get("reasoning_content", "")) for delta in deltas) == thoughts
+    assert "".join(str(delta.get("content", "")) for delta in deltas) == "Tokyo."
+
+
+def test_parallel_calls_are_streamed_by_their_index(scripted: openai.OpenAI) -> None:
+    arguments = '{"city": "Zürich \\"}{<tool_call>"}'
+    request = thinker("Let me see. " + call_text("get_weather", arguments) + call_text("now", "{}"))
+    whole = chat(scripted, **request)
+    assert whole.choices[0].finish_reason == "tool_calls"
+    assert (whole.choices[0].message.content or "").strip() == "Let me see."
+    told: list[Any] = [*(whole.choices[0].message.tool_calls or [])]
+    assert [call.function.name for call in told] == ["get_weather", "now"]
+    assert told[0].function.arguments == arguments
+    deltas = [
+        call
+        for chunk in chunks(scripted, **request)
+        for choice in chunk.choices
+        for call in choice.delta.tool_calls or []
+    ]
+    assert [call.index for call in deltas] == sorted(call.index for call in deltas)
+    opening = {call.index: call for call in deltas if call.id}
+    assert [opening[index].function.name for index in (0, 1)] == ["get_weather", "now"]
+    for index, call in enumerate(told):
+        pieces = [one.function.arguments for one in deltas if one.index == index]
+        assert "".join(pieces) == call.function.arguments
+    assert sum(one.index == 0 for one in deltas) > 3
+    only = chat(scripted, **request, parallel_tool_calls=False).choices[0]
+    one_call: list[Any] = [*(only.message.tool_calls or [])]
+    assert [call.function.name for call in one_call] == ["get_weather"]
+    assert only.finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_is_cut_has_what_there_is_and_ends_with_length(
+    scripted: openai.OpenAI, stream: bool
+) -> None:
+    whole = call_text("get_weather", '{"city": "Oslo"}')
+    request = thinker(whole, max_tokens=whole.index("lo"))
+    if stream:
+        told = chunks(scripted, **request)
+        assert told[-1].choices[0].finish_reason == "length"
+        return
+    choice = chat(scripted, **request).choices[0]
+    assert choice.finish_reason == "length"
+    assert choice.message.tool_calls is not None
+    (call,) = choice.message.tool_calls
+    assert isinstance(call, ChatCompletionMessageFunctionToolCall)
+    assert call.function.arguments == '{"city": "Os'
+
+
+def test_a_failure_inside_a_call_is_raised_after_what_there_was(scripted: openai.OpenAI) -> None:
+    whole = call_text("get_weather", '{"city": "Oslo"}')
+    seen: list[str] = []
+
+    def read() -> None:
+        fields = {"fail_at": len(whole) - 14, "delay_ms": 5, "tokens_per_response": 1}
+        request = {"temperature": 0, **thinker(whole, fields=fields)}
+        for chunk in scripted.chat.completions.create(stream=True, **request):
+            for call in chunk.choices[0].delta.tool_calls or []:
+                seen.append(call.function.arguments)
+
+    with pytest.raises(openai.APIError) as caught:
+        read()
+    assert not isinstance(caught.value, openai.APIStatusError)
+    assert "".join(seen).startswith('{"city"')
 
 
 def key_with(client: openai.OpenAI, **fields: Any) -> openai.OpenAI:
