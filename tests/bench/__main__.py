@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from orchestrator.settings import PROJECT_ROOT
-from tests.bench import disconnects, faults, keys, memory, policy, speed
+from tests.bench import disconnects, faults, keys, memory, policy, speed, telemetry
 
 COLUMNS = (
     ("case", "", "{}"),
@@ -73,6 +73,12 @@ async def _policy(folder: Path) -> int:
     return 0
 
 
+async def _telemetry(folder: Path) -> int:
+    figures = await telemetry.report(folder)
+    _show("telemetry", figures)
+    return sum(figures[name]["failed"] for name in telemetry.SHARES)
+
+
 async def _speed(folder: Path) -> int:
     """All cases as one table, also written as JSON."""
     repository = PROJECT_ROOT / "model_repository"
@@ -92,6 +98,7 @@ PARTS: dict[str, Callable[[Path], Awaitable[int]]] = {
     "memory": _memory,
     "keys": _keys,
     "policy": _policy,
+    "telemetry": _telemetry,
 }
 
 
