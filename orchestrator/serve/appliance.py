@@ -20,6 +20,7 @@ from orchestrator.serve.metrics_port import MetricsPort
 from orchestrator.serve.workers import Workers
 from orchestrator.settings import Settings
 from orchestrator.store.bootstrap import FirstKey, bootstrap
+from orchestrator.store.content_capture import note_content_keys
 from orchestrator.store.migrate import migrate
 from orchestrator.supervisor import Supervisor
 from orchestrator.supervisor.state import forget_state, progress_file
@@ -65,7 +66,9 @@ class Appliance:
 
     async def _prepare_store(self) -> FirstKey | None:
         await migrate(self._settings)
-        return await bootstrap(self._settings)
+        first_key = await bootstrap(self._settings)
+        await note_content_keys(self._settings)
+        return first_key
 
     async def _serve(
         self, models: Sequence[Model], listener: socket.socket, first_key: FirstKey | None
