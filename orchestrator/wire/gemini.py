@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -17,7 +16,6 @@ from orchestrator.core.messages import (
     Part,
     ReasoningPart,
     TextPart,
-    Tool,
     ToolCallPart,
 )
 from orchestrator.core.request import (
@@ -28,7 +26,6 @@ from orchestrator.core.request import (
     ReasoningEffort,
     ResponseFormat,
     SamplingParams,
-    ToolChoice,
 )
 from orchestrator.gateway import Gateway
 from orchestrator.wire.bodies import check_at_least, check_range, shown
@@ -39,21 +36,18 @@ from orchestrator.wire.gemini_replies import (
     GenerateContentResponse,
 )
 from orchestrator.wire.gemini_schema import closed, json_schema
+from orchestrator.wire.gemini_tools import read_tools
 from orchestrator.wire.gemini_types import (
     Content,
     ContentPart,
     CountBody,
-    FunctionDeclaration,
     GeminiReader,
     GenerateBody,
     GenerationConfig,
     ThinkingConfig,
-    ToolBody,
-    ToolConfig,
     given_members,
 )
 from orchestrator.wire.http import Exchange, Route
-from orchestrator.wire.openai_tools import MOST_TOOLS
 from orchestrator.wire.openai_types import MOST_CHOICES, required_model, token_limit
 from orchestrator.wire.openapi import INFERENCE, Operation, path_parameter, query_parameter
 from orchestrator.wire.sse import send_completion, send_stream
@@ -64,10 +58,7 @@ ENUM = "text/x.enum"
 """The answer is one of the words of the schema, without quotes."""
 MOST_LOGPROBS = 20
 _LARGEST_INT32 = 2**31 - 1
-_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _GENERATION = "generationConfig"
-_CALLING = "toolConfig.functionCallingConfig"
-_MODES = ("AUTO", "ANY", "NONE", "VALIDATED")
 _EFFORTS: dict[str, ReasoningEffort] = {
     "MINIMAL": "minimal",
     "LOW": "low",
@@ -83,7 +74,7 @@ def decode(model: str, body: GenerateBody) -> GenerationRequest:
     if body.cached_content:
         raise InvalidRequest("`cachedContent` is not supported.", param="cachedContent")
     _check_modalities(config)
-    tools, choice = _tools(body.tools or [], body.tool_config)
+    tools, choice = read_tools(body.tools or [], body.tool_config)
     check_range(f"{_GENERATION}.candidateCount", config.candidate_count, 1, MOST_CHOICES)
     return GenerationRequest(
         model=required_model(model),
@@ -106,7 +97,7 @@ def decode_count(model: str, body: CountBody) -> GenerationRequest:
         if body.contents is None:
             raise InvalidRequest("`contents` is required.", param="contents")
         whole = GenerateBody(contents=body.contents)
-    tools, _ = _tools(whole.tools or [], whole.tool_config)
+    tools, _ = read_tools(whole.tools or [], whole.tool_config)
     return GenerationRequest(required_model(model), ChatPrompt(_messages(whole), tools))
 
 
@@ -201,89 +192,6 @@ def _text(where: str, part: ContentPart) -> str:
     kinds = given_members(part)
     what = f"of type `{kinds[0]}`" if kinds else "empty"
     raise InvalidRequest(f"`{where}` is {what}; this model takes text only.", param=where)
-
-
-def _tools(
-    bodies: Sequence[ToolBody], config: ToolConfig | None
-) -> tuple[tuple[Tool, ...], ToolChoice]:
-    tools = tuple(
-        _tool(f"tools[{index}].functionDeclarations[{place}]", declaration)
-        for index, body in enumerate(bodies)
-        for place, declaration in enumerate(_declarations(f"tools[{index}]", body))
-    )
-    if len(tools) > MOST_TOOLS:
-        raise InvalidRequest(
-            f"`tools` may declare {MOST_TOOLS} functions at most; it declares {len(tools)}.",
-            param="tools",
-        )
-    calling = config.function_calling_config if config is not None else None
-    if calling is None:
-        return tools, ToolChoice()
-    mode = calling.mode or "AUTO"
-    names = calling.allowed_function_names or []
-    if mode not in (*_MODES, "MODE_UNSPECIFIED"):
-        raise InvalidRequest(
-            f"`{_CALLING}.mode` must be one of {', '.join(_MODES)}; {shown(mode)} was given.",
-            param=f"{_CALLING}.mode",
-        )
-    if names:
-        tools = _allowed(tools, mode, names)
-    match mode:
-        case "NONE":
-            return (), ToolChoice("none")
-        case "ANY" if not tools:
-            raise InvalidRequest(
-                f"`{_CALLING}.mode` is `ANY` and `tools` declares no function.",
-                param=f"{_CALLING}.mode",
-            )
-        case "ANY" if len(names) == 1:
-            return tools, ToolChoice("named", names[0])
-        case "ANY":
-            return tools, ToolChoice("required")
-        case _:
-            return tools, ToolChoice()
-
-
-def _declarations(where: str, body: ToolBody) -> Sequence[FunctionDeclaration]:
-    for name in given_members(body):
-        if name != "functionDeclarations":
-            raise InvalidRequest(
-                f"`{where}.{name}` runs at Google and is not here; declare functions instead.",
-                param=f"{where}.{name}",
-            )
-    return body.function_declarations or []
-
-
-def _allowed(tools: tuple[Tool, ...], mode: str, names: Sequence[str]) -> tuple[Tool, ...]:
-    """The tools that may be called."""
-    where = f"{_CALLING}.allowedFunctionNames"
-    if mode not in ("ANY", "VALIDATED"):
-        raise InvalidRequest(
-            f"`{where}` goes with the modes `ANY` and `VALIDATED`; the mode is `{mode}`.",
-            param=where,
-        )
-    known = {tool.name for tool in tools}
-    for name in names:
-        if name not in known:
-            raise InvalidRequest(
-                f"`{where}` names {shown(name)}, which is not declared.", param=where
-            )
-    return tuple(tool for tool in tools if tool.name in names)
-
-
-def _tool(where: str, declaration: FunctionDeclaration) -> Tool:
-    if not _FUNCTION_NAME.fullmatch(declaration.name):
-        raise InvalidRequest(
-            f"`{where}.name` must have 1 to 128 of the characters a-z, A-Z, 0-9, `_`, `.`, `:` "
-            f"and `-`; {shown(declaration.name)} was given.",
-            param=f"{where}.name",
-        )
-    parameters = declaration.parameters_json_schema
-    if parameters is None and declaration.parameters is not None:
-        parameters = json_schema(f"{where}.parameters", declaration.parameters)
-    if parameters is None:
-        parameters = {"type": "object", "properties": {}}
-    return Tool(declaration.name, declaration.description or "", parameters)
 
 
 def _sampling(config: GenerationConfig) -> SamplingParams:
@@ -421,53 +329,17 @@ def model_of(exchange: Exchange) -> str:
     return name
 
 
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
 def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
     """The routes that generate."""
-    reader, count_reader = GeminiReader(GenerateBody), GeminiReader(CountBody)
-
-    async def answer(exchange: Exchange, *, stream: bool) -> None:
-        principal = await exchange.admit(authenticator)
-        body = reader.read(await exchange.body())
-        request = decode(model_of(exchange), body)
-        config = body.generation_config or GenerationConfig()
-        thinking = config.thinking_config
-        encoder = Encoder(
-            choices=request.n,
-            thoughts=bool(thinking and thinking.include_thoughts),
-            unquoted=config.response_mime_type == ENUM,
-            logprobs=request.top_logprobs is not None,
-            events=_wants_events(exchange),
-        )
-        async with exchange.while_connected():
-            generation = await gateway.generate(principal, request, exchange.context("gemini"))
-            if stream:
-                await send_stream(exchange, generation, encoder, framing=encoder.framing)
-            else:
-                await send_completion(exchange, generation, encoder)
-
-    async def generate(exchange: Exchange) -> None:
-        """Answers contents with one whole reply."""
-        await answer(exchange, stream=False)
-
-    async def stream(exchange: Exchange) -> None:
-        """Answers contents in chunks: server-sent events with `alt=sse`, else a JSON array."""
-        await answer(exchange, stream=True)
-
-    async def count(exchange: Exchange) -> None:
-        """Counts the tokens of contents; costs nothing."""
-        principal = await exchange.admit(authenticator)
-        body = count_reader.read(await exchange.body())
-        request = decode_count(model_of(exchange), body)
-        tokens = await gateway.count(principal, request, exchange.context("gemini"))
-        counted = {"totalTokens": tokens, "promptTokensDetails": text_tokens(tokens)}
-        await exchange.reply(orjson.dumps(counted))
-
     alt = query_parameter("alt", "`sse` for server-sent events, else a JSON array.")
     return [
         Route(
             "POST",
             "/models/{model:path}:generateContent",
-            generate,
+            _generator(authenticator, gateway),
             "generate_content",
             "Generate content",
             operation(GenerateBody, GenerateContentResponse, _EXAMPLE),
@@ -475,7 +347,7 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         Route(
             "POST",
             "/models/{model:path}:streamGenerateContent",
-            stream,
+            _streamer(authenticator, gateway),
             "stream_generate_content",
             "Generate content in chunks",
             operation(GenerateBody, list[GenerateContentResponse], _EXAMPLE, [alt], streams=True),
@@ -483,12 +355,70 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         Route(
             "POST",
             "/models/{model:path}:countTokens",
-            count,
+            _counter(authenticator, gateway),
             "count_content_tokens",
             "Count the tokens of contents",
             operation(CountBody, CountTokensResponse, _EXAMPLE, limited=False),
         ),
     ]
+
+
+def _generator(authenticator: Authenticator, gateway: Gateway) -> Handler:
+    reader = GeminiReader(GenerateBody)
+
+    async def generate(exchange: Exchange) -> None:
+        """Answers contents with one whole reply."""
+        principal = await exchange.admit(authenticator)
+        request, encoder = _asked(exchange, reader.read(await exchange.body()))
+        async with exchange.while_connected():
+            generation = await gateway.generate(principal, request, exchange.context("gemini"))
+            await send_completion(exchange, generation, encoder)
+
+    return generate
+
+
+def _streamer(authenticator: Authenticator, gateway: Gateway) -> Handler:
+    reader = GeminiReader(GenerateBody)
+
+    async def stream(exchange: Exchange) -> None:
+        """Answers contents in chunks: server-sent events with `alt=sse`, else a JSON array."""
+        principal = await exchange.admit(authenticator)
+        request, encoder = _asked(exchange, reader.read(await exchange.body()))
+        async with exchange.while_connected():
+            generation = await gateway.generate(principal, request, exchange.context("gemini"))
+            await send_stream(exchange, generation, encoder, framing=encoder.framing)
+
+    return stream
+
+
+def _counter(authenticator: Authenticator, gateway: Gateway) -> Handler:
+    reader = GeminiReader(CountBody)
+
+    async def count(exchange: Exchange) -> None:
+        """Counts the tokens of contents; costs nothing."""
+        principal = await exchange.admit(authenticator)
+        body = reader.read(await exchange.body())
+        request = decode_count(model_of(exchange), body)
+        tokens = await gateway.count(principal, request, exchange.context("gemini"))
+        counted = {"totalTokens": tokens, "promptTokensDetails": text_tokens(tokens)}
+        await exchange.reply(orjson.dumps(counted))
+
+    return count
+
+
+def _asked(exchange: Exchange, body: GenerateBody) -> tuple[GenerationRequest, Encoder]:
+    """What is asked for, and how to write the answer down."""
+    request = decode(model_of(exchange), body)
+    config = body.generation_config or GenerationConfig()
+    thinking = config.thinking_config
+    encoder = Encoder(
+        choices=request.n,
+        thoughts=bool(thinking and thinking.include_thoughts),
+        unquoted=config.response_mime_type == ENUM,
+        logprobs=request.top_logprobs is not None,
+        events=_wants_events(exchange),
+    )
+    return request, encoder
 
 
 def _wants_events(exchange: Exchange) -> bool:

@@ -28,6 +28,10 @@ CASES: dict[str, GatewayError] = {
     "deployment paused": errors.DeploymentNotReady("It is paused.", retryable=False),
     "deployment loading": errors.DeploymentNotReady("It is loading.", retry_after_s=3),
     "unknown model": errors.ModelNotFound("The model `x` does not exist.", param="model"),
+    "unknown response": errors.ResponseNotFound("There is no response `resp_1`."),
+    "unknown previous response": errors.PreviousResponseNotFound(
+        "There is no response `resp_1`.", param="previous_response_id"
+    ),
     "model not allowed": errors.PolicyDenied(DENIED, param="model", reason="model_not_allowed"),
     "policy": errors.PolicyDenied("Closed for today.", rule="time_window"),
     "not loaded": errors.ModelUnavailable("The model `x` is not loaded.", param="model"),

@@ -1,0 +1,110 @@
+"""The functions that a client of Gemini's offers, and whether they are to be called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from orchestrator.core.errors import InvalidRequest
+from orchestrator.core.messages import Tool
+from orchestrator.core.request import ToolChoice
+from orchestrator.wire.bodies import shown
+from orchestrator.wire.gemini_schema import json_schema
+from orchestrator.wire.gemini_types import (
+    FunctionDeclaration,
+    ToolBody,
+    ToolConfig,
+    given_members,
+)
+from orchestrator.wire.openai_tools import MOST_TOOLS
+
+_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_CALLING = "toolConfig.functionCallingConfig"
+_MODES = ("AUTO", "ANY", "NONE", "VALIDATED")
+
+
+def read_tools(
+    bodies: Sequence[ToolBody], config: ToolConfig | None
+) -> tuple[tuple[Tool, ...], ToolChoice]:
+    """The tools to offer, and whether they may, must or must not be called.
+
+    Raises: InvalidRequest.
+    """
+    tools = tuple(
+        _tool(f"tools[{index}].functionDeclarations[{place}]", declaration)
+        for index, body in enumerate(bodies)
+        for place, declaration in enumerate(_declarations(f"tools[{index}]", body))
+    )
+    if len(tools) > MOST_TOOLS:
+        raise InvalidRequest(
+            f"`tools` may declare {MOST_TOOLS} functions at most; it declares {len(tools)}.",
+            param="tools",
+        )
+    calling = config.function_calling_config if config is not None else None
+    if calling is None:
+        return tools, ToolChoice()
+    mode = calling.mode or "AUTO"
+    names = calling.allowed_function_names or []
+    if mode not in (*_MODES, "MODE_UNSPECIFIED"):
+        raise InvalidRequest(
+            f"`{_CALLING}.mode` must be one of {', '.join(_MODES)}; {shown(mode)} was given.",
+            param=f"{_CALLING}.mode",
+        )
+    if names:
+        tools = _allowed(tools, mode, names)
+    match mode:
+        case "NONE":
+            return (), ToolChoice("none")
+        case "ANY" if not tools:
+            raise InvalidRequest(
+                f"`{_CALLING}.mode` is `ANY` and `tools` declares no function.",
+                param=f"{_CALLING}.mode",
+            )
+        case "ANY" if len(names) == 1:
+            return tools, ToolChoice("named", names[0])
+        case "ANY":
+            return tools, ToolChoice("required")
+        case _:
+            return tools, ToolChoice()
+
+
+def _declarations(where: str, body: ToolBody) -> Sequence[FunctionDeclaration]:
+    for name in given_members(body):
+        if name != "functionDeclarations":
+            raise InvalidRequest(
+                f"`{where}.{name}` runs at Google and is not here; declare functions instead.",
+                param=f"{where}.{name}",
+            )
+    return body.function_declarations or []
+
+
+def _allowed(tools: tuple[Tool, ...], mode: str, names: Sequence[str]) -> tuple[Tool, ...]:
+    """The tools that may be called."""
+    where = f"{_CALLING}.allowedFunctionNames"
+    if mode not in ("ANY", "VALIDATED"):
+        raise InvalidRequest(
+            f"`{where}` goes with the modes `ANY` and `VALIDATED`; the mode is `{mode}`.",
+            param=where,
+        )
+    known = {tool.name for tool in tools}
+    for name in names:
+        if name not in known:
+            raise InvalidRequest(
+                f"`{where}` names {shown(name)}, which is not declared.", param=where
+            )
+    return tuple(tool for tool in tools if tool.name in names)
+
+
+def _tool(where: str, declaration: FunctionDeclaration) -> Tool:
+    if not _FUNCTION_NAME.fullmatch(declaration.name):
+        raise InvalidRequest(
+            f"`{where}.name` must have 1 to 128 of the characters a-z, A-Z, 0-9, `_`, `.`, `:` "
+            f"and `-`; {shown(declaration.name)} was given.",
+            param=f"{where}.name",
+        )
+    parameters = declaration.parameters_json_schema
+    if parameters is None and declaration.parameters is not None:
+        parameters = json_schema(f"{where}.parameters", declaration.parameters)
+    if parameters is None:
+        parameters = {"type": "object", "properties": {}}
+    return Tool(declaration.name, declaration.description or "", parameters)
