@@ -189,3 +189,21 @@ def test_tokens_of_conversations_are_those_of_the_call(client: openai.OpenAI) ->
     )
     assert "capital of France" in back["prompt"]
     assert "".join(told["token_strs"]) == back["prompt"]
+
+
+def test_tokens_of_a_chat_are_continued_as_the_chat_is(client: openai.OpenAI) -> None:
+    messages: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+    sampling: dict[str, Any] = {"model": CHAT, "temperature": 1.1, "seed": 11, "max_tokens": 24}
+    chat = client.chat.completions.create(messages=messages, n=2, **sampling)
+    told = client.post(
+        "/tokenize", body={"model": CHAT, "messages": messages}, cast_to=dict[str, Any]
+    )
+    answer = client.completions.create(prompt=told["tokens"], n=2, **sampling)
+    assert texts(answer) == [choice.message.content for choice in chat.choices]
+    assert [choice.finish_reason for choice in answer.choices] == [
+        choice.finish_reason for choice in chat.choices
+    ]
+    assert answer.usage is not None
+    assert chat.usage is not None
+    assert answer.usage.completion_tokens == chat.usage.completion_tokens
+    assert answer.usage.prompt_tokens == chat.usage.prompt_tokens

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.core.errors import InvalidRequest, ModelUnavailable
 from orchestrator.core.events import (
@@ -194,3 +196,11 @@ def test_an_error_after_the_first_byte_ends_the_stream() -> None:
     chunk = json.loads(frames[-2][6:])
     assert chunk["choices"][0]["finish_reason"] == "error"
     assert chunk["error"]["code"] == "model_unavailable"
+
+
+@given(pieces=st.lists(st.text(min_size=1, max_size=8), max_size=6), echo=st.text(max_size=5))
+def test_any_text_survives_the_stream(pieces: list[str], echo: str) -> None:
+    written = Encoder(echoes=[echo], include_usage=False, fingerprint="fp_test")
+    frames = [frame for event in answer(*pieces) for frame in written.event(event)]
+    chunks = [json.loads(frame[6:]) for frame in frames[:-1]]
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == echo + "".join(pieces)
