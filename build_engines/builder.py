@@ -25,7 +25,7 @@ from build_engines.plan import Plan, PlanError, check_host, size
 from build_engines.program import ProgramError
 from build_engines.repository import CONFIG_FILE, Repository, RepositoryError
 from build_engines.target import BuiltEngine, Target, Workplace
-from build_engines.tokens import special_tokens
+from build_engines.tokens import check_end, special_tokens
 from orchestrator.catalogue import Model
 
 Status = Literal["built", "up_to_date", "would_build", "rolled_back", "failed"]
@@ -121,6 +121,8 @@ class Builder:
         location = locate(model.engine, self.root)
         checkpoint = open_checkpoint(location.path, revision=location.revision)
         check_served(checkpoint.architecture, model.task, self.target.name)
+        if model.task == "generate":
+            check_end(checkpoint)
         template = self.repository.template(model.task)
         recipe = manifest.recipe(model, self.target.name, self.target.version, template)
         if not force and self._current_version(model, checkpoint, recipe) is not None:
@@ -216,7 +218,6 @@ class _Work:
                 scratch.mkdir()
                 final = repository.version_folder(name, number)
                 self._fill(Workplace(fresh, final, scratch, journal), number, compare=compare)
-                shutil.rmtree(scratch, ignore_errors=True)
             journal.write(f"version {number} is served")
         except BaseException as error:
             journal.write(f"failed: {error!r}\n{traceback.format_exc()}")
@@ -241,6 +242,7 @@ class _Work:
         if compare:
             self._compare(answers, files)
         selftest.write_document(folder, answers)
+        shutil.rmtree(place.scratch, ignore_errors=True)
         self._write_config(folder, place.final, number)
         journal.end()
         document["duration_s"] = round(time.monotonic() - started, 3)

@@ -62,17 +62,35 @@ def read_network(checkpoint: Checkpoint) -> Network:
         num_kv_heads=int(config.get("num_key_value_heads") or heads),
         head_dim=int(config.get("head_dim") or hidden // heads),
         vocab_size=_number(config, "vocab_size"),
-        max_positions=_number(config, "max_position_embeddings", "max_target_positions"),
+        max_positions=_positions(config),
         windows=_windows(config, checkpoint.architecture, layers),
         linear_values=linear,
         other_values=other,
     )
 
 
+def position_offset(checkpoint: Checkpoint) -> int:
+    """The id of the first position in a RoBERTa.
+
+    Source: transformers, create_position_ids_from_input_ids.
+    """
+    return int(checkpoint.config.get("pad_token_id") or 0) + 1
+
+
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part that describes the language model of a checkpoint that also sees."""
     nested = config.get("text_config")
     return nested if isinstance(nested, Mapping) else config
+
+
+def _positions(config: Mapping[str, Any]) -> int:
+    """The longest context, with what YaRN stretches it to."""
+    positions = _number(config, "max_position_embeddings", "max_target_positions")
+    rope = config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type")) != "yarn":
+        return positions
+    original = rope.get("original_max_position_embeddings") or positions
+    return max(positions, int(original * float(rope.get("factor", 1.0))))
 
 
 def _windows(config: Mapping[str, Any], architecture: str, layers: int) -> tuple[int, ...]:

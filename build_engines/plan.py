@@ -187,6 +187,16 @@ def check_gpus(model: Model, network: Network, machine: Machine) -> None:
         )
 
 
+def check_length(model: Model, network: Network, position_offset: int = 0) -> None:
+    """Refuses a context that the checkpoint was not made for. Raises: PlanError."""
+    positions = network.max_positions - position_offset
+    if model.context_tokens > positions:
+        raise PlanError(
+            f"`context_tokens` is {model.context_tokens}, "
+            f"the checkpoint knows positions up to {positions}"
+        )
+
+
 def check_host(plan: Plan, machine: Machine) -> None:
     """Refuses a build that would be killed for its memory. Raises: PlanError."""
     if plan.host_bytes > machine.available_bytes:

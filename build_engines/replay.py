@@ -6,6 +6,7 @@ Speaks KServe's gRPC with one stream per generation, as the orchestrator does.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,8 +71,8 @@ class Player:
         return [Vector(ids, self._embed(model, ids)) for ids in inputs]
 
     def generate(self, model: str, inputs: Sequence[list[int]], limit: int) -> list[Answer]:
-        """Greedy answers of up to `NEW_TOKENS` tokens, `limit` with the prompt. Margins are 0
-        where the engine tells no alternatives. Raises: SelfTestError.
+        """Greedy answers of up to `NEW_TOKENS` tokens, `limit` with the prompt. Margins are the
+        least that they can be, as not every engine tells alternatives. Raises: SelfTestError.
         """
         answers = []
         for ids in inputs:
@@ -80,9 +81,9 @@ class Player:
             tokens = [token for response in responses for token in response.token_ids]
             if not tokens:
                 raise SelfTestError(f"the model `{model}` answered a golden prompt with nothing")
-            # A model that tells no alternatives tells no margins: every difference counts.
-            zeros = [0.0] * len(tokens)
-            answers.append(Answer(ids, tokens, responses[-1].log_probs, zeros))
+            log_probs = responses[-1].log_probs
+            margins = [_least_margin(value) for value in log_probs] or [0.0] * len(tokens)
+            answers.append(Answer(ids, tokens, log_probs, margins))
         return answers
 
     def observe(self, model: str, ids: list[int], limit: int) -> Observed:
@@ -140,6 +141,12 @@ class Player:
             ) from error
         vector: list[float] = _tensors(reply)["embedding"].ravel().tolist()
         return vector
+
+
+def _least_margin(log_prob: float) -> float:
+    """By how much the best token led at least: the second has no more than what it left over."""
+    rest = -math.expm1(min(log_prob, 0.0))
+    return 99.0 if rest <= 0 else round(max(0.0, log_prob - math.log(rest)), 5)
 
 
 def _prompt(ids: list[int], length: int, end_id: int = _NO_END) -> Tensors:

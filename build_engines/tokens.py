@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from build_engines.checkpoint import Checkpoint, CheckpointError
+from build_engines.network import text_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ def special_tokens(checkpoint: Checkpoint) -> SpecialTokens:
     """
     tokenizer = checkpoint.optional_json("tokenizer.json") or {}
     ids = _vocabulary(tokenizer)
-    size = int(checkpoint.config["vocab_size"])
+    size = int(text_config(checkpoint.config)["vocab_size"])
     if ids and max(ids.values()) >= size:
         raise CheckpointError(
             f"tokenizer.json reaches token {max(ids.values())}, "
@@ -43,13 +44,31 @@ def special_tokens(checkpoint: Checkpoint) -> SpecialTokens:
         )
     sources = [checkpoint.optional_json("generation_config.json") or {}, checkpoint.config]
     named = checkpoint.optional_json("tokenizer_config.json") or {}
-    ends = _ids("eos_token", sources, named, ids)
+    found = {
+        name: _ids(name, sources, named, ids) for name in ("bos_token", "eos_token", "pad_token")
+    }
+    for name, values in found.items():
+        # A padding of -1 is how some checkpoints say that there is none.
+        wrong = [value for value in values if value >= size or value < -1]
+        if wrong:
+            raise CheckpointError(
+                f"`{name}_id` is {wrong[0]}, config.json's `vocab_size` is {size}"
+            )
+    first = {name: next((v for v in values if v >= 0), None) for name, values in found.items()}
     return SpecialTokens(
-        bos_id=next(iter(_ids("bos_token", sources, named, ids)), None),
-        end_id=ends[0] if ends else None,
-        extra_end_ids=tuple(ends[1:]),
-        pad_id=next(iter(_ids("pad_token", sources, named, ids)), None),
+        bos_id=first["bos_token"],
+        end_id=first["eos_token"],
+        extra_end_ids=tuple(found["eos_token"][1:]),
+        pad_id=first["pad_token"],
     )
+
+
+def check_end(checkpoint: Checkpoint) -> SpecialTokens:
+    """The special tokens of a model that generates. Raises: CheckpointError."""
+    tokens = special_tokens(checkpoint)
+    if tokens.end_id is None:
+        raise CheckpointError("no end token: `eos_token_id` is missing in generation_config.json")
+    return tokens
 
 
 def _vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:

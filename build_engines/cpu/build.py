@@ -34,7 +34,7 @@ from build_engines.serving.artefacts import open_artefacts
 from build_engines.serving.request import GUIDE_TYPES
 from build_engines.serving.texts import Text
 from build_engines.target import BuiltEngine, Workplace
-from build_engines.tokens import special_tokens
+from build_engines.tokens import check_end
 from orchestrator.catalogue import Model
 
 _FORMATS: Mapping[str, WeightFormat] = {
@@ -121,9 +121,8 @@ def _build_generate(
     engine, length = model.engine, model.context_tokens
     shape = decoder_shape(checkpoint.architecture, checkpoint.config, length)
     _check_length(length, shape.max_positions)
-    tokens = special_tokens(checkpoint)
-    if tokens.end_id is None:
-        raise CheckpointError("no end token: `eos_token_id` is missing in generation_config.json")
+    tokens = check_end(checkpoint)
+    assert tokens.end_id is not None
     end_ids = [tokens.end_id, *tokens.extra_end_ids]
     guides = GuideCompiler(checkpoint.path / "tokenizer.json", shape.vocab_size, end_ids)
     progress("converting the weights")

@@ -14,8 +14,8 @@ from build_engines.checkpoint import Checkpoint, CheckpointError
 from build_engines.families import TargetName, family_of
 from build_engines.llmapi.engine import ARGUMENTS_FILE
 from build_engines.machine import Machine, this_machine
-from build_engines.network import Network, read_network, text_config
-from build_engines.plan import GIB, Plan, PlanError, check_gpus, gpu_memory
+from build_engines.network import read_network, text_config
+from build_engines.plan import GIB, Plan, PlanError, check_gpus, check_length, gpu_memory
 from build_engines.target import BuiltEngine, Workplace
 from build_engines.trial import try_on_triton
 from orchestrator.catalogue import Model
@@ -38,6 +38,7 @@ class LlmApiTarget:
         """Nothing is converted: the weights are linked where the disk allows, else copied."""
         _check_precision(model, checkpoint)
         network, stored = read_network(checkpoint), _stored(checkpoint)
+        check_length(model, network)
         notes = ["the checkpoint is served as it is: nothing is compiled"]
         if not machine.gpus:
             notes.append("no GPU here: what it needs is not compared with what there is")
@@ -86,7 +87,7 @@ class LlmApiTarget:
         arguments = llm_arguments(model)
         text = json.dumps(arguments, indent=2) + "\n"
         (place.folder / ARGUMENTS_FILE).write_text(text, encoding="utf-8")
-        return _describe(model, checkpoint, read_network(checkpoint))
+        return _describe(model, checkpoint)
 
     def self_test(self, model: Model, place: Workplace) -> Mapping[str, Any]:
         """Through a Triton of its own. Raises: SelfTestError."""
@@ -147,13 +148,8 @@ def _stored(checkpoint: Checkpoint) -> int:
     return sum(file.stat().st_size for file in checkpoint.weight_files)
 
 
-def _describe(model: Model, checkpoint: Checkpoint, network: Network) -> BuiltEngine:
+def _describe(model: Model, checkpoint: Checkpoint) -> BuiltEngine:
     engine, length = model.engine, model.context_tokens
-    if length > network.max_positions:
-        raise CheckpointError(
-            f"`context_tokens` is {length}, the checkpoint knows positions up to "
-            f"{network.max_positions}"
-        )
     gpu = this_machine().gpus[0]
     return BuiltEngine(
         limits={

@@ -14,20 +14,20 @@ from build_engines.checkpoint import Checkpoint, CheckpointError, check_unquanti
 from build_engines.families import TargetName, family_of
 from build_engines.hub import is_offline
 from build_engines.machine import Gpu, Machine, this_machine
-from build_engines.network import read_network
+from build_engines.network import position_offset, read_network
 from build_engines.plan import (
     GIB,
     Command,
     Plan,
     PlanError,
     check_gpus,
+    check_length,
     gpu_memory,
     weight_bytes,
 )
 from build_engines.pooling import pooling_of
 from build_engines.program import run
 from build_engines.target import BuiltEngine, Workplace
-from build_engines.tokens import special_tokens
 from build_engines.trial import try_on_triton
 from build_engines.trtllm.commands import VERSION, build_commands, needs_calibration
 from build_engines.trtllm.settings import engine_parameters
@@ -53,6 +53,8 @@ class TrtLlmTarget:
         _check_readable(checkpoint)
         family, engine = family_of(checkpoint.architecture), model.engine
         network = read_network(checkpoint)
+        offset = position_offset(checkpoint) if family.name == "roberta" else 0
+        check_length(model, network, offset)
         weights = weight_bytes(network, engine.dtype)
         stored = sum(file.stat().st_size for file in checkpoint.weight_files)
         notes = []
@@ -117,13 +119,11 @@ class TrtLlmTarget:
             return built
         pooling, normalize = pooling_of(checkpoint)
         is_roberta = family_of(checkpoint.architecture).name == "roberta"
-        pad_id = special_tokens(checkpoint).pad_id or 0
         embedding = {
             "dimension": int(checkpoint.config["hidden_size"]),
             "pooling": pooling,
             "normalize": normalize,
-            # Source: transformers, create_position_ids_from_input_ids.
-            "position_offset": pad_id + 1 if is_roberta else 0,
+            "position_offset": position_offset(checkpoint) if is_roberta else 0,
         }
         types = int(checkpoint.config.get("type_vocab_size") or 1)
         limits = {**built.limits, "type_vocab_size": types}

@@ -63,6 +63,11 @@ def check_precision(family: Family, model: Model) -> None:
             f"`dtype` is `{engine.dtype}` in the catalogue; "
             f"TensorRT engines of the {family.name} family know: {', '.join(known)}"
         )
+    if engine.max_lora_rank and engine.lora_checkpoint is None:
+        raise CheckpointError(
+            f"`max_lora_rank` is {engine.max_lora_rank} and `lora_checkpoint` is missing: "
+            "an adapter says which matrices are adapted"
+        )
     if engine.pipeline_parallel > 1 and not family.pipeline:
         raise CheckpointError(
             f"`pipeline_parallel` is {engine.pipeline_parallel}, the {family.name} family "
@@ -160,8 +165,9 @@ def _build(model: Model, work: Path, engine_dir: Path) -> Command:
         arguments += ["--weight_streaming"]
     if engine.max_lora_rank:
         arguments += ["--lora_plugin", "auto", "--max_lora_rank", str(engine.max_lora_rank)]
-        if engine.lora_checkpoint is not None:
-            arguments += ["--lora_dir", engine.lora_checkpoint, "--lora_ckpt_source", "hf"]
+        # Tells the builder which matrices are adapted.
+        assert engine.lora_checkpoint is not None
+        arguments += ["--lora_dir", engine.lora_checkpoint, "--lora_ckpt_source", "hf"]
     return Command("building the engine", tuple(arguments))
 
 

@@ -15,7 +15,7 @@ _WORKER = "/opt/tritonserver/backends/tensorrtllm/trtllmExecutorWorker"
 
 def engine_parameters(model: Model, folder: Path, engine: str) -> Mapping[str, str]:
     """For artefacts that Triton will find in `folder`: TensorRT-LLM takes whole paths only."""
-    recipe = model.engine
+    recipe, folder = model.engine, folder.absolute()
     parameters = {
         "max_beam_width": "1",
         "FORCE_CPU_ONLY_INPUT_TENSORS": "no",

@@ -57,6 +57,12 @@ def lost_shard(folder: Path) -> None:
         (lambda f: (f / "model.safetensors").unlink(), "file `model.safetensors` is missing"),
         (lambda f: (f / "config.json").write_text("{"), "config.json: Expecting"),
         (lambda f: change_config(f, architectures=[]), "must name one architecture, found"),
+        (lambda f: (f / "tokenizer.json").write_text("[]"), "tokenizer.json: not a tokenizer"),
+        (lambda f: (f / "generation_config.json").write_text("[1]"), "_config.json: not a table"),
+        (
+            lambda f: (f / "chat_template.jinja").write_text("{{ messages }}\n{% if %}"),
+            "chat_template.jinja: the chat template has an error in line 2",
+        ),
         (only_pickles, "only safetensors weights are read, `pytorch_model.bin` is a pickle"),
         (cut_short, r"lies outside the file \(cut short\?\)"),
         (no_safetensors, "not a safetensors file"),
@@ -119,3 +125,12 @@ def write_raw(file: Path, dtype: str, shape: list[int], raw: bytes) -> None:
     entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, len(raw)]}
     header = json.dumps({"__metadata__": {"format": "pt"}, "x": entry}).encode()
     file.write_bytes(len(header).to_bytes(8, "little") + header + raw)
+
+
+def test_templates_with_the_blocks_of_transformers_are_read(llama: Path) -> None:
+    text = (
+        "{% for m in messages %}{% generation %}{{ m }}{% endgeneration %}{% break %}{% endfor %}"
+    )
+    config = {"chat_template": [{"name": "default", "template": text}]}
+    (llama / "tokenizer_config.json").write_text(json.dumps(config))
+    assert open_checkpoint(llama).chat_templates() == {"tokenizer_config.json": text}

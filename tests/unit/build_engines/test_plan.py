@@ -16,6 +16,7 @@ from build_engines.plan import (
     PlanError,
     check_gpus,
     check_host,
+    check_length,
     gpu_memory,
     weight_bytes,
 )
@@ -144,6 +145,18 @@ def test_what_the_gpus_cannot_do_is_refused(
 
 def test_streamed_weights_need_not_fit() -> None:
     check_gpus(model_with(weight_streaming=True), LLAMA_8B, machine_with(gib=10))
+
+
+def test_a_context_beyond_what_the_checkpoint_knows_is_refused() -> None:
+    check_length(model_with(131072), LLAMA_8B)
+    with pytest.raises(PlanError, match=r"`context_tokens` is 131072, .* positions up to 131070"):
+        check_length(model_with(131072), LLAMA_8B, position_offset=2)
+
+
+def test_yarn_stretches_the_context(tmp_path: Path) -> None:
+    rope = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    folder = write_decoder(tmp_path / "x", "qwen2", rope_scaling=rope)
+    assert read_network(open_checkpoint(folder)).max_positions == 2048
 
 
 def test_a_build_that_would_be_killed_for_its_memory_is_refused() -> None:

@@ -114,7 +114,12 @@ def test_a_checkpoint_that_the_converters_must_not_read_is_refused(
 
 @pytest.mark.parametrize(
     "recipe",
-    [{}, {"kv_cache_tokens": 4096}, {"max_lora_rank": 8}, {"weight_streaming": True}],
+    [
+        {},
+        {"kv_cache_tokens": 4096},
+        {"max_lora_rank": 8, "lora_checkpoint": "/lora"},
+        {"weight_streaming": True},
+    ],
     ids=str,
 )
 def test_the_configuration_holds_parameters_that_the_backend_looks_up(

@@ -134,7 +134,7 @@ def test_a_precision_is_made_by_its_program(
         ({"dtype": "bfloat16"}, "--gemm_plugin", "auto"),
         ({"dtype": "bfloat16", "weight_streaming": True}, "--gemm_plugin", "disable"),
         ({"dtype": "bfloat16", "weight_streaming": True}, "--weight_streaming", ""),
-        ({"dtype": "bfloat16", "max_lora_rank": 16}, "--max_lora_rank", "16"),
+        ({"max_lora_rank": 16, "lora_checkpoint": "/lora"}, "--max_lora_rank", "16"),
         ({"max_lora_rank": 16, "lora_checkpoint": "/lora"}, "--lora_dir", "/lora"),
         ({"generation_logits": True}, "--gather_generation_logits", ""),
         ({"max_num_tokens": 16, "max_batch_size": 64}, "--max_num_tokens", "64"),
@@ -188,6 +188,7 @@ def test_whisper_is_an_encoder_and_a_decoder(dtype: str) -> None:
     [
         (ENCODERS["bert"], {"dtype": "bfloat16"}, "the bert family know: float32, float16"),
         (ENCODERS["bert"], {"dtype": "float16", "tensor_parallel": 4}, "encoders take 1 or 2"),
+        (CHAT["llama"], {"max_lora_rank": 8}, "`max_lora_rank` is 8 and `lora_checkpoint` is mis"),
         (CHAT["gemma"], {"pipeline_parallel": 2}, "the gemma family must stay at 1"),
         (CHAT["phi"], {"pipeline_parallel": 2}, "the phi family must stay at 1"),
     ],
