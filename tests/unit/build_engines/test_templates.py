@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from build_engines.configuration import render_config
+from build_engines.configuration import TRTLLM_PARAMETERS, render_config
 from orchestrator.catalogue import EngineRecipe, Model, Task
 from tests.unit.build_engines.conftest import TEMPLATES
 
@@ -64,3 +64,7 @@ def test_parameters_survive_quotes_and_backslashes() -> None:
     config = rendered("generate", path='a "b" \\ c', other="ü")
     values = {key: value.string_value for key, value in config.parameters.items()}
     assert values == {"path": 'a "b" \\ c', "other": "ü"}
+
+
+def test_the_parameters_that_tensorrt_llm_looks_up_are_known() -> None:
+    assert set(CONTRACT["generate"]["parameters"]) == TRTLLM_PARAMETERS
