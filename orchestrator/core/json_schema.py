@@ -6,7 +6,9 @@ nothing. Whatever else a schema says would be promised and not kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from orchestrator.core.errors import InvalidRequest
@@ -14,6 +16,8 @@ from orchestrator.core.errors import InvalidRequest
 MOST_DEPTH = 32
 MOST_SCHEMAS = 5_000
 MOST_ENUM_VALUES = 1_000
+MOST_MULTIPLE = 10_000
+"""Of all `multipleOf` together, powers of ten left out: engines need a state for each remainder."""
 
 TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 FORMATS = frozenset(
@@ -77,6 +81,7 @@ class _Check:
         self._strict = strict
         self._schemas = 0
         self._enum_values = 0
+        self._multiple = 1
 
     def schema(self, schema: Any, where: str, depth: int) -> None:
         if isinstance(schema, bool) and depth > 1:
@@ -93,6 +98,7 @@ class _Check:
         for keyword, value in schema.items():
             _check_keyword(keyword, value, f"{where}.{keyword}")
         self._count_enum(schema, where)
+        self._count_multiple(schema, where)
         if self._strict:
             _check_strict(schema, where)
         for place, inner in _inner(schema):
@@ -104,6 +110,17 @@ class _Check:
             raise InvalidRequest(
                 f"`{where}.enum` is too much: a schema may list {MOST_ENUM_VALUES} values in all.",
                 param=f"{where}.enum",
+            )
+
+    def _count_multiple(self, schema: Mapping[str, Any], where: str) -> None:
+        if "multipleOf" not in schema:
+            return
+        self._multiple = math.lcm(self._multiple, _digits(schema["multipleOf"]))
+        if self._multiple > MOST_MULTIPLE:
+            raise InvalidRequest(
+                f"`{where}.multipleOf` is too much: the least common multiple of all may be"
+                f" {MOST_MULTIPLE}, powers of ten left out.",
+                param=f"{where}.multipleOf",
             )
 
 
@@ -141,6 +158,9 @@ def _fault(keyword: str, value: Any) -> str:
             return "" if isinstance(value, list) and value else "must be a list of values"
         case "pattern":
             return _pattern_fault(value)
+        case "multipleOf":
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            return "" if number and 0 < value < math.inf else "must be a number above 0"
         case _:
             return ""
 
@@ -150,6 +170,11 @@ def _pattern_fault(value: Any) -> str:
         return "must be a regular expression"
     found = next((mark for mark in _LOOK_AROUND if mark in value), "")
     return f"has a look-around (`{found}`), which is not supported" if found else ""
+
+
+def _digits(number: float) -> int:
+    """The digits of `number` without the zeros at its ends."""
+    return int("".join(map(str, Decimal(repr(number)).normalize().as_tuple().digits)))
 
 
 def _check_strict(schema: Mapping[str, Any], where: str) -> None:

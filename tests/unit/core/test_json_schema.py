@@ -24,6 +24,9 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "numbers": {
         "type": "number", "minimum": 1, "exclusiveMaximum": 9, "multipleOf": 0.5,
     },
+    "multiples": {"anyOf": [
+        {"type": "number", "multipleOf": one} for one in (0.01, 1e-9, 2.5, 10, 10**6, 3)
+    ]},
     "lists": {"type": "array", "items": POINT, "minItems": 1, "maxItems": 3},
     "tuples": {"type": "array", "prefixItems": [POINT, {"type": "null"}], "items": False},
     "maps": {
@@ -70,6 +73,14 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "alternatives that are none": ({"anyOf": []}, "s.anyOf", "a list of schemas"),
     "no schema": ({"items": 5}, "s.items", "must be a JSON schema"),
     "true alone": (True, "s", "must be a JSON schema"),
+    "multiples of nothing": ({"multipleOf": 0}, "s.multipleOf", "a number above 0"),
+    "multiples of a truth": ({"multipleOf": True}, "s.multipleOf", "a number above 0"),
+    "multiples of much": ({"multipleOf": 10_007}, "s.multipleOf", "may be 10000"),
+    "multiples of several": (
+        {"allOf": [{"multipleOf": 0.997}, {"multipleOf": 991}]},
+        "s.allOf[1].multipleOf",
+        "least common multiple",
+    ),
     "too many values": ({"enum": list(range(1001))}, "s.enum", "1000 values"),
     "too many schemas": (
         {"properties": {str(number): {} for number in range(5000)}},
