@@ -32,12 +32,22 @@ for model in "$@"; do
     loads="$loads --load-model=$model"
 done
 
+# Spans go where the orchestrator's go, of those requests only that are part of a trace of its.
+traces=""
+if [ -n "${OTEL_EXPORTER_OTLP_ENDPOINT:-}" ]; then
+    for word in mode=opentelemetry \
+        "opentelemetry,url=${OTEL_EXPORTER_OTLP_ENDPOINT%/}/v1/traces" \
+        opentelemetry,resource=service.name=triton level=TIMESTAMPS rate=0 count=-1; do
+        traces="$traces --trace-config=$word"
+    done
+fi
+
 # The line of one rank; ranks of one machine must not share the memory of their Python backends.
 rank() {
     echo "tritonserver --model-repository=$repository --model-control-mode=explicit$loads" \
         "--disable-auto-complete-config --exit-on-error=false --allow-http=false" \
         "--grpc-port=${GRPC_PORT:-8001} --metrics-port=${METRICS_PORT:-8002}" \
-        "--backend-config=python,shm-region-prefix-name=rank$1_"
+        "--backend-config=python,shm-region-prefix-name=rank$1_$traces"
 }
 
 # Names were checked above, so that splitting these lines into words is what is meant.

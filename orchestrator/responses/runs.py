@@ -15,6 +15,7 @@ from orchestrator.responses import Responses
 from orchestrator.responses.values import Kept
 from orchestrator.settings import ResponsesSettings
 from orchestrator.store.database import StoreError
+from orchestrator.telemetry.calls import outlive
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Runs:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, response_id: str, run: _Run) -> None:
+        outlive()
         run.producer = asyncio.create_task(_produce(run))
         noted_at = time.monotonic()
         try:

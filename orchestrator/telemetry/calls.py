@@ -177,6 +177,20 @@ def leave(token: Token[Call | None]) -> None:
         _current.reset(token)
 
 
+def outlive() -> None:
+    """For a task that goes on when the request that began it is over.
+
+    Its calls to models are noted by themselves, in the trace of that request.
+    """
+    if (call := _current.get()) is None:
+        return
+    session = Call(call.request_id, call.call_id)
+    session.is_session = True
+    session.trace_id, session.span_id, session.parent = call.trace_id, call.span_id, call.parent
+    session.sampled = call.sampled
+    _current.set(session)
+
+
 def current_call() -> Call:
     """The request that this task works for; outside of requests one that nobody looks at."""
     return _current.get() or Call()

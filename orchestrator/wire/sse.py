@@ -113,6 +113,7 @@ async def send_stream(
 
 
 async def _send_error(exchange: Exchange, encoder: Encoder, error: GatewayError) -> None:
+    exchange.error = error.code
     for frame in encoder.error(error_members(error, exchange.profile, exchange.request_id)):
         await exchange.send(_body(frame))
 

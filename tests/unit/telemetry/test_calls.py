@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
@@ -17,6 +18,7 @@ from orchestrator.telemetry.calls import (
     engine_metadata,
     enter,
     leave,
+    outlive,
     read_parent,
     server_timing,
 )
@@ -140,3 +142,24 @@ def test_a_call_of_a_session_is_in_the_trace_of_the_session() -> None:
     assert (unsampled.trace_id, unsampled.flags) == (7, 0)
     session.sample()
     assert session.child().parent == Parent(7, session.span_id, 1)
+
+
+async def test_what_goes_on_after_a_request_is_noted_by_itself_in_its_trace() -> None:
+    outlive()
+    assert call_at_work() is None
+    call = Call("req_1", "req_1")
+    call.trace_id = 7
+    call.sample()
+    token = enter(call)
+
+    async def background() -> Call | None:
+        outlive()
+        return call_at_work()
+
+    left = await asyncio.create_task(background())
+    assert call_at_work() is call
+    leave(token)
+    assert left is not None
+    assert left is not call
+    assert left.is_session
+    assert left.child().parent == Parent(7, call.span_id, 1)
