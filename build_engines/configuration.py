@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from string import Template
-from typing import Any
-
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from orchestrator.catalogue import Model
 
@@ -81,6 +77,10 @@ def render_config(
 
 
 def _check(text: str, model: Model, backend: str) -> None:
+    # Imported when something is built: most starts find everything up to date.
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
     try:
         config = text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
@@ -95,16 +95,16 @@ def _check(text: str, model: Model, backend: str) -> None:
             f"config.pbtxt of `{model.name}`: `decoupled` must be true for generation only"
         )
     inputs, outputs = _REQUIRED[model.task]
-    _check_tensors(model, inputs, config.input)
-    _check_tensors(model, outputs, config.output)
+    type_name = model_config_pb2.DataType.Name
+    _check_tensors(model, inputs, {t.name: type_name(t.data_type) for t in config.input})
+    _check_tensors(model, outputs, {t.name: type_name(t.data_type) for t in config.output})
     if backend == "tensorrtllm" and (unknown := set(config.parameters) - TRTLLM_PARAMETERS):
         raise ConfigurationError(
             f"config.pbtxt of `{model.name}`: TensorRT-LLM knows no parameter `{min(unknown)}`"
         )
 
 
-def _check_tensors(model: Model, wanted: Mapping[str, str], tensors: Any) -> None:
-    kinds = {t.name: model_config_pb2.DataType.Name(t.data_type) for t in tensors}
+def _check_tensors(model: Model, wanted: Mapping[str, str], kinds: Mapping[str, str]) -> None:
     for name, kind in wanted.items():
         if kinds.get(name) != kind:
             raise ConfigurationError(
