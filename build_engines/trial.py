@@ -26,18 +26,19 @@ from build_engines.selftest import (
 from build_engines.target import Workplace
 from orchestrator.catalogue import Model
 
-_TRITON = Path("/opt/tritonserver")
+TRITON = Path("/opt/tritonserver")
 _OWN_BACKENDS = Path(__file__).resolve().parent.parent / "model_repository" / "backends"
 _START_TIMEOUT_S = 900.0
 _POLL_S = 0.5
 
 
-def try_on_triton(model: Model, place: Workplace) -> Mapping[str, Any]:
-    """`selftest.json` as a real server answers it. Raises: SelfTestError."""
+def try_on_triton(model: Model, place: Workplace, triton: Path = TRITON) -> Mapping[str, Any]:
+    """`selftest.json` as a real server answers it, installed in `triton`. Raises: SelfTestError."""
     manifest = json.loads((place.folder / MANIFEST_FILE).read_bytes())
     limits, dtype = manifest["limits"], model.engine.dtype
     inputs = golden_inputs(place.folder, int(limits["max_input_len"]))
-    with _serving(model, place, int(manifest["runtime"]["world_size"])) as player:
+    world_size = int(manifest["runtime"].get("world_size", 1))
+    with _serving(model, place, triton, world_size) as player:
         if model.task == "embed":
             return embedding_document(player.embed(model.name, inputs), dtype)
         limit = int(limits["max_seq_len"])
@@ -49,11 +50,11 @@ def try_on_triton(model: Model, place: Workplace) -> Mapping[str, Any]:
 
 
 def server_arguments(
-    model: str, repository: Path, backends: Path, socket: Path, world_size: int
+    triton: Path, model: str, repository: Path, backends: Path, socket: Path, world_size: int
 ) -> tuple[str, ...]:
     """The server's command line: one process for each rank, the first of which answers."""
     shared = (
-        str(_TRITON / "bin" / "tritonserver"),
+        str(triton / "bin" / "tritonserver"),
         f"--model-repository={repository}",
         f"--backend-directory={backends}",
         "--model-control-mode=explicit",
@@ -76,15 +77,20 @@ def _rank(arguments: tuple[str, ...], rank: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def _serving(model: Model, place: Workplace, world_size: int) -> Iterator[Player]:
+def _serving(model: Model, place: Workplace, triton: Path, world_size: int) -> Iterator[Player]:
     with tempfile.TemporaryDirectory(prefix="trial-") as scratch:
         folder = Path(scratch)
-        repository = _assemble(model, place, folder)
+        repository = _assemble(model, place, triton, folder)
         # Triton appends the port to the name.
         socket = folder / "grpc"
         is_engine = (place.folder / "engine").is_dir() and model.task == "generate"
         arguments = server_arguments(
-            model.name, repository, folder / "backends", socket, world_size if is_engine else 1
+            triton,
+            model.name,
+            repository,
+            folder / "backends",
+            socket,
+            world_size if is_engine else 1,
         )
         with place.journal.path.open("ab") as log, started(arguments, log.fileno()) as process:
             player = Player(f"unix:{socket}:1")
@@ -95,7 +101,7 @@ def _serving(model: Model, place: Workplace, world_size: int) -> Iterator[Player
                 player.close()
 
 
-def _assemble(model: Model, place: Workplace, folder: Path) -> Path:
+def _assemble(model: Model, place: Workplace, triton: Path, folder: Path) -> Path:
     """A repository of this one version, and the image's backends beside our own."""
     served = folder / "repository" / model.name
     served.mkdir(parents=True)
@@ -103,7 +109,7 @@ def _assemble(model: Model, place: Workplace, folder: Path) -> Path:
     (served / place.final.name).symlink_to(place.folder)
     backends = folder / "backends"
     backends.mkdir()
-    for backend in [*(_TRITON / "backends").glob("*"), *_OWN_BACKENDS.glob("*")]:
+    for backend in [*(triton / "backends").glob("*"), *_OWN_BACKENDS.glob("*")]:
         (backends / backend.name).symlink_to(backend)
     return served.parent
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
+from build_engines.journal import Journal
 from build_engines.replay import Observed, Player
 from build_engines.repository import Repository
 from build_engines.selftest import (
@@ -24,7 +26,13 @@ from build_engines.selftest import (
     generation_document,
     read_document,
 )
+from build_engines.target import Workplace
+from build_engines.trial import try_on_triton
+from orchestrator.catalogue import load_catalogue
 from orchestrator.settings import PROJECT_ROOT
+from orchestrator.supervisor.command import environment
+from orchestrator.supervisor.installation import find_installation
+from orchestrator.supervisor.run_directory import assemble
 from tests.integration.conftest import SupervisedTriton
 from tests.integration.serving import Serving, running
 from tests.reference.checkpoints import write_decoder, write_encoder
@@ -228,6 +236,35 @@ async def test_golden_answers_are_given_again_through_triton(triton_demo: Superv
             end_excluded=True,
         )
     )
+
+
+@pytest.mark.parametrize("name", ["demo-chat", "demo-embed"])
+def test_a_trial_server_answers_as_the_engine_was_recorded(
+    name: str, demo_models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tries GPU engines before they are served, with the wheel's server in their image's."""
+    installation = find_installation()
+    run = assemble(tmp_path / "data", uuid.uuid4().hex, installation, MODELS)
+    for key, value in environment(installation, run, 1).items():
+        monkeypatch.setenv(key, value)
+    triton = tmp_path / "triton"
+    for link, target in (
+        ("bin/tritonserver", installation.server),
+        ("backends/python", run.backends / "python"),
+    ):
+        (triton / link).parent.mkdir(parents=True)
+        (triton / link).symlink_to(target)
+    repository = Repository(MODELS, MODELS / "templates")
+    version = repository.served_version(name)
+    assert version is not None
+    folder = repository.version_folder(name, version)
+    journal = Journal(tmp_path / "log", lambda _stage: None)
+    models = {model.name: model for model in load_catalogue(MODELS / "catalogue.toml").models}
+    try:
+        place = Workplace(folder, folder, tmp_path, journal)
+        check_same(golden(name), try_on_triton(models[name], place, triton), "on trial")
+    finally:
+        run.remove()
 
 
 def replay(player: Player) -> None:

@@ -3,13 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from build_engines.replay import _least_margin
-from build_engines.trial import server_arguments
+from build_engines.trial import TRITON, server_arguments
 
 REPOSITORY, BACKENDS, SOCKET = Path("/r"), Path("/b"), Path("/s/grpc")
 
 
 def test_one_gpu_is_one_server_that_listens_on_a_socket_alone() -> None:
-    arguments = server_arguments("model", REPOSITORY, BACKENDS, SOCKET, world_size=1)
+    arguments = server_arguments(TRITON, "model", REPOSITORY, BACKENDS, SOCKET, world_size=1)
     assert arguments[0] == "/opt/tritonserver/bin/tritonserver"
     assert {"--load-model=model", "--allow-http=false", "--grpc-address=unix:/s/grpc"} <= {
         *arguments
@@ -17,7 +17,7 @@ def test_one_gpu_is_one_server_that_listens_on_a_socket_alone() -> None:
 
 
 def test_several_gpus_are_one_rank_each_and_the_first_answers() -> None:
-    arguments = server_arguments("model", REPOSITORY, BACKENDS, SOCKET, world_size=3)
+    arguments = server_arguments(TRITON, "model", REPOSITORY, BACKENDS, SOCKET, world_size=3)
     text = " ".join(arguments)
     assert text.startswith("mpirun --allow-run-as-root -n 1 /opt/tritonserver/bin/tritonserver")
     ranks = text.split(" : ")
