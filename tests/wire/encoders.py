@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.core.events import Completion, GenerationEvent
 from orchestrator.responses.values import Kept
@@ -84,10 +84,14 @@ def chat(events: Sequence[GenerationEvent], completion: Completion) -> Iterable[
     )
 
 
-def responses(events: Sequence[GenerationEvent], completion: Completion) -> Iterable[Told]:
+def _response_encoder() -> ResponseEncoder:
     body = {"id": "resp_1", "status": "in_progress", "output": [], "created_at": 1}
     body |= {"usage": None, "incomplete_details": None}
-    one, streamed = ResponseEncoder(Kept("tenant", body)), Told()
+    return ResponseEncoder(Kept("tenant", body))
+
+
+def responses(events: Sequence[GenerationEvent], completion: Completion) -> Iterable[Told]:
+    one, streamed = _response_encoder(), Told()
     frames = [frame for event in events for frame in one.event(event)]
     for number, event in enumerate(events_of(frames)):
         assert event["sequence_number"] == number
@@ -275,4 +279,23 @@ DIALECTS: dict[str, Read] = {
     "realtime": realtime,
     "gemini": gemini,
     "anthropic": anthropic,
+}
+
+
+class Encodes(Protocol):
+    """What all encoders have in common."""
+
+    def event(self, event: GenerationEvent) -> Iterable[object]:
+        """What `event` brings about."""
+
+
+ENCODERS: dict[str, Callable[[], Encodes]] = {
+    "chat": lambda: openai_chat.Encoder(choices=1, include_usage=True, fingerprint="fp"),
+    "responses": _response_encoder,
+    "realtime": lambda: Response("ga", Config(), None, None),
+    "gemini": lambda: gemini_encoder.Encoder(events=False),
+    "anthropic": lambda: anthropic_messages_encoder.Encoder(thinking=True),
+    "completions": lambda: openai_completions.Encoder(
+        echoes=[""], include_usage=True, fingerprint="fp"
+    ),
 }

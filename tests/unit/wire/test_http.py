@@ -309,11 +309,6 @@ async def test_a_fault_after_the_status_leaves_the_reply_cut_short(
     assert "the connection is gone" in caplog.text
 
 
-async def test_what_is_not_http_goes_past_the_edge(service: Bench) -> None:
-    sent = await call(service.app, kind="websocket", path="/v1/realtime", method="GET")
-    assert sent[0]["type"] == "websocket.close"
-
-
 async def test_routes_of_fastapi_that_fail_are_answered_in_our_words(service: Bench) -> None:
     @service.app.get("/teapot")
     async def teapot() -> None:

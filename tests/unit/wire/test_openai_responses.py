@@ -308,7 +308,9 @@ async def test_what_can_be_told_at_once_is_not_put_into_the_background(service: 
 
 
 async def test_more_than_can_run_are_refused(tmp_path: Path) -> None:
-    async with bench(tmp_path, responses=QUICK.model_copy(update={"most_running": 1})) as service:
+    async with bench(
+        tmp_path, responses=QUICK.model_copy(update={"most_running": 1, "lost_after_s": 60})
+    ) as service:
         hang(service)
         await made(service, background=True)
         reply = await service.post("/v1/responses", {**ASKED, "background": True})
