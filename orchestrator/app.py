@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from orchestrator.audit import AuditTrail
 from orchestrator.auth import Authenticator
 from orchestrator.backends.local import LocalBackend
+from orchestrator.backends.placement import Placements, open_placements
 from orchestrator.catalogue import Catalogue, load_catalogue
 from orchestrator.deployments import Deployments
 from orchestrator.gateway import Gateway
@@ -23,7 +24,7 @@ from orchestrator.health import (
     policy_look,
     problems_look,
     store_look,
-    triton_look,
+    triton_looks,
 )
 from orchestrator.keys import Keys
 from orchestrator.metering import StoredBooks
@@ -43,8 +44,7 @@ from orchestrator.store.key_secret import load_pepper
 from orchestrator.supervisor.state import faults_file
 from orchestrator.supervisor.triton_metrics import triton_metrics
 from orchestrator.telemetry.process import Telemetry
-from orchestrator.triton.client import Timeouts, TritonClient
-from orchestrator.triton.endpoint import endpoint_of
+from orchestrator.triton.endpoint import connections
 from orchestrator.wire import surfaces
 from orchestrator.wire.audit import routes as audit_routes
 from orchestrator.wire.denials import audited
@@ -57,7 +57,7 @@ from orchestrator.wire.usage import routes as usage_routes
 
 
 def create_app(settings: Settings, worker: int = 0) -> FastAPI:
-    """The application. `settings.triton.url` must say where Triton listens, whoever started it.
+    """The application. `settings.triton` must say where Triton listens, whoever started it.
 
     `worker` is the number of this process among those of the same settings.
 
@@ -66,6 +66,7 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
     Raises: CatalogueError, SettingsError. Its start raises: SettingsError, StoreError.
     """
     catalogue = load_catalogue(settings.catalogue)
+    connections(catalogue, settings)
     trail = AuditTrail(settings)
     telemetry = Telemetry(settings, worker)
 
@@ -86,10 +87,10 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
             books = StoredBooks(settings, store)
             books.start()
             stack.push_async_callback(books.close)
-            client, deployments = await _start_triton(settings, catalogue, stack)
+            placements, deployments = await _start_triton(settings, catalogue, stack)
             limiter = await _start_quota(settings, stack)
             local = LocalBackend(
-                client, first_token_timeout_s=settings.triton.first_token_timeout_s
+                placements, first_token_timeout_s=settings.triton.first_token_timeout_s
             )
             gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry)
             stack.push_async_callback(gateway.close)
@@ -99,7 +100,7 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
                 "limits": limits_look(limiter),
                 "books": books_look(books),
                 "audit": problems_look("audit", trail.problems),
-                "triton": triton_look(client, "triton"),
+                **triton_looks(placements),
             }
             readiness = Readiness(looks, deployments)
             stack.push_async_callback(readiness.close)
@@ -109,7 +110,7 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
             observe(
                 telemetry.metrics.registry,
                 deployments=deployments,
-                client=client,
+                engines=placements,
                 data_dir=settings.data_dir,
                 problems=(authenticator.problems, books.problems, trail.problems),
                 caches={"keys": authenticator.tally, "decisions": policies.tally},
@@ -168,18 +169,15 @@ def _metrics_routes(
 
 async def _start_triton(
     settings: Settings, catalogue: Catalogue, stack: AsyncExitStack
-) -> tuple[TritonClient, Deployments]:
-    """The connection to Triton, and the watch over its models; `stack` closes both."""
+) -> tuple[Placements, Deployments]:
+    """The connections to Tritons, and the watch over their models; `stack` closes both."""
     triton = settings.triton
-    client = TritonClient(
-        endpoint_of(triton),
-        Timeouts(request_s=triton.request_timeout_s, cancel_drain_s=triton.cancel_drain_s),
-    )
-    stack.push_async_callback(client.close)
+    placements = open_placements(settings, catalogue)
+    stack.push_async_callback(placements.close)
     deployments = Deployments(
         catalogue,
         triton.repository,
-        client,
+        placements,
         interval_s=triton.probe_interval_s,
         probe_timeout_s=triton.probe_timeout_s,
         progress_file=triton.progress_file,
@@ -187,7 +185,7 @@ async def _start_triton(
     )
     await deployments.start()
     stack.push_async_callback(deployments.close)
-    return client, deployments
+    return placements, deployments
 
 
 async def _start_quota(settings: Settings, stack: AsyncExitStack) -> Limiter:

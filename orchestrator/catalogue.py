@@ -71,7 +71,11 @@ class EngineRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One entry. `id` and `aliases` are what callers say, `name` is Triton's directory."""
+    """One entry. `id` and `aliases` are what callers say, `name` is Triton's directory.
+
+    `tritons` are the servers that it runs on, by their names in the settings; none is the one
+    Triton of the appliance.
+    """
 
     id: str
     name: str
@@ -83,6 +87,7 @@ class Model:
     owned_by: str = "operayde"
     created: int = 0
     aliases: tuple[str, ...] = ()
+    tritons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,7 @@ def _model(path: Path, entry: Mapping[str, Any]) -> Model:
         raise CatalogueError(f"{where}: `engine` must be a table")
     values["engine"] = _recipe(f"{where}: engine", engine)
     values["aliases"] = tuple(values.get("aliases", ()))
+    values["tritons"] = _tritons(where, values.get("tritons", []))
     model = Model(**values)
     if model.task not in get_args(Task):
         raise CatalogueError(f"{where}: `task` is `{model.task}`, allowed: {get_args(Task)}")
@@ -135,6 +141,14 @@ def _model(path: Path, entry: Mapping[str, Any]) -> Model:
     if model.context_tokens < 1:
         raise CatalogueError(f"{where}: `context_tokens` is {model.context_tokens}, must be >= 1")
     return model
+
+
+def _tritons(where: str, names: object) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        raise CatalogueError(f"{where}: `tritons` must be a list of names")
+    if len(set(names)) < len(names):
+        raise CatalogueError(f"{where}: `tritons` names a server twice")
+    return tuple(names)
 
 
 def _recipe(where: str, entry: Mapping[str, Any]) -> EngineRecipe:

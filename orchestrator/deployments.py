@@ -14,12 +14,13 @@ from typing import Any
 
 from orchestrator import selftest
 from orchestrator.backends import ServedModel
+from orchestrator.backends.placement import Placement, Placements, Replica, Server
 from orchestrator.catalogue import Catalogue, Model
 from orchestrator.core.errors import GatewayError, ModelUnavailable
 from orchestrator.core.request import SamplingParams
 from orchestrator.manifest import ManifestError, read_manifest, served_version
 from orchestrator.rendering import Renderer, RenderingError
-from orchestrator.triton.client import TritonClient
+from orchestrator.triton.endpoint import DEFAULT
 from orchestrator.triton.probe import Probe
 
 logger = logging.getLogger(__name__)
@@ -33,17 +34,38 @@ _SELFTEST_AGAIN_S = 30.0
 
 @dataclass(slots=True)
 class Deployment:
-    """One catalogue model. `served` is None while it is not built, `ready` as Triton says."""
+    """One catalogue model. `served` is None while it is not built."""
 
     model: Model
+    placement: Placement
     served: ServedModel | None = None
-    ready: bool = False
     fault: str = ""
-    """Why it is not served, for the log and for operators."""
-    tested: str = ""
-    """What the self-test found right when it was last loaded."""
-    test_again_at: float = 0.0
-    """By `time.monotonic()`; in between a model that failed its self-test stays out."""
+    """Why what is built cannot be served."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether any of its servers has it loaded and answers."""
+        return self.placement.ready
+
+    @property
+    def tested(self) -> str:
+        """What the self-test found right, where it is served."""
+        return next((one.tested for one in self.placement.replicas if one.ready), "")
+
+    @property
+    def problem(self) -> str:
+        """Why it is not served, or not everywhere, for operators; nothing if there is no reason."""
+        faults = {one.name: one.fault for one in self.placement.replicas if one.fault}
+        found = [
+            fault if self.placement.is_alone else f"{name}: {fault}"
+            for name, fault in faults.items()
+        ]
+        return "; ".join([self.fault, *found] if self.fault else found)
+
+    @property
+    def away(self) -> tuple[str, ...]:
+        """The servers that do not serve it at the moment."""
+        return tuple(one.name for one in self.placement.replicas if not one.ready)
 
     def require_ready(self) -> ServedModel:
         """What is served. Raises: ModelUnavailable."""
@@ -63,33 +85,41 @@ class Deployments:
         self,
         catalogue: Catalogue,
         repository: Path,
-        client: TritonClient,
+        placements: Placements,
         *,
         interval_s: float,
         probe_timeout_s: float = 3.0,
         progress_file: Path | None = None,
         faults_file: Path | None = None,
     ) -> None:
-        """With a `progress_file`, a supervisor probes Triton; without one, this does it itself.
+        """With a `progress_file`, a supervisor probes the Triton that is its child.
+
+        All others, and that one without a supervisor, are probed from here.
 
         `faults_file` is where other processes read why models are not served.
         """
-        self._client = client
+        self._placements = placements
         self._repository = repository
         self._interval_s = interval_s
         self._progress_file = progress_file
         self._progress_at = 0.0
         self._faults_file = faults_file
-        self._tests: dict[str, asyncio.Task[None]] = {}
-        self._probe = None if progress_file is not None else _probe(catalogue, client)
+        self._tests: dict[Replica, asyncio.Task[None]] = {}
+        self._probes = {
+            server.name: _probe(catalogue, server)
+            for server in placements.servers
+            if progress_file is None or server.name != DEFAULT
+        }
         self._probe_timeout_s = probe_timeout_s
-        self._all = tuple(Deployment(model) for model in catalogue.models)
+        self._all = tuple(
+            Deployment(model, placements.of(model.name)) for model in catalogue.models
+        )
         self._by_name = {
             name: deployment
             for deployment in self._all
             for name in (deployment.model.id, *deployment.model.aliases)
         }
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
 
     @property
     def all(self) -> tuple[Deployment, ...]:
@@ -101,77 +131,81 @@ class Deployments:
         return self._by_name.get(name)
 
     async def start(self) -> None:
-        """Reads what is built, asks Triton once, then keeps asking."""
+        """Reads what is built, asks every Triton once, then keeps asking."""
         for deployment in self._all:
             await asyncio.to_thread(self._read, deployment)
         self._tell_faults()
-        await self.refresh()
+        await asyncio.gather(*(self._refresh_all(one) for one in self._placements.servers))
         if self._tests:
             # An engine that hangs must not keep the others waiting.
             await asyncio.wait(self._tests.values(), timeout=_FIRST_TESTS_S)
-        self._watch = asyncio.create_task(self._keep_watching())
+        self._watches = [
+            asyncio.create_task(self._keep_watching(server)) for server in self._placements.servers
+        ]
 
     async def close(self) -> None:
-        """Ends the watch."""
-        tasks = list(self._tests.values())
-        if self._watch is not None:
-            tasks.append(self._watch)
+        """Ends the watches."""
+        tasks = [*self._tests.values(), *self._watches]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    async def refresh(self) -> None:
-        """Asks Triton which models are ready."""
+    async def _refresh_all(self, server: Server) -> None:
+        """Asks one Triton which models are ready."""
         async with asyncio.TaskGroup() as group:
             for deployment in self._all:
-                if deployment.served is not None:
-                    group.create_task(self._refresh(deployment))
+                for replica in deployment.placement.replicas:
+                    if deployment.served is not None and replica.server is server:
+                        group.create_task(self._refresh(deployment, replica))
 
-    async def _refresh(self, deployment: Deployment) -> None:
-        model = deployment.model
-        if self._probe is None:
-            ready = await self._client.model_ready(model.name)
+    async def _refresh(self, deployment: Deployment, replica: Replica) -> None:
+        if not replica.is_due:
+            return
+        name = replica.model
+        if (probe := self._probes.get(replica.name)) is None:
+            answers = await replica.client.model_ready(name)
         else:
-            ready = await self._probe.model_answers(model.name, self._probe_timeout_s)
-            if deployment.ready and not ready:
+            answers = await probe.model_answers(name, self._probe_timeout_s)
+            if not answers:
                 # Nobody else would tell those who wait for a remote engine that hangs.
-                self._client.fail_in_flight(model.name)
-        if not ready:
-            if deployment.ready:
-                logger.info("model %s is down", model.id)
-            # What comes back is another load, which may be right where this one was wrong.
-            deployment.ready, deployment.test_again_at = False, 0.0
-        elif not deployment.ready:
+                replica.client.fail_in_flight(name)
+        # It may have been ejected meanwhile, and then this answer is too old.
+        if not replica.is_due:
+            return
+        if not answers:
+            replica.eject()
+        elif not replica.ready:
             # It was loaded, or loaded again, and has to show that it is what was built.
-            self._test(deployment)
+            self._test(deployment, replica)
 
-    def _test(self, deployment: Deployment) -> None:
-        name = deployment.model.name
-        if name not in self._tests and time.monotonic() >= deployment.test_again_at:
-            task = self._tests[name] = asyncio.create_task(self._replay(deployment))
-            task.add_done_callback(lambda _: self._tests.pop(name))
+    def _test(self, deployment: Deployment, replica: Replica) -> None:
+        if replica not in self._tests and time.monotonic() >= replica.test_again_at:
+            task = self._tests[replica] = asyncio.create_task(self._replay(deployment, replica))
+            task.add_done_callback(lambda _: self._tests.pop(replica))
 
-    async def _replay(self, deployment: Deployment) -> None:
-        """Serves the model if it does what it did when it was built."""
-        model = deployment.model
+    async def _replay(self, deployment: Deployment, replica: Replica) -> None:
+        """Serves the model there if it does what it did when it was built."""
+        model, where = deployment.model, replica.name
         served = await asyncio.to_thread(self._as_built_now, deployment)
         try:
             async with asyncio.timeout(_SELFTEST_TIMEOUT_S):
-                deployment.tested = await selftest.replay(self._client, model.name, served.manifest)
+                tested = await selftest.replay(replica.client, model.name, served.manifest)
         except (GatewayError, TimeoutError) as error:
             # No answer says nothing about the model; the next look asks again.
-            logger.info("model %s cannot be tried yet: %s", model.id, type(error).__name__)
+            reason = type(error).__name__
+            logger.info("model %s on triton `%s` cannot be tried yet: %s", model.id, where, reason)
             return
         except selftest.MismatchError as error:
-            deployment.test_again_at = time.monotonic() + _SELFTEST_AGAIN_S
+            replica.test_again_at = time.monotonic() + _SELFTEST_AGAIN_S
             fault = f"self-test: {error}"
-            if fault != deployment.fault:
-                logger.error("model %s is not served: %s", model.id, fault)
-            deployment.fault = fault
+            if fault != replica.fault:
+                logger.error("model %s is not served by triton `%s`: %s", model.id, where, fault)
+            replica.fault = fault
         else:
-            logger.info("model %s is ready, self-test: %s", model.id, deployment.tested)
-            deployment.fault, deployment.ready = "", True
+            logger.info("model %s on triton `%s` is ready, self-test: %s", model.id, where, tested)
+            deployment.fault, replica.tested = "", tested
+            replica.admit()
         self._tell_faults()
 
     def _as_built_now(self, deployment: Deployment) -> ServedModel:
@@ -186,7 +220,7 @@ class Deployments:
         """Lets `orchestrator doctor` know why models are not served."""
         if self._faults_file is None:
             return
-        faults = {one.model.id: one.fault for one in self._all if one.fault}
+        faults = {one.model.id: one.problem for one in self._all if one.problem}
         draft = self._faults_file.with_name(f".{self._faults_file.name}.{os.getpid()}")
         try:
             self._faults_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -195,15 +229,17 @@ class Deployments:
         except OSError as error:
             logger.warning("cannot write the faults of models: %s", error.strerror)
 
-    async def _keep_watching(self) -> None:
+    async def _keep_watching(self, server: Server) -> None:
+        """Of its own for each server: one that hangs must not keep the others waiting."""
         while True:
             await asyncio.sleep(self._interval_s)
-            self._tell_progress()
-            await self.refresh()
+            if server.name == DEFAULT:
+                self._tell_progress(server)
+            await self._refresh_all(server)
 
-    def _tell_progress(self) -> None:
+    def _tell_progress(self, server: Server) -> None:
         """Lets the supervisor tell a busy engine, whose probe waits in a queue, from a hung one."""
-        answered_at = self._client.last_answer_at()
+        answered_at = server.client.last_answer_at()
         if self._progress_file is not None and answered_at > self._progress_at:
             self._progress_at = answered_at
             try:
@@ -233,9 +269,9 @@ def read_built(repository: Path, model: Model) -> ServedModel:
     return ServedModel(model, manifest, renderer, _sampling_defaults(directory))
 
 
-def _probe(catalogue: Catalogue, client: TritonClient) -> Probe:
+def _probe(catalogue: Catalogue, server: Server) -> Probe:
     return Probe(
-        client,
+        server.client,
         generate=[model.name for model in catalogue.models if model.task == "generate"],
         embed=[model.name for model in catalogue.models if model.task == "embed"],
     )

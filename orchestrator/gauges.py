@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from orchestrator.backends.placement import Placements
 from orchestrator.deployments import Deployments
 from orchestrator.supervisor.state import read_state
 from orchestrator.telemetry import specs
 from orchestrator.telemetry.instruments import Observed, Registry, Tally
-from orchestrator.triton.client import TritonClient
 
 Problems = Callable[[], Sequence[str]]
 
@@ -19,7 +19,7 @@ def observe(
     registry: Registry,
     *,
     deployments: Deployments,
-    client: TritonClient,
+    engines: Placements,
     data_dir: Path,
     problems: Sequence[Problems],
     caches: Mapping[str, Tally],
@@ -27,7 +27,7 @@ def observe(
     """Adds them to `registry`. The store is down while one of `problems` tells of any."""
     registry.observe(specs.MODEL_INFO, lambda: _model_infos(deployments))
     registry.observe(specs.MODEL_READY, lambda: _model_states(deployments))
-    registry.observe(specs.ENGINE_SILENCE, lambda: _silences(deployments, client))
+    registry.observe(specs.ENGINE_SILENCE, lambda: _silences(deployments, engines))
     registry.observe(
         specs.STORE_UP, lambda: [((), 0.0 if any(look() for look in problems) else 1.0)]
     )
@@ -48,12 +48,12 @@ def _model_states(deployments: Deployments) -> Observed:
         yield (deployment.model.id,), float(deployment.ready)
 
 
-def _silences(deployments: Deployments, client: TritonClient) -> Observed:
+def _silences(deployments: Deployments, engines: Placements) -> Observed:
     """Of the models that have answered at all."""
     now = time.monotonic()
     for deployment in deployments.all:
         model = deployment.model
-        if answered_at := client.last_answer_at(model.name):
+        if answered_at := engines.last_answer_at(model.name):
             yield (model.id,), now - answered_at
 
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.auth import Authenticator
+from orchestrator.backends.placement import Placements, Server
 from orchestrator.core.errors import GatewayError
 from orchestrator.deployments import Deployment, Deployments
 from orchestrator.metering import StoredBooks
 from orchestrator.policy.engine import RegoPolicies
 from orchestrator.quota.limiter import Limiter
 from orchestrator.store.database import Database, StoreError
-from orchestrator.triton.client import TritonClient
 
 Status = Literal["ok", "degraded", "failed"]
 """Degraded: requests succeed, but not every one, or not for long."""
@@ -191,15 +191,25 @@ def problems_look(name: str, problems: Callable[[], Sequence[str]]) -> Look:
     return look
 
 
-def triton_look(client: TritonClient, name: str) -> Look:
-    """Whether the server answers at all; whether its models do is another question."""
+def triton_looks(placements: Placements) -> dict[str, Look]:
+    """Whether each server answers at all; whether its models do is another question.
 
+    One of several that is away is in nobody's way while the others have its models.
+    """
+    servers = placements.servers
+    if len(servers) == 1:
+        return {"triton": _triton_look(servers[0], "triton", "failed")}
+    names = {server: f"triton {server.name}" for server in servers}
+    return {name: _triton_look(server, name, "degraded") for server, name in names.items()}
+
+
+def _triton_look(server: Server, name: str, away: Status) -> Look:
     async def look() -> Part:
         try:
             async with asyncio.timeout(_TIMEOUT_S - 0.5):
-                await client.server_id()
+                await server.client.server_id()
         except (GatewayError, TimeoutError):
-            return Part(name, "failed", "it does not answer")
+            return Part(name, away, "it does not answer")
         return Part(name, "ok")
 
     return look
@@ -216,9 +226,12 @@ async def _store_fault(store: Database) -> str:
 
 def _model(deployment: Deployment) -> ModelHealth:
     if deployment.ready:
-        tested = f"self-test: {deployment.tested}" if deployment.tested else ""
-        return ModelHealth(deployment.model.id, ready=True, detail=tested)
-    detail = deployment.fault or "Triton does not have it loaded, or it gives no answer"
+        told = [f"self-test: {deployment.tested}"] if deployment.tested else []
+        if deployment.away:
+            told.append(f"not served by triton {', '.join(deployment.away)}")
+            told += [deployment.problem] if deployment.problem else []
+        return ModelHealth(deployment.model.id, ready=True, detail="; ".join(told))
+    detail = deployment.problem or "Triton does not have it loaded, or it gives no answer"
     return ModelHealth(deployment.model.id, ready=False, detail=detail)
 
 

@@ -24,6 +24,8 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
+EndpointName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")]
+"""Lower case, as names in the environment come out; `default` is the one Triton of `triton.url`."""
 
 
 class SettingsError(ValueError):
@@ -47,12 +49,11 @@ class ServerSettings(_Group):
     """Processes that answer calls on the same port; more than one need Redis."""
 
 
-class TritonSettings(_Group):
-    """Which Triton serves: a child of ours, or any other by URL."""
+class TritonConnection(_Group):
+    """Where a Triton listens, and how it is spoken to."""
 
-    mode: Literal["child", "remote"] = "child"
     url: str = ""
-    """Of a remote Triton: `host:port`, or `unix:/path`."""
+    """`host:port`, or `unix:/path`."""
     tls: bool = False
     tls_ca_file: Path | None = None
     tls_cert_file: Path | None = None
@@ -63,6 +64,14 @@ class TritonSettings(_Group):
     """For Triton's restricted protocols; a child gets a new one at every start."""
     transport: Literal["http2", "grpc"] = "http2"
     """What speaks to it in clear text: our own HTTP/2, or the gRPC library, which TLS takes too."""
+
+
+class TritonSettings(TritonConnection):
+    """Which Tritons serve: a child of ours, or any others by URL."""
+
+    mode: Literal["child", "remote"] = "child"
+    endpoints: dict[EndpointName, TritonConnection] = Field(default_factory=dict)
+    """More Tritons, by the names that the catalogue places models on."""
     repository: Path = PROJECT_ROOT / "model_repository"
     server_root: Path | None = None
     """A Triton to start instead of the wheel's; NVIDIA's images have `/opt/tritonserver`."""
@@ -81,11 +90,22 @@ class TritonSettings(_Group):
     metrics_port: Port = 0
     engine_threads: int = Field(default=0, ge=0)
     """Threads of the CPU engine; 0 takes one for each core."""
+    eject_first_s: Seconds = 1.0
+    """How long one of several Tritons that failed is left alone; each time twice as long."""
+    eject_most_s: Seconds = 30.0
+    """The longest that it is left alone."""
+    affinity_margin: int = Field(default=4, ge=0)
+    """How many more requests than the idlest a server may have and still keep its conversations."""
+    affinity_blocks: int = Field(default=65_536, ge=1)
+    """Of how many blocks of prompts a model on several servers remembers who has them cached."""
 
     @model_validator(mode="after")
     def _remote_has_a_url(self) -> TritonSettings:
-        if self.mode == "remote" and not self.url:
+        if self.mode == "remote" and not self.url and not self.endpoints:
             raise ValueError("`triton.mode` is `remote`, so `triton.url` must be set")
+        for name, endpoint in self.endpoints.items():
+            if not endpoint.url:
+                raise ValueError(f"`triton.endpoints.{name}.url` must be set")
         return self
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Literal
 
+from orchestrator.backends.placed_stream import PlacedStream
 from orchestrator.core.errors import UpstreamFailed
 from orchestrator.core.events import (
     ChoiceFinished,
@@ -18,23 +19,15 @@ from orchestrator.core.events import (
 from orchestrator.rendering import Decoder, Renderer
 from orchestrator.triton.contract import EngineMetrics, LogProbs, TokenChunk
 from orchestrator.triton.errors import unavailable
-from orchestrator.triton.stream import TokenStream
 
 
 class Attempt:
     """One generation of the engine on its way from token ids to events."""
 
-    def __init__(
-        self,
-        stream: TokenStream,
-        decoder: Decoder,
-        renderer: Renderer,
-        first_token_timeout_s: float,
-    ) -> None:
+    def __init__(self, stream: PlacedStream, decoder: Decoder, renderer: Renderer) -> None:
         self._stream = stream
         self._decoder = decoder
         self._renderer = renderer
-        self._first_token_timeout_s = first_token_timeout_s
         self._end_ids = frozenset((stream.call.end_id, *stream.call.extra_end_ids))
         self._received = 0
 
@@ -86,10 +79,11 @@ class Attempt:
         Raises: GatewayError.
         """
         decoder, stream = self._decoder, self._stream
-        timeout_s: float | None = self._first_token_timeout_s
-        while (chunk := await stream.next_chunk(timeout_s)) is not None:
-            if timeout_s is not None:
-                timeout_s = None
+        begun = False
+        while True:
+            chunk = await stream.next_chunk()
+            if not begun:
+                begun = True
                 yield None
             self._received += len(chunk.token_ids)
             token_ids = self._visible(chunk.token_ids)
@@ -101,8 +95,6 @@ class Attempt:
                 for event in decoder.finish(self._reason(chunk)):
                     yield event
                 return
-        # The stream ended without its final response: Triton went away in good order.
-        raise unavailable()
 
     def _visible(self, token_ids: Sequence[int]) -> Sequence[int]:
         """Without a closing end id: TensorRT-LLM drops `end_id` and keeps stop words."""

@@ -11,10 +11,13 @@ from dataclasses import replace
 from functools import partial
 
 from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
+from orchestrator.backends.affinity import Blocks
 from orchestrator.backends.choice import Attempt, Choice
 from orchestrator.backends.guides import guide_for, may_call_instead
 from orchestrator.backends.merge import merged
-from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest
+from orchestrator.backends.placed_stream import PlacedStream
+from orchestrator.backends.placement import Placements, Way
+from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest, ModelUnavailable
 from orchestrator.core.events import (
     EngineTimings,
     GenerationEvent,
@@ -30,7 +33,6 @@ from orchestrator.core.request import (
     SamplingParams,
     ToolChoice,
 )
-from orchestrator.triton.client import TritonClient
 from orchestrator.triton.contract import GenerateCall, Guide
 
 SEED_LIMIT = 2**63
@@ -41,8 +43,8 @@ class LocalBackend:
 
     name = "local"
 
-    def __init__(self, client: TritonClient, *, first_token_timeout_s: float) -> None:
-        self._client = client
+    def __init__(self, placements: Placements, *, first_token_timeout_s: float) -> None:
+        self._placements = placements
         self._first_token_timeout_s = first_token_timeout_s
 
     async def prepare(self, served: ServedModel, request: GenerationRequest) -> Prepared:
@@ -82,7 +84,7 @@ class LocalBackend:
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         answers = await asyncio.gather(
             *(
-                self._client.embed(prepared.served.model.name, f"{request_id}-{number}", batch)
+                self._embed(prepared.served.model.name, f"{request_id}-{number}", batch)
                 for number, batch in enumerate(batches)
             ),
             return_exceptions=True,
@@ -94,15 +96,32 @@ class LocalBackend:
             vectors.extend(answer)
         return vectors
 
+    async def _embed(
+        self, model: str, request_id: str, rows: Sequence[Sequence[int]]
+    ) -> list[memoryview]:
+        """The vectors of one batch, from another server where one fails that gave none yet."""
+        way = Way(self._placements.of(model), (), request_id, self._first_token_timeout_s)
+        while True:
+            try:
+                return await way.replica.client.embed(model, request_id, rows)
+            except ModelUnavailable as error:
+                way.failed(error)
+                if not way.moves():
+                    raise
+
     def _start(self, prepared: Prepared, request_id: str) -> list[Choice]:
         served, request = prepared.served, prepared.request
         sampling = _with_defaults(request.sampling, served.defaults)
         seed = sampling.seed if sampling.seed is not None else secrets.randbelow(SEED_LIMIT)
         # Several generations may come of one call, and a stop names the one it ends by its id.
         engine_id = f"{request_id}-{secrets.token_hex(6)}"
+        tokens_per_block = served.manifest.tokens_per_block
+        placement = self._placements.of(served.model.name)
+        blocks = placement.blocks(prepared.token_ids, tokens_per_block)
         choices = []
         for index in range(request.n):
-            attempt = partial(self._attempt, prepared, index, replace(sampling, seed=seed + index))
+            drawn = replace(sampling, seed=seed + index)
+            attempt = partial(self._attempt, prepared, blocks, index, drawn)
             if prepared.calls_first:
                 free = replace(request, response_format=None)
                 said = replace(request, tool_choice=ToolChoice("none"))
@@ -116,6 +135,7 @@ class LocalBackend:
     def _attempt(
         self,
         prepared: Prepared,
+        blocks: Blocks,
         index: int,
         sampling: SamplingParams,
         engine_id: str,
@@ -140,8 +160,9 @@ class LocalBackend:
             guide=guide,
         )
         decoder = served.renderer.decoder(index, request, prepared.token_ids)
-        stream = self._client.generate(call)
-        return Attempt(stream, decoder, served.renderer, self._first_token_timeout_s)
+        placement = self._placements.of(served.model.name)
+        stream = PlacedStream(placement, blocks, call, self._first_token_timeout_s)
+        return Attempt(stream, decoder, served.renderer)
 
 
 class LocalRun:

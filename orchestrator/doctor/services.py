@@ -11,16 +11,17 @@ from urllib.parse import urlsplit
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from orchestrator.catalogue import CatalogueError, load_catalogue
 from orchestrator.core.errors import GatewayError
 from orchestrator.doctor.finding import Finding, failed, ok, warning
 from orchestrator.doctor.ports import ready_status
 from orchestrator.policy.start import open_question
-from orchestrator.settings import Settings, SettingsError
+from orchestrator.settings import Settings, SettingsError, TritonConnection
 from orchestrator.store.database import Database, StoreError, checked_url
 from orchestrator.supervisor.state import faults_file, read_state
 from orchestrator.telemetry.otel_env import Signal, otlp_endpoint
 from orchestrator.triton.client import TritonClient
-from orchestrator.triton.endpoint import endpoint_of
+from orchestrator.triton.endpoint import DEFAULT, connections, endpoint_of
 
 _TIMEOUT_S = 5.0
 _CLOCKS_APART_S = 5.0
@@ -104,19 +105,34 @@ async def collector(_: Settings) -> list[Finding]:
 
 
 async def remote_triton(settings: Settings) -> list[Finding]:
-    """A Triton that somebody else runs; our own child answers to its token only."""
-    if settings.triton.mode != "remote":
+    """Every Triton that somebody else runs; our own child answers to its token only."""
+    try:
+        catalogue = load_catalogue(settings.catalogue)
+    except CatalogueError:
+        # The line of the catalogue says it.
         return []
-    client = TritonClient(endpoint_of(settings.triton))
+    try:
+        known = connections(catalogue, settings)
+    except CatalogueError as error:
+        return [failed("triton", str(error), "correct the catalogue or triton.endpoints")]
+    if settings.triton.mode == "child":
+        known.pop(DEFAULT, None)
+    return list(await asyncio.gather(*(_triton(name, one) for name, one in known.items())))
+
+
+async def _triton(name: str, connection: TritonConnection) -> Finding:
+    what = "triton" if name == DEFAULT else f"triton {name}"
+    setting = "triton" if name == DEFAULT else f"triton.endpoints.{name}"
+    client = TritonClient(endpoint_of(connection))
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             version = await client.server_version()
     except (GatewayError, TimeoutError):
-        text = f"nothing answers at {settings.triton.url}"
-        return [failed("triton", text, "start it, or correct triton.url, its TLS and its token")]
+        text = f"nothing answers at {connection.url}"
+        return failed(what, text, f"start it, or correct {setting}.url, its TLS and its token")
     finally:
         await client.close()
-    return [ok("triton", f"{version} at {settings.triton.url}")]
+    return ok(what, f"{version} at {connection.url}")
 
 
 async def appliance(settings: Settings) -> list[Finding]:

@@ -18,13 +18,14 @@ from orchestrator.serve.claims import listen, lock_data_folder
 from orchestrator.serve.greeting import base_url, greeting
 from orchestrator.serve.metrics_port import MetricsPort
 from orchestrator.serve.workers import Workers
-from orchestrator.settings import Settings
+from orchestrator.settings import Settings, TritonConnection
 from orchestrator.store.bootstrap import FirstKey, bootstrap
 from orchestrator.store.content_capture import note_content_keys
 from orchestrator.store.migrate import migrate
 from orchestrator.supervisor import Supervisor
 from orchestrator.supervisor.state import forget_state, progress_file
 from orchestrator.triton.client import Timeouts, TritonClient, TritonEndpoint
+from orchestrator.triton.endpoint import DEFAULT, connections, servers_of
 from orchestrator.triton.probe import Probe
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Appliance:
         self._began_at = time.monotonic()
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._tritons: dict[str, TritonConnection] = {}
 
     async def run(self) -> int:
         """Serves until a signal. Nothing is left afterwards, whatever the way out.
@@ -50,6 +52,7 @@ class Appliance:
         """
         self._watch_signals()
         catalogue = load_catalogue(self._settings.catalogue)
+        self._tritons = connections(catalogue, self._settings)
         with contextlib.ExitStack() as claims:
             listener = claims.enter_context(listen(self._settings.server))
             claims.callback(os.close, lock_data_folder(self._settings.data_dir))
@@ -74,10 +77,11 @@ class Appliance:
         self, models: Sequence[Model], listener: socket.socket, first_key: FirstKey | None
     ) -> None:
         built = self._built(models)
-        supervisor = self._supervisor(built)
+        own = [model for model in built if DEFAULT in servers_of(model)]
+        supervisor = self._supervisor(own)
         workers = Workers(self._settings, listener, supervisor.endpoint if supervisor else None)
         working = asyncio.create_task(workers.run())
-        triton = asyncio.create_task(self._run_triton(supervisor, built))
+        triton = asyncio.create_task(self._run_triton(supervisor, own))
         greeted = asyncio.create_task(self._greet(workers, supervisor, built, listener, first_key))
         stop = asyncio.create_task(self._stop_asked.wait())
         try:
@@ -107,9 +111,13 @@ class Appliance:
         return built
 
     def _supervisor(self, built: Sequence[Model]) -> Supervisor | None:
-        if self._settings.triton.mode == "remote":
+        """None where every Triton is somebody else's."""
+        child = self._settings.triton.mode == "child" and DEFAULT in self._tritons
+        for name, triton in self._tritons.items():
+            if not child or name != DEFAULT:
+                _say(f"using the Triton at {triton.url}")
+        if not child:
             forget_state(self._settings.data_dir)
-            _say(f"using the Triton at {self._settings.triton.url}")
             return None
         supervisor = Supervisor(self._settings, [model.name for model in built])
         _say(f"starting Triton with {', '.join(model.id for model in built) or 'no model'} …")

@@ -21,6 +21,8 @@ URL_PATH: Final = "url.path"
 URL_SCHEME: Final = "url.scheme"
 CLIENT_ADDRESS: Final = "client.address"
 ERROR_TYPE: Final = "error.type"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
 
 # Of a call to a model.
 OPERATION: Final = "gen_ai.operation.name"

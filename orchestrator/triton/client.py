@@ -75,9 +75,14 @@ class TritonClient:
         self._metadata = endpoint.call_metadata
         self._transport = _transport(endpoint)
         self._stopping: set[asyncio.Task[None]] = set()
-        self._calls: set[asyncio.Task[list[memoryview]]] = set()
+        self._calls: dict[asyncio.Task[list[memoryview]], str] = {}
         self._streams: set[TokenStream] = set()
         self._answered_at: dict[str, float] = {}
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return self._endpoint.url
 
     @property
     def in_flight(self) -> int:
@@ -94,6 +99,8 @@ class TritonClient:
         """Gives up on everything that `model` still owes: each reader gets its 503 now."""
         for stream in [stream for stream in self._streams if stream.call.model == model]:
             stream.give_up()
+        for call in [call for call, owner in self._calls.items() if owner == model]:
+            call.cancel()
 
     def _note_answer(self, model: str) -> None:
         self._answered_at[model] = time.monotonic()
@@ -102,7 +109,7 @@ class TritonClient:
         """Stops what is in flight, waits for it within the drain time, closes the channel."""
         for stream in list(self._streams):
             stream.stop()
-        if pending := self._stopping | self._calls:
+        if pending := self._stopping | self._calls.keys():
             await asyncio.wait(pending, timeout=self._timeouts.cancel_drain_s)
         for stream in list(self._streams):
             stream.cut()
@@ -138,12 +145,19 @@ class TritonClient:
         if len(self._calls) >= MOST_EMBED_CALLS:
             raise Overloaded("The model's queue is full.", retry_after_s=errors.RETRY_AFTER_S)
         task = asyncio.create_task(self._embed(model, request_id, rows))
-        self._calls.add(task)
+        self._calls[task] = model
         task.add_done_callback(self._forget_call)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if task.cancelled() and caller is not None and not caller.cancelling():
+                # It was given up on; whoever asked is still there.
+                raise errors.unavailable() from None
+            raise
 
     def _forget_call(self, task: asyncio.Task[list[memoryview]]) -> None:
-        self._calls.discard(task)
+        self._calls.pop(task, None)
         if not task.cancelled():
             # Marks the error as seen: its caller may have gone.
             task.exception()

@@ -1,20 +1,56 @@
-"""Where Triton is and how to speak to it, as the settings say."""
+"""Where each Triton is and how to speak to it, as the settings say."""
 
 from __future__ import annotations
 
-from orchestrator.settings import TritonSettings
+from orchestrator.catalogue import Catalogue, CatalogueError, Model
+from orchestrator.settings import Settings, TritonConnection
 from orchestrator.triton.client import TritonEndpoint
 
+DEFAULT = "default"
+"""The name of the Triton of `triton.url`, child or remote."""
 
-def endpoint_of(triton: TritonSettings) -> TritonEndpoint:
-    """The server of `triton.url`."""
+
+def endpoint_of(connection: TritonConnection) -> TritonEndpoint:
+    """The server of `connection`."""
+    token, metadata = connection.token, connection.metadata
     return TritonEndpoint(
-        url=triton.url,
-        token=triton.token.get_secret_value() if triton.token else None,
-        metadata=tuple((name, value.get_secret_value()) for name, value in triton.metadata.items()),
-        transport=triton.transport,
-        tls=triton.tls,
-        tls_ca_file=triton.tls_ca_file,
-        tls_cert_file=triton.tls_cert_file,
-        tls_key_file=triton.tls_key_file,
+        url=connection.url,
+        token=token.get_secret_value() if token else None,
+        metadata=tuple((name, value.get_secret_value()) for name, value in metadata.items()),
+        transport=connection.transport,
+        tls=connection.tls,
+        tls_ca_file=connection.tls_ca_file,
+        tls_cert_file=connection.tls_cert_file,
+        tls_key_file=connection.tls_key_file,
     )
+
+
+def servers_of(model: Model) -> tuple[str, ...]:
+    """The names of the Tritons that `model` is placed on."""
+    return model.tritons or (DEFAULT,)
+
+
+def connections(catalogue: Catalogue, settings: Settings) -> dict[str, TritonConnection]:
+    """Every Triton that is needed, by its name.
+
+    Raises: CatalogueError when a model is placed on one that the settings do not know.
+    """
+    triton = settings.triton
+    known: dict[str, TritonConnection] = {DEFAULT: triton, **triton.endpoints}
+    if triton.mode == "remote" and not triton.url:
+        del known[DEFAULT]
+    for model in catalogue.models:
+        for name in servers_of(model):
+            if name not in known:
+                raise CatalogueError(_unknown(settings, model, name))
+    if triton.endpoints and not any(DEFAULT in servers_of(one) for one in catalogue.models):
+        known.pop(DEFAULT, None)
+    return known
+
+
+def _unknown(settings: Settings, model: Model, name: str) -> str:
+    where = f"{settings.catalogue}: model `{model.id}`"
+    if name == DEFAULT:
+        return f"{where}: runs on the Triton of `triton.url`, which is not set"
+    there = ", ".join(f"`{one}`" for one in settings.triton.endpoints) or "none"
+    return f"{where}: `tritons` names `{name}`; `triton.endpoints` has {there}"

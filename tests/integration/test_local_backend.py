@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from orchestrator.backends import ServedModel
 from orchestrator.backends.local import LocalBackend
+from orchestrator.backends.placement import single
 from orchestrator.catalogue import load_catalogue
 from orchestrator.core.events import Completion, fold
 from orchestrator.core.messages import Message, TextPart
@@ -26,7 +27,7 @@ class Local:
     """A backend and the model that it serves."""
 
     def __init__(self, client: TritonClient, served: ServedModel) -> None:
-        self._backend = LocalBackend(client, first_token_timeout_s=30)
+        self._backend = LocalBackend(single(client), first_token_timeout_s=30)
         self.served = served
         self._count = 0
 

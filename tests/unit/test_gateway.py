@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models
 
 from orchestrator.auth import Principal
 from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
+from orchestrator.backends.placement import single
 from orchestrator.catalogue import Catalogue, EngineRecipe, Model
 from orchestrator.core.context import CallContext
 from orchestrator.core.errors import (
@@ -169,7 +170,7 @@ async def deployments(tmp_path: Path) -> AsyncIterator[Deployments]:
     )
     # Nothing listens there: these tests set readiness themselves and start no watch.
     client = TritonClient(TritonEndpoint("unix:/nonexistent"))
-    made = Deployments(Catalogue((CHAT, EMBED)), tmp_path, client, interval_s=1)
+    made = Deployments(Catalogue((CHAT, EMBED)), tmp_path, single(client), interval_s=1)
     for deployment in made.all:
         manifest = Manifest(
             tmp_path, deployment.model.id, deployment.model.task, "cpu",
@@ -177,7 +178,7 @@ async def deployments(tmp_path: Path) -> AsyncIterator[Deployments]:
         )  # fmt: skip
         renderer = Renderer(tmp_path, parser="plain")
         deployment.served = ServedModel(deployment.model, manifest, renderer, SamplingParams())
-        deployment.ready = True
+        deployment.placement.replicas[0].admit()
     yield made
     await client.close()
 
@@ -273,7 +274,7 @@ async def test_unknown_comes_before_denied_and_denied_before_not_loaded(
 ) -> None:
     narrow = replace(ANYBODY, allowed_models=("acme/embed",))
     for deployment in deployments.all:
-        deployment.ready = False
+        deployment.placement.replicas[0].eject()
     served = gateway(deployments)
     with pytest.raises(ModelNotFound, match="`acme/nothing` does not exist"):
         await served.generate(narrow, replace(ASKED, model="acme/nothing"), CallContext("r"))

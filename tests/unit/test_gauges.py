@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backends.placement import single
 from orchestrator.catalogue import Catalogue, EngineRecipe, Model
 from orchestrator.deployments import Deployments
 from orchestrator.gauges import observe
@@ -28,12 +29,13 @@ def values(registry: Registry) -> dict[str, dict[tuple[str, ...], float]]:
 @pytest.mark.parametrize("trouble", ["", "the database does not answer"])
 async def test_everything_is_told_as_it_is_when_somebody_asks(tmp_path: Path, trouble: str) -> None:
     client = TritonClient(TritonEndpoint("unix:/nonexistent"))
-    deployments = Deployments(Catalogue((CHAT,)), tmp_path, client, interval_s=1)
+    engines = single(client)
+    deployments = Deployments(Catalogue((CHAT,)), tmp_path, engines, interval_s=1)
     registry, tally = Registry(), Tally()
     observe(
         registry,
         deployments=deployments,
-        client=client,
+        engines=engines,
         data_dir=tmp_path,
         problems=(list, lambda: [trouble] if trouble else []),
         caches={"keys": tally},
@@ -44,7 +46,7 @@ async def test_everything_is_told_as_it_is_when_somebody_asks(tmp_path: Path, tr
     assert told["store.up"] == {(): 0.0 if trouble else 1.0}
     # A Triton of somebody else's is not ours to tell of, nor an engine that never answered.
     assert told["triton.up"] == told["triton.restarts"] == told["engine.silence"] == {}
-    deployments.all[0].ready = True
+    deployments.all[0].placement.replicas[0].admit()
     tally.hits, tally.misses = 5, 2
     run_folder(tmp_path).mkdir(parents=True)
     write_state(tmp_path, State("down", restarts=3))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backends.placement import single
 from orchestrator.catalogue import Catalogue
 from orchestrator.deployments import Deployments
 from orchestrator.health import Look, Part, Readiness, Status, problems_look
@@ -38,7 +39,7 @@ class Asked:
 def readiness(clock: Clock, **looks: Look) -> Readiness:
     """Over an empty catalogue, whose models are all there."""
     client = TritonClient(TritonEndpoint(url="unix:/nowhere"))
-    deployments = Deployments(Catalogue(()), Path("nowhere"), client, interval_s=1.0)
+    deployments = Deployments(Catalogue(()), Path("nowhere"), single(client), interval_s=1.0)
     return Readiness(looks, deployments, monotonic=clock)
 
 

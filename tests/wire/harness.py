@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models
 
 from orchestrator.auth import Authenticator
 from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
+from orchestrator.backends.placement import single
 from orchestrator.catalogue import Catalogue, EngineRecipe, Model
 from orchestrator.core.events import (
     ChoiceFinished,
@@ -255,7 +256,7 @@ async def _add_keys(settings: Settings) -> None:
 def _deployments(folder: Path, triton: TritonClient) -> Deployments:
     vocabulary = Tokenizer(models.WordLevel({"hello": 0}, unk_token="hello"))
     vocabulary.save(str(folder / "tokenizer.json"))
-    made = Deployments(Catalogue(MODELS), folder, triton, interval_s=1)
+    made = Deployments(Catalogue(MODELS), folder, single(triton), interval_s=1)
     for deployment in made.all[:2]:
         manifest = Manifest(
             folder, deployment.model.id, deployment.model.task, "cpu",
@@ -263,7 +264,7 @@ def _deployments(folder: Path, triton: TritonClient) -> Deployments:
         )  # fmt: skip
         renderer = Renderer(folder, parser="plain")
         deployment.served = ServedModel(deployment.model, manifest, renderer, SamplingParams())
-        deployment.ready = True
+        deployment.placement.replicas[0].admit()
     return made
 
 

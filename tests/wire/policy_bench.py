@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from orchestrator.auth import Authenticator
 from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
 from orchestrator.backends.local import LocalBackend
+from orchestrator.backends.placement import single
 from orchestrator.catalogue import Catalogue
 from orchestrator.core.request import SamplingParams
 from orchestrator.deployments import Deployments
@@ -190,7 +191,7 @@ def _deployments(folder: Path, triton: TritonClient) -> Deployments:
     vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
     vocabulary.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
-    made = Deployments(Catalogue(MODELS), folder, triton, interval_s=1)
+    made = Deployments(Catalogue(MODELS), folder, single(triton), interval_s=1)
     for deployment in made.all[:2]:
         manifest = Manifest(
             folder, deployment.model.id, deployment.model.task, "cpu",
@@ -198,5 +199,5 @@ def _deployments(folder: Path, triton: TritonClient) -> Deployments:
         )  # fmt: skip
         renderer = Renderer(folder, parser="plain")
         deployment.served = ServedModel(deployment.model, manifest, renderer, SamplingParams())
-        deployment.ready = True
+        deployment.placement.replicas[0].admit()
     return made
