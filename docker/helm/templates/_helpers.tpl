@@ -26,13 +26,28 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end -}}
 
-{{- define "appliance.tritonUrl" -}}
+{{/* One server is the Triton of every model; several have names, which the catalogue places models on. */}}
+{{- define "appliance.tritonEnv" -}}
+{{- $endpoints := dict -}}
+{{- range $server := .Values.triton.servers -}}
+{{- $set := printf "%s-%s" (include "appliance.name" $) $server.name -}}
+{{- range $number := until (int ($server.replicas | default 1)) -}}
+{{- $url := printf "%s-%d.%s:8001" $set $number $set -}}
+{{- $_ := set $endpoints (printf "%s-%d" $server.name $number) (dict "url" $url) -}}
+{{- end -}}
+{{- end -}}
 {{- if .Values.triton.externalUrl -}}
-{{ .Values.triton.externalUrl }}
-{{- else if .Values.triton.servers -}}
-{{ include "appliance.name" . }}-{{ (first .Values.triton.servers).name }}:8001
-{{- else -}}
+- name: ORCHESTRATOR_TRITON__URL
+  value: {{ .Values.triton.externalUrl | quote }}
+{{- else if eq (len $endpoints) 1 -}}
+- name: ORCHESTRATOR_TRITON__URL
+  value: {{ (first (values $endpoints)).url | quote }}
+{{- else if not $endpoints -}}
 {{- fail "triton: name a server under `servers`, or the `externalUrl` of one that is there" -}}
+{{- end }}
+{{- if gt (len $endpoints) 1 }}
+- name: ORCHESTRATOR_TRITON__ENDPOINTS
+  value: {{ toJson $endpoints | quote }}
 {{- end -}}
 {{- end -}}
 
@@ -69,8 +84,7 @@ capabilities:
   value: /run/secrets/appliance/admin-key
 - name: ORCHESTRATOR_TRITON__MODE
   value: remote
-- name: ORCHESTRATOR_TRITON__URL
-  value: {{ include "appliance.tritonUrl" . | quote }}
+{{ include "appliance.tritonEnv" . }}
 {{- end -}}
 
 {{- define "appliance.secretVolume" -}}

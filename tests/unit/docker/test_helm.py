@@ -119,10 +119,27 @@ def test_each_triton_has_its_set_its_gpus_and_its_mode(render: Render) -> None:
     chat = _named(objects, "StatefulSet", "box-chat")["spec"]["template"]["spec"]["containers"][0]
     small = _named(objects, "StatefulSet", "box-small")["spec"]["template"]["spec"]["containers"][0]
     assert chat["resources"]["limits"]["nvidia.com/gpu"] == 2
-    assert chat["env"] == [{"name": "WORLD_SIZE", "value": "2"}]
-    assert small["env"] == [{"name": "TRTLLM_ORCHESTRATOR", "value": "1"}]
+    assert {"name": "WORLD_SIZE", "value": "2"} in chat["env"]
+    assert {"name": "TRTLLM_ORCHESTRATOR", "value": "1"} in small["env"]
+    assert "WORLD_SIZE" not in {one["name"] for one in small["env"]}
     assert small["args"] == ["one", "two"]
     assert small["resources"]["limits"] == {"nvidia.com/gpu": 1, "memory": "64Gi"}
+
+
+def test_the_orchestrator_knows_every_triton_by_name_and_number(render: Render) -> None:
+    assert _settings(render(ONE_TRITON))["ORCHESTRATOR_TRITON__URL"] == "box-chat-0.box-chat:8001"
+    several = _settings(render(EVERYTHING))
+    assert "ORCHESTRATOR_TRITON__URL" not in several
+    assert json.loads(several["ORCHESTRATOR_TRITON__ENDPOINTS"]) == {
+        "chat-0": {"url": "box-chat-0.box-chat:8001"},
+        "small-0": {"url": "box-small-0.box-small:8001"},
+        "small-1": {"url": "box-small-1.box-small:8001"},
+    }
+
+
+def _settings(objects: list[dict[str, Any]]) -> dict[str, str]:
+    pod = _named(objects, "Deployment", "box")["spec"]["template"]["spec"]
+    return {one["name"]: one.get("value", "") for one in pod["containers"][0]["env"]}
 
 
 def test_probes_ask_what_they_are_for_and_a_pod_has_time_to_end(render: Render) -> None:
