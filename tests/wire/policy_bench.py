@@ -58,7 +58,7 @@ class Backend(LocalBackend):
     script: ScriptedBackend = field(default_factory=ScriptedBackend)
 
     def __init__(self, client: TritonClient) -> None:
-        super().__init__(client, first_token_timeout_s=1)
+        super().__init__(single(client), first_token_timeout_s=1)
         self.script = ScriptedBackend()
 
     def generate(self, prepared: Prepared, request_id: str) -> ScriptedRun:  # type: ignore[override]  # scripted
