@@ -42,6 +42,8 @@ class ServerSettings(_Group):
     host: str = "127.0.0.1"
     port: Port = 8000
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    body_timeout_s: Seconds = 60.0
+    """How long a client may take to send its request's body."""
     drain_s: Seconds = 30.0
     """How long running answers may go on after a stop is asked for."""
     keep_alive_s: Seconds = 75.0

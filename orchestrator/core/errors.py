@@ -147,6 +147,14 @@ class PayloadTooLarge(GatewayError):
     reason = "request_too_large"
 
 
+class RequestTimeout(GatewayError):
+    """The body did not come in time. Sending it again may help."""
+
+    status = 408
+    code = "request_timeout"
+    reason = "request_timeout"
+
+
 class RateLimited(GatewayError):
     """A budget is used up: `hit` tells which, `headers` are those of the reply."""
 

@@ -26,6 +26,7 @@ from orchestrator.core.errors import (
     PayloadTooLarge,
     PolicyDenied,
     RateLimited,
+    RequestTimeout,
     Unauthenticated,
     UpstreamTimeout,
 )
@@ -85,6 +86,9 @@ _WORDS: Mapping[type[GatewayError], _Words] = {
     ),
     PayloadTooLarge: _Words(
         "request", "invalid_request_error", "INVALID_ARGUMENT", "request_too_large"
+    ),
+    RequestTimeout: _Words(
+        "request", "invalid_request_error", "DEADLINE_EXCEEDED", "timeout_error"
     ),
     Unauthenticated: _Words(
         "auth", "authentication_error", "UNAUTHENTICATED", "authentication_error"

@@ -19,7 +19,13 @@ from fastapi.routing import APIRoute
 
 from orchestrator.auth import Authenticator, Principal
 from orchestrator.core.context import CallContext
-from orchestrator.core.errors import GatewayError, Internal, PayloadTooLarge, StoreUnavailable
+from orchestrator.core.errors import (
+    GatewayError,
+    Internal,
+    PayloadTooLarge,
+    RequestTimeout,
+    StoreUnavailable,
+)
 from orchestrator.core.events import Usage
 from orchestrator.core.ids import new_id
 from orchestrator.settings import HostsSettings, ServerSettings
@@ -165,9 +171,16 @@ class Exchange:
         return self.principal
 
     async def body(self) -> bytes:
-        """The whole body. Raises: PayloadTooLarge, ClientLeftError."""
-        with self.call.stage(names.READ):
-            return await self._read()
+        """The whole body. Raises: PayloadTooLarge, RequestTimeout, ClientLeftError."""
+        limit_s = self._server.body_timeout_s
+        try:
+            with self.call.stage(names.READ):
+                async with asyncio.timeout(limit_s):
+                    return await self._read()
+        except TimeoutError as error:
+            raise RequestTimeout(
+                f"The request body must be sent within {limit_s:g} s.", retryable=True
+            ) from error
 
     async def _read(self) -> bytes:
         chunks: list[bytes] = []

@@ -26,6 +26,7 @@ _MEANINGS: Mapping[int, str] = {
     401: "The key is missing, unknown, expired or revoked.",
     403: "The key is good and may not do this.",
     404: "There is no such thing, or not one that this key may know of.",
+    408: "The body did not come in time.",
     409: "It does not go together with how things are.",
     413: "The body is over the limit.",
     429: "A limit of the key or of its tenant is used up.",
@@ -35,8 +36,8 @@ _MEANINGS: Mapping[int, str] = {
     504: "The engine did not answer in time.",
 }
 ALWAYS = (401, 500, 503)
-INFERENCE = (400, *ALWAYS, 403, 404, 409, 413, 429, 502, 504)
-MANAGEMENT = (400, *ALWAYS, 403, 413)
+INFERENCE = (400, *ALWAYS, 403, 404, 408, 409, 413, 429, 502, 504)
+MANAGEMENT = (400, *ALWAYS, 403, 408, 413)
 
 _LIMIT_HEADERS = (
     "X-RateLimit-Limit-Requests",

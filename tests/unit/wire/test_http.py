@@ -181,6 +181,20 @@ async def test_an_unannounced_body_over_the_limit_is_refused_on_the_way(service:
     assert "4096 bytes at most" in reply.json()["detail"]
 
 
+async def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"model": '
+        await asyncio.Event().wait()
+
+    async with bench(tmp_path, server=ServerSettings(body_timeout_s=0.05)) as service:
+        reply = await service.client.post(
+            PATH, content=body(), headers={"authorization": f"Bearer {KEY}"}
+        )
+    assert reply.status_code == 408
+    assert reply.json()["error"]["code"] == "request_timeout"
+    assert "0.05 s" in reply.json()["detail"]
+
+
 async def test_a_client_that_leaves_while_sending_is_no_error(
     service: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
