@@ -214,7 +214,7 @@ class Way:
         self.replica = replica
         self._term = replica.term
         if not self._placement.is_alone:
-            _note_server(replica.client)
+            _note_server(replica.server)
 
 
 class Placements:
@@ -279,10 +279,12 @@ def _rules(triton: TritonSettings) -> Rules:
     )
 
 
-def _note_server(client: TritonClient) -> None:
-    """Who answers, for the span of the call; the last one counts where choices are on several."""
-    if (stage := current_call().client_stage) is not None:
-        address, _, port = client.url.rpartition(":")
-        stage.note(names.SERVER_ADDRESS, address)
+def _note_server(server: Server) -> None:
+    """Who answers, for the request's log line and span; of choices on several the last one."""
+    call = current_call()
+    call.server = server.name
+    if (stage := call.client_stage) is not None:
+        address, _, port = server.client.url.rpartition(":")
+        stage.note(names.SERVER_ADDRESS, address if port.isdigit() else server.client.url)
         if port.isdigit():
             stage.note(names.SERVER_PORT, int(port))

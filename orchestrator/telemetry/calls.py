@@ -93,13 +93,14 @@ class Stage:
 class Call:
     """One request. `trace_id` is 0 where nobody traces; `sampled` tells whether spans are kept.
 
-    In a session, which is one request to HTTP, each call to a model is noted by itself.
+    In a session, which is one request to HTTP, each call to a model is noted by itself. `server` is
+    the name of the Triton that answers, where there are several.
     """
 
     __slots__ = (
         "attributes", "began_at_ns", "began_ns", "call_id", "client_stage", "engine_span_id",
-        "is_over", "is_session", "parent", "request_id", "sampled", "span_id", "stages", "timings",
-        "trace_id",
+        "is_over", "is_session", "parent", "request_id", "sampled", "server", "span_id", "stages",
+        "timings", "trace_id",
     )  # fmt: skip
 
     def __init__(self, request_id: str = "", call_id: str = "") -> None:
@@ -117,6 +118,7 @@ class Call:
         self.stages: list[Stage] = []
         self.attributes: dict[str, Value] = {}
         self.client_stage: Stage | None = None
+        self.server = ""
         self.timings: tuple[EngineTimings, ...] = ()
 
     def sample(self) -> None:

@@ -26,7 +26,7 @@ class RequestRecord:
     """What is told of a finished HTTP request. A `status` of 499 means that the client left.
 
     `request_id` is the one that engines know the request by: it begins with the caller's, and is
-    like no other.
+    like no other. `server` is the name of the Triton that answered, where there are several.
     """
 
     request_id: str
@@ -41,6 +41,7 @@ class RequestRecord:
     tenant_id: str = "-"
     error: str = ""
     first_token_s: float | None = None
+    server: str = ""
 
     def fields(self) -> dict[str, Any]:
         """The record for programs; what is not known is left out."""
@@ -60,6 +61,8 @@ class RequestRecord:
             known["completion_tokens"] = self.completion_tokens
         if self.first_token_s is not None:
             known["first_token_ms"] = round(self.first_token_s * 1000, 3)
+        if self.server:
+            known["triton"] = self.server
         if self.error:
             known["error"] = self.error
         return known

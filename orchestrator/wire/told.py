@@ -129,4 +129,5 @@ def _record(exchange: Exchange, duration_s: float) -> RequestRecord:
         tenant_id=caller.tenant_id if caller else "-",
         error=exchange.error,
         first_token_s=exchange.call.first_token_s,
+        server=exchange.call.server,
     )

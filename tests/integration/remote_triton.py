@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Iterator
@@ -28,18 +29,21 @@ class RemoteTriton:
     process: psutil.Process
     settings: dict[str, object]
 
+    def kill(self) -> None:
+        """As a machine that goes away does: with its stubs, and without a word."""
+        for process in (*self.process.children(recursive=True), self.process):
+            process.kill()
+
 
 @contextmanager
-def remote_triton(folder: Path, repository: ScriptedRepository) -> Iterator[RemoteTriton]:
-    """Starts one and ends it, whatever state it is in by then."""
+def remote_triton(
+    folder: Path, repository: ScriptedRepository, *, tls: bool = True, port: int | None = None
+) -> Iterator[RemoteTriton]:
+    """Starts one and ends it, whatever state it is in by then. It wants `TOKEN` in metadata."""
+    folder.mkdir(parents=True, exist_ok=True)
     installation = find_installation()
     run = assemble(folder, "remote" + folder.name, installation, repository.path)
-    authority = trustme.CA()
-    certificate = authority.issue_cert("localhost", "127.0.0.1")
-    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-    certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
-    certificate.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
-    port = free_port()
+    port = port or free_port()
     arguments = command.arguments(
         installation=installation,
         run=run,
@@ -49,30 +53,26 @@ def remote_triton(folder: Path, repository: ScriptedRepository) -> Iterator[Remo
         exit_timeout_s=5,
     )
     arguments = [one for one in arguments if not one.startswith(("--grpc-address", "--grpc-port"))]
-    arguments += [
-        "--grpc-address=127.0.0.1",
-        f"--grpc-port={port}",
-        "--grpc-use-ssl=true",
-        f"--grpc-server-cert={folder / 'cert.pem'}",
-        f"--grpc-server-key={folder / 'key.pem'}",
-    ]
+    arguments += ["--grpc-address=127.0.0.1", f"--grpc-port={port}"]
+    settings: dict[str, object] = {
+        **repository.settings,
+        "TRITON__MODE": "remote",
+        "TRITON__URL": f"localhost:{port}",
+        "TRITON__METADATA": f'{{"triton-grpc-protocol-tok": "{TOKEN}"}}',
+    }
+    if tls:
+        arguments += _certificate(folder)
+        settings |= {"TRITON__TLS": "true", "TRITON__TLS_CA_FILE": folder / "ca.pem"}
     with (folder / "triton.log").open("wb") as log:
         started = subprocess.Popen(
             arguments, env=command.environment(installation, run, 0), stdout=log, stderr=log
         )
     process = psutil.Process(started.pid)
-    settings: dict[str, object] = {
-        **repository.settings,
-        "TRITON__MODE": "remote",
-        "TRITON__URL": f"localhost:{port}",
-        "TRITON__TLS": "true",
-        "TRITON__TLS_CA_FILE": folder / "ca.pem",
-        "TRITON__METADATA": f'{{"triton-grpc-protocol-tok": "{TOKEN}"}}',
-    }
     try:
         yield RemoteTriton(process, settings)
     finally:
-        process.resume()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
         started.terminate()
         try:
             started.wait(20)
@@ -83,3 +83,17 @@ def remote_triton(folder: Path, repository: ScriptedRepository) -> Iterator[Remo
             started.wait()
         time.sleep(0.1)
         run.remove()
+
+
+def _certificate(folder: Path) -> list[str]:
+    """Arguments for a server with one; its authority's is `ca.pem`."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+    return [
+        "--grpc-use-ssl=true",
+        f"--grpc-server-cert={folder / 'cert.pem'}",
+        f"--grpc-server-key={folder / 'key.pem'}",
+    ]
