@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from fastapi import FastAPI
@@ -29,6 +30,7 @@ from orchestrator.health import (
 from orchestrator.keys import Keys
 from orchestrator.metering import StoredBooks
 from orchestrator.policy.admin import PolicyAdmin
+from orchestrator.policy.engine import RegoPolicies
 from orchestrator.policy.start import start_policies
 from orchestrator.quota.limiter import Limiter
 from orchestrator.quota.memory import MemoryCounters
@@ -56,13 +58,27 @@ from orchestrator.wire.policies import routes as policy_routes
 from orchestrator.wire.usage import routes as usage_routes
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a running application consists of."""
+
+    authenticator: Authenticator
+    store: Database
+    policies: RegoPolicies
+    books: StoredBooks
+    placements: Placements
+    deployments: Deployments
+    limiter: Limiter
+    gateway: Gateway
+
+
 def create_app(settings: Settings, worker: int = 0) -> FastAPI:
     """The application. `settings.triton` must say where Triton listens, whoever started it.
 
     `worker` is the number of this process among those of the same settings.
 
-    What needs the running loop (a gRPC channel belongs to the one it was made in) is built when
-    the application starts, and closed in reverse order when it stops.
+    What needs the running loop (a connection belongs to the one it was made in) is built when the
+    application starts, and closed in reverse order when it stops.
     Raises: CatalogueError, SettingsError. Its start raises: SettingsError, StoreError.
     """
     catalogue = load_catalogue(settings.catalogue)
@@ -75,62 +91,9 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
         async with AsyncExitStack() as stack:
             await telemetry.start()
             stack.push_async_callback(telemetry.close)
-            authenticator = Authenticator(settings)
-            await authenticator.start()
-            stack.push_async_callback(authenticator.close)
-            trail.start()
-            stack.push_async_callback(trail.close)
-            store = Database(settings)
-            stack.push_async_callback(store.close)
-            policies = start_policies(settings, store)
-            stack.push_async_callback(policies.close)
-            books = StoredBooks(settings, store)
-            books.start()
-            stack.push_async_callback(books.close)
-            placements, deployments = await _start_triton(settings, catalogue, stack)
-            limiter = await _start_quota(settings, stack)
-            local = LocalBackend(
-                placements, first_token_timeout_s=settings.triton.first_token_timeout_s
-            )
-            gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry)
-            stack.push_async_callback(gateway.close)
-            looks = {
-                "store": store_look(store, authenticator),
-                "policy": policy_look(policies),
-                "limits": limits_look(limiter),
-                "books": books_look(books),
-                "audit": problems_look("audit", trail.problems),
-                **triton_looks(placements),
-            }
-            readiness = Readiness(looks, deployments)
-            stack.push_async_callback(readiness.close)
-            admin = PolicyAdmin(store, policies, modules=settings.policy.engine == "embedded")
-            keys = Keys(store, load_pepper(settings), authenticator)
-            responses, runs = _start_responses(settings, store, stack)
-            observe(
-                telemetry.metrics.registry,
-                deployments=deployments,
-                engines=placements,
-                data_dir=settings.data_dir,
-                problems=(authenticator.problems, books.problems, trail.problems),
-                caches={"keys": authenticator.tally, "decisions": policies.tally},
-            )
-            surfaces.mount(
-                app,
-                authenticator=authenticator,
-                gateway=gateway,
-                readiness=readiness,
-                realtime=settings.realtime,
-                drain_s=settings.server.drain_s,
-                metrics=_metrics_routes(settings, authenticator, telemetry),
-                management={
-                    "responses": response_routes(authenticator, gateway, responses, runs),
-                    "keys": key_routes(authenticator, keys),
-                    "policies": policy_routes(authenticator, admin, gateway.explainer()),
-                    "usage": usage_routes(authenticator, books),
-                    "audit": audit_routes(authenticator, trail),
-                },
-            )
+            parts = await _start(settings, catalogue, trail, telemetry, stack)
+            _observe(parts, settings, trail, telemetry)
+            _mount(app, parts, settings, trail, telemetry, stack)
             # What is there now stays; walking through it at every collection cost a third of the
             # time of a request.
             gc.collect()
@@ -144,6 +107,93 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
         on_error=audited(trail),
         telemetry=telemetry,
     )
+
+
+async def _start(
+    settings: Settings,
+    catalogue: Catalogue,
+    trail: AuditTrail,
+    telemetry: Telemetry,
+    stack: AsyncExitStack,
+) -> _Parts:
+    """The pipeline from the keys down to Triton, running; `stack` closes it."""
+    authenticator = Authenticator(settings)
+    await authenticator.start()
+    stack.push_async_callback(authenticator.close)
+    trail.start()
+    stack.push_async_callback(trail.close)
+    store = Database(settings)
+    stack.push_async_callback(store.close)
+    policies = start_policies(settings, store)
+    stack.push_async_callback(policies.close)
+    books = StoredBooks(settings, store)
+    books.start()
+    stack.push_async_callback(books.close)
+    placements, deployments = await _start_triton(settings, catalogue, stack)
+    limiter = await _start_quota(settings, stack)
+    local = LocalBackend(placements, first_token_timeout_s=settings.triton.first_token_timeout_s)
+    gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry)
+    stack.push_async_callback(gateway.close)
+    return _Parts(authenticator, store, policies, books, placements, deployments, limiter, gateway)
+
+
+def _observe(parts: _Parts, settings: Settings, trail: AuditTrail, telemetry: Telemetry) -> None:
+    """Lets metrics tell of what is there, not only of what happens."""
+    observe(
+        telemetry.metrics.registry,
+        deployments=parts.deployments,
+        engines=parts.placements,
+        data_dir=settings.data_dir,
+        problems=(parts.authenticator.problems, parts.books.problems, trail.problems),
+        caches={"keys": parts.authenticator.tally, "decisions": parts.policies.tally},
+    )
+
+
+def _mount(
+    app: FastAPI,
+    parts: _Parts,
+    settings: Settings,
+    trail: AuditTrail,
+    telemetry: Telemetry,
+    stack: AsyncExitStack,
+) -> None:
+    """Puts the routes on `app`, and starts what only they need."""
+    authenticator, gateway, store = parts.authenticator, parts.gateway, parts.store
+    modules = settings.policy.engine == "embedded"
+    admin = PolicyAdmin(store, parts.policies, modules=modules)
+    keys = Keys(store, load_pepper(settings), authenticator)
+    responses, runs = _start_responses(settings, store, stack)
+    surfaces.mount(
+        app,
+        authenticator=authenticator,
+        gateway=gateway,
+        readiness=_readiness(parts, trail, stack),
+        realtime=settings.realtime,
+        drain_s=settings.server.drain_s,
+        metrics=_metrics_routes(settings, authenticator, telemetry),
+        management={
+            "responses": response_routes(authenticator, gateway, responses, runs),
+            "keys": key_routes(authenticator, keys),
+            "policies": policy_routes(authenticator, admin, gateway.explainer()),
+            "usage": usage_routes(authenticator, parts.books),
+            "audit": audit_routes(authenticator, trail),
+        },
+    )
+
+
+def _readiness(parts: _Parts, trail: AuditTrail, stack: AsyncExitStack) -> Readiness:
+    """What looks at every part when it is asked; `stack` closes it."""
+    looks = {
+        "store": store_look(parts.store, parts.authenticator),
+        "policy": policy_look(parts.policies),
+        "limits": limits_look(parts.limiter),
+        "books": books_look(parts.books),
+        "audit": problems_look("audit", trail.problems),
+        **triton_looks(parts.placements),
+    }
+    readiness = Readiness(looks, parts.deployments)
+    stack.push_async_callback(readiness.close)
+    return readiness
 
 
 def _start_responses(
