@@ -62,7 +62,8 @@ class Receiver:
         give_up_at = time.monotonic() + timeout_s
         while not is_there():
             if time.monotonic() > give_up_at:
-                raise TimeoutError([(span.service, span.name) for span in self.spans])
+                latest = [(span.service, span.name) for span in self.spans[-20:]]
+                raise TimeoutError(f"{len(self.spans)} spans have come, the latest {latest}")
             time.sleep(0.02)
 
     def take(self, path: str, media_type: str, body: bytes) -> None:
