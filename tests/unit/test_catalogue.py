@@ -60,6 +60,9 @@ def test_a_model_is_found_by_id_and_by_alias(tmp_path: Path) -> None:
             "`parser` is `yaml`, allowed: ('plain', 'hermes'",
         ),
         ('["chat"]', '["chat"]\nreasoning = "loud"', "`reasoning` is `loud`, allowed: ('none'"),
+        ('["chat"]', '["chat"]\ntritons = "a"', "`tritons` must be a list of names"),
+        ('["chat"]', '["chat"]\ntritons = ["a", 1]', "`tritons` must be a list of names"),
+        ('["chat"]', '["chat"]\ntritons = ["a", "a"]', "`tritons` names a server twice"),
         ("[[model]]", "[[modul]]", "unknown table `modul`"),
         ("[[model]]", "[[model", "catalogue.toml"),
     ],
@@ -71,6 +74,12 @@ def test_a_bad_catalogue_is_refused_with_file_and_key(
         load_catalogue(write(tmp_path, GOOD.replace(old, new, 1)))
     assert message in str(caught.value)
     assert "catalogue.toml" in str(caught.value)
+
+
+def test_a_model_is_placed_on_tritons_by_name(tmp_path: Path) -> None:
+    text = GOOD.replace("aliases", 'tritons = ["a", "b"]\naliases')
+    assert load_catalogue(write(tmp_path, text)).models[0].tritons == ("a", "b")
+    assert load_catalogue(write(tmp_path, GOOD)).models[0].tritons == ()
 
 
 def test_a_missing_catalogue_is_named(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.placement import single
-from orchestrator.catalogue import Catalogue
+from orchestrator.backends.placement import Placements, Server, single
+from orchestrator.catalogue import Catalogue, EngineRecipe, Model
 from orchestrator.deployments import Deployments
-from orchestrator.health import Look, Part, Readiness, Status, problems_look
+from orchestrator.health import Look, Part, Readiness, Status, problems_look, triton_looks
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 
 
@@ -105,3 +105,45 @@ async def test_problems_of_a_journal_degrade() -> None:
     assert part == Part("audit", "degraded", problems[0])
     problems.clear()
     assert (await problems_look("audit", lambda: problems)()).status == "ok"
+
+
+def placements(tmp_path: Path, *names: str) -> Placements:
+    """Servers that are all away, with a model that is placed on every one."""
+    servers = [Server(name, TritonClient(TritonEndpoint(f"unix:{tmp_path}/x"))) for name in names]
+    return Placements(servers, {"chat": names})
+
+
+async def test_the_only_triton_is_in_the_way_when_it_is_away_and_one_of_several_is_not(
+    tmp_path: Path,
+) -> None:
+    one, several = placements(tmp_path, "default"), placements(tmp_path, "a", "b")
+    parts = [await look() for look in triton_looks(one).values()]
+    assert parts == [Part("triton", "failed", "it does not answer")]
+    parts = [await look() for look in triton_looks(several).values()]
+    assert [(part.name, part.status) for part in parts] == [
+        ("triton a", "degraded"),
+        ("triton b", "degraded"),
+    ]
+    await one.close()
+    await several.close()
+
+
+async def test_a_model_tells_which_tritons_do_not_serve_it(tmp_path: Path) -> None:
+    placed = placements(tmp_path, "a", "b", "c")
+    model = Model("acme/chat", "chat", "generate", 64, EngineRecipe("-"), tritons=("a", "b", "c"))
+    deployments = Deployments(Catalogue((model,)), tmp_path, placed, interval_s=1.0)
+    clock = Clock()
+    ready = Readiness({}, deployments, monotonic=clock)
+    report = await ready.report()
+    assert (report.status, report.models[0].ready) == ("failed", False)
+    first, second, _ = placed.of("chat").replicas
+    first.tested = "4 golden prompts"
+    first.admit()
+    second.fault = "self-test: token 1 of a golden prompt is 5, not 6"
+    clock.now += 2
+    report = await ready.report()
+    assert report.models[0].ready
+    assert report.models[0].detail == (
+        "self-test: 4 golden prompts; not served by triton b, c; b: " + second.fault
+    )
+    await placed.close()

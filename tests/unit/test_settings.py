@@ -82,3 +82,35 @@ def test_the_secret_does_not_show_in_the_error_about_it(monkeypatch: pytest.Monk
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert "hunter2" not in str(caught.value)
+
+
+def test_tritons_have_names_and_settings_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_TRITON__MODE", "remote")
+    monkeypatch.setenv("ORCHESTRATOR_TRITON__ENDPOINTS__A__URL", "one:8001")
+    monkeypatch.setenv("ORCHESTRATOR_TRITON__ENDPOINTS__B__URL", "other:8001")
+    monkeypatch.setenv("ORCHESTRATOR_TRITON__ENDPOINTS__B__TLS", "true")
+    monkeypatch.setenv("ORCHESTRATOR_TRITON__ENDPOINTS__B__TOKEN", "hunter2")
+    triton = load_settings().triton
+    assert {name: one.url for name, one in triton.endpoints.items()} == {
+        "a": "one:8001",
+        "b": "other:8001",
+    }
+    assert triton.endpoints["b"].tls
+    assert "hunter2" not in repr(triton)
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "message"),
+    [
+        ('{"default": {"url": "one:8001"}}', "endpoints.default"),
+        ('{"No good": {"url": "one:8001"}}', "endpoints.No good"),
+        ('{"a": {"tls": true}}', "`triton.endpoints.a.url` must be set"),
+        ('{"a": {"url": "one:8001", "repository": "/models"}}', "endpoints.a.repository"),
+    ],
+)
+def test_a_bad_triton_is_named(
+    monkeypatch: pytest.MonkeyPatch, endpoints: str, message: str
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_TRITON__ENDPOINTS", endpoints)
+    with pytest.raises(SettingsError, match=message.replace(".", r"\.")):
+        load_settings()
