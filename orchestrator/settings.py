@@ -24,7 +24,7 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
-EndpointName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")]
+EndpointName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,63}$")]
 """Lower case, as names in the environment come out; `default` is the one Triton of `triton.url`."""
 
 
@@ -106,6 +106,8 @@ class TritonSettings(TritonConnection):
         if self.mode == "remote" and not self.url and not self.endpoints:
             raise ValueError("`triton.mode` is `remote`, so `triton.url` must be set")
         for name, endpoint in self.endpoints.items():
+            if name == "default":
+                raise ValueError("`triton.endpoints.default` is the Triton of `triton.url`")
             if not endpoint.url:
                 raise ValueError(f"`triton.endpoints.{name}.url` must be set")
         return self
