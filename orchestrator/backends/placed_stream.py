@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
 from orchestrator.backends.placement import Placement, Way
@@ -45,10 +46,20 @@ class PlacedStream:
         """When the server that answers was asked, in Unix nanoseconds."""
         return self._stream.asked_at_ns
 
-    async def next_chunk(self) -> TokenChunk:
+    def next_chunk(self) -> Coroutine[None, None, TokenChunk]:
         """The next chunk; none may be asked for after the final one. Raises: GatewayError."""
-        if self._begun:
-            return await self._read(None)
+        return self._read(None) if self._begun else self._first()
+
+    def stop(self) -> None:
+        """Ends the generation on the engine's side, in the background. Twice is once."""
+        self._stopped = True
+        self._stream.stop()
+
+    async def ended(self) -> None:
+        """Returns when the engine's side is over."""
+        await self._stream.ended()
+
+    async def _first(self) -> TokenChunk:
         while True:
             try:
                 chunk = await self._read(self._way.left_s)
@@ -60,15 +71,6 @@ class PlacedStream:
             else:
                 self._begun = True
                 return chunk
-
-    def stop(self) -> None:
-        """Ends the generation on the engine's side, in the background. Twice is once."""
-        self._stopped = True
-        self._stream.stop()
-
-    async def ended(self) -> None:
-        """Returns when the engine's side is over."""
-        await self._stream.ended()
 
     def _started(self) -> TokenStream:
         return self._way.replica.client.generate(self.call)

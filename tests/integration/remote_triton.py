@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import subprocess
 import time
 from collections.abc import Iterator
@@ -31,8 +32,9 @@ class RemoteTriton:
 
     def kill(self) -> None:
         """As a machine that goes away does: with its stubs, and without a word."""
-        for process in (*self.process.children(recursive=True), self.process):
-            process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in (*self.process.children(recursive=True), self.process):
+                process.kill()
 
 
 @contextmanager
@@ -42,7 +44,7 @@ def remote_triton(
     """Starts one and ends it, whatever state it is in by then. It wants `TOKEN` in metadata."""
     folder.mkdir(parents=True, exist_ok=True)
     installation = find_installation()
-    run = assemble(folder, "remote" + folder.name, installation, repository.path)
+    run = assemble(folder, f"remote{secrets.token_hex(6)}", installation, repository.path)
     port = port or free_port()
     arguments = command.arguments(
         installation=installation,

@@ -84,6 +84,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         for name in NAMES:
             made.start(name)
         yield made
+        # In good order each of them would take seconds.
+        for triton in made.tritons.values():
+            triton.kill()
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +247,39 @@ def test_one_killed_and_one_hung_under_load_cost_only_what_had_begun_there(
         asked = [event["at"] for event in fleet.repositories[name].events("load-")]
         assert any(at > back_at for at in asked), name
     assert re.search(r"has no token yet and moves from triton `[ac]` to `[abc]`", serving.log)
+
+
+def test_a_full_queue_is_tried_on_every_server_once(client: openai.OpenAI, fleet: Fleet) -> None:
+    prompt = script(fail_at=0, error="exceeds maximum queue size")
+    with pytest.raises(openai.APIStatusError) as caught:
+        ask(client, prompt, "full")
+    assert caught.value.status_code == 503
+    assert caught.value.code == "overloaded"
+    assert sorted(fleet.asked("full")) == list(NAMES)
+    # Nobody was taken for dead.
+    assert ask(client, "hello", "after-full") == "hello"
+
+
+def test_a_request_that_the_engine_fails_on_is_not_tried_elsewhere(
+    client: openai.OpenAI, fleet: Fleet
+) -> None:
+    with pytest.raises(openai.APIStatusError) as caught:
+        ask(client, script(fail_at=0), "poison")
+    assert caught.value.status_code == 502
+    assert len(fleet.asked("poison")) == 1
+
+
+def test_nothing_is_started_again_after_its_first_token(
+    client: openai.OpenAI, fleet: Fleet, serving: Serving
+) -> None:
+    got: list[str] = []
+    # Late enough for the first token to be read by itself.
+    prompt = script(emit="abc", delay_ms=200, fail_at=2, error="model is not ready")
+    with pytest.raises(openai.APIError):
+        got.extend(stream(client, prompt, "begun"))
+    assert got == ["a", "b"]
+    assert len(fleet.asked("begun")) == 1
+    wait_until_all_serve(serving)
 
 
 def test_the_line_of_a_request_names_its_triton(
