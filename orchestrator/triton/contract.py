@@ -98,6 +98,11 @@ class TokenChunk:
     log_probs: LogProbs | None = None
     metrics: EngineMetrics | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it tells of nothing but tokens."""
+        return self.finish_reason is None and self.log_probs is None and self.metrics is None
+
 
 def generate_request(call: GenerateCall) -> service_pb2.ModelInferRequest:
     """The request that starts `call`."""

@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2
 from orchestrator.core.errors import GatewayError, UpstreamFailed, UpstreamTimeout
 from orchestrator.triton import contract, errors
 from orchestrator.triton.contract import EngineMetrics, GenerateCall, TokenChunk
+from orchestrator.triton.likeness import Likeness
 from orchestrator.triton.transport import OK, Call, Metadata, Status, Transport
 
 METHOD = "ModelStreamInfer"
@@ -22,8 +23,8 @@ class TokenStream:
     """The chunks of one generation, in order.
 
     It takes what comes in whether anybody iterates or not: a call that is cut when its reader goes
-    is what must not happen (see `TritonClient`). Chunks that arrived together are handed out
-    without a wait in between.
+    is what must not happen (see `TritonClient`). Chunks that wait together are handed out as one,
+    those with log-probabilities excepted.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class TokenStream:
         self._on_stop = on_stop
         self._on_end = on_end
         self._chunks: deque[TokenChunk] = deque()
+        self._likeness = Likeness()
         self._error: GatewayError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._stopped = False
@@ -73,7 +75,16 @@ class TokenStream:
             if self.has_ended or self._stopped:
                 return None
             await self._wait(timeout_s)
-        return self._chunks.popleft()
+        if len(self._chunks) == 1 or self.call.log_probs:
+            return self._chunks.popleft()
+        return self._all_that_wait()
+
+    def _all_that_wait(self) -> TokenChunk:
+        """One chunk instead of several; what is told at the end is told by the last."""
+        last = self._chunks[-1]
+        token_ids = [token_id for chunk in self._chunks for token_id in chunk.token_ids]
+        self._chunks.clear()
+        return TokenChunk(token_ids, last.final, last.finish_reason, None, last.metrics)
 
     def stop(self) -> None:
         """Ends the generation on the engine's side, in the background. Twice is once."""
@@ -134,6 +145,9 @@ class TokenStream:
 
     def _take(self, answer: bytes) -> None:
         self._on_answer(self.call.model)
+        if (token := self._likeness.token(answer)) is not None:
+            self._add(TokenChunk((token,), final=False))
+            return
         try:
             response = service_pb2.ModelStreamInferResponse.FromString(answer)
         except DecodeError:
@@ -145,6 +159,11 @@ class TokenStream:
                 self._fail(self._error_of(response.error_message))
             return
         chunk = contract.read_chunk(response.infer_response, self.produced)
+        if len(chunk.token_ids) == 1 and not chunk.final and chunk.is_plain:
+            self._likeness.learn(answer, chunk.token_ids[0])
+        self._add(chunk)
+
+    def _add(self, chunk: TokenChunk) -> None:
         self.produced += len(chunk.token_ids)
         if chunk.metrics is not None:
             self.metrics = chunk.metrics

@@ -1,0 +1,50 @@
+"""Responses that are like one that was read before, but for their token."""
+
+from __future__ import annotations
+
+_TOKEN_BYTES = 4
+
+
+class Likeness:
+    """Finds the token of a response without reading the message, once it has seen two of a stream.
+
+    Of two readable messages that differ in nothing but the four bytes of their one token, those
+    bytes are the token's: whatever else has the same bytes around them is the same message with
+    another token. Anything that differs elsewhere is not alike, and has to be read.
+    """
+
+    __slots__ = ("_at", "_head", "_message", "_size", "_tail", "_token")
+
+    def __init__(self) -> None:
+        self._message = b""
+        self._token = 0
+        self._at = 0
+        self._size = -1
+        self._head = self._tail = b""
+
+    def token(self, message: bytes) -> int | None:
+        """The one token of `message`, if it is like those before."""
+        if (
+            len(message) == self._size
+            and message.startswith(self._head)
+            and message.endswith(self._tail)
+        ):
+            at = self._at
+            return int.from_bytes(message[at : at + _TOKEN_BYTES], "little", signed=True)
+        return None
+
+    def learn(self, message: bytes, token: int) -> None:
+        """`message` was read, and holds that one token and nothing else that counts."""
+        before, self._message = self._message, message
+        earlier, self._token = self._token, token
+        if len(before) != len(message) or earlier == token:
+            return
+        raw, old = (one.to_bytes(_TOKEN_BYTES, "little", signed=True) for one in (token, earlier))
+        differing = next(at for at in range(_TOKEN_BYTES) if raw[at] != old[at])
+        first = next(at for at in range(len(message)) if message[at] != before[at])
+        at = first - differing
+        end = at + _TOKEN_BYTES
+        if at < 0 or message[at:end] != raw or before[:at] + raw + before[end:] != message:
+            return
+        self._at, self._size = at, len(message)
+        self._head, self._tail = message[:at], message[end:]
