@@ -15,6 +15,7 @@ from orchestrator.settings import (
     RedisSettings,
     Settings,
     StoreSettings,
+    TritonConnection,
     TritonSettings,
 )
 from orchestrator.store.database import Database
@@ -90,6 +91,25 @@ async def test_a_collector_is_only_called_when_it_is_named(
         port = collector.getsockname()[1]
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
         assert {one.level for one in await services.collector(Settings())} == {"ok"}
+
+
+async def test_each_of_several_tritons_is_asked_by_its_name(nowhere: int, tmp_path: Path) -> None:
+    catalogue = tmp_path / "catalogue.toml"
+    entry = (
+        '[[model]]\nid = "acme/chat"\nname = "chat"\ntask = "generate"\ncontext_tokens = 64\n'
+        'tritons = ["a", "b"]\n[model.engine]\ncheckpoint = "-"\n'
+    )
+    catalogue.write_text(entry, encoding="utf-8")
+    there = TritonConnection(url=f"127.0.0.1:{nowhere}")
+    triton = TritonSettings(mode="remote", endpoints={"a": there, "b": there})
+    findings = await services.remote_triton(Settings(catalogue=catalogue, triton=triton))
+    assert [(one.subject, one.level) for one in findings] == [
+        ("triton a", "failed"),
+        ("triton b", "failed"),
+    ]
+    triton = TritonSettings(mode="remote", endpoints={"a": there})
+    (finding,) = await services.remote_triton(Settings(catalogue=catalogue, triton=triton))
+    assert "`tritons` names `b`" in finding.text
 
 
 async def test_a_remote_triton_that_is_away_is_named(nowhere: int) -> None:
