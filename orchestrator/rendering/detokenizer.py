@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
+from orchestrator.rendering.token_bytes import TokenBytes
+
 _UNKNOWN = "\ufffd"
 _MOST_PENDING = 8
 _LONG_WINDOW = 16
@@ -16,15 +18,19 @@ class Detokenizer:
 
     Each step decodes the ids that are new together with the last ones that were given out, because
     what a token's text is depends on its left neighbour (a leading space, bytes of a character).
-    Text that ends in U+FFFD may be half a character and waits for more.
+    Text that ends in U+FFFD may be half a character and waits for more. Tokens that do not depend
+    on their neighbours are looked up in `known` instead.
 
     `tokenizers.DecodeStream` does the same with two gaps: it cannot be asked for the rest at the
     end, and on bytes that never become a character it collects ids without bound.
     """
 
-    def __init__(self, vocabulary: Tokenizer, skipped: frozenset[int]) -> None:
+    def __init__(
+        self, vocabulary: Tokenizer, skipped: frozenset[int], known: TokenBytes | None = None
+    ) -> None:
         self._vocabulary = vocabulary
         self._skipped = skipped
+        self._known = known or TokenBytes(vocabulary)
         self._given: list[int] = []
         self._given_text = ""
         self._pending: list[int] = []
@@ -33,6 +39,11 @@ class Detokenizer:
         """The characters that `token_ids` complete."""
         skipped = self._skipped
         pending = self._pending
+        if len(token_ids) == 1 and not pending and token_ids[0] not in skipped:
+            text = self._known.text(token_ids[0])
+            if text:
+                self._given, self._given_text = [token_ids[0]], text
+                return text
         pending += [one for one in token_ids if one not in skipped]
         if not pending:
             return ""

@@ -126,7 +126,7 @@ class Renderer:
         """A decoder for one choice of `request`, whose prompt was rendered to `prompt_ids`."""
         thinking = self._thinking(request.prompt, prompt_ids)
         parser = output_parser(choice, request, self._parser, thinking)
-        detokenizer = Detokenizer(self._tokenizer.vocabulary, self._skipped)
+        detokenizer = Detokenizer(self._tokenizer.vocabulary, self._skipped, self._token_bytes)
         return Decoder(detokenizer, request.stop, parser)
 
     def _thinking(self, prompt: Prompt, prompt_ids: Sequence[int]) -> Thinking:

@@ -1,4 +1,4 @@
-"""The raw bytes of single tokens, for log-probabilities."""
+"""The raw bytes of single tokens, and the texts of those that are whole by themselves."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE = "\u2581"
+_UNKNOWN = "\ufffd"
 
 
 class TokenBytes:
@@ -31,6 +32,8 @@ class TokenBytes:
             for token_id, token in vocabulary.get_added_tokens_decoder().items()
         }
         self._known: dict[int, bytes] = {}
+        self._is_byte_level = kinds == {"ByteLevel"}
+        self._texts: dict[int, str] = {}
 
     def of(self, token_id: int) -> bytes:
         """The bytes of `token_id`; none for an id that the vocabulary lacks."""
@@ -38,6 +41,26 @@ class TokenBytes:
         if raw is None:
             raw = self._known[token_id] = self._look_up(token_id)
         return raw
+
+    def text(self, token_id: int) -> str:
+        """What `token_id` adds to a text, whatever stands before it; empty where that depends.
+
+        Byte-level decoders put the bytes of their tokens side by side, so tokens of whole
+        characters, which most are, need not be decoded with their neighbours.
+        """
+        text = self._texts.get(token_id)
+        if text is None:
+            text = self._texts[token_id] = self._whole_text(token_id)
+        return text
+
+    def _whole_text(self, token_id: int) -> str:
+        if not self._is_byte_level or token_id in self._added:
+            return ""
+        piece = self._vocabulary.id_to_token(token_id) or ""
+        if not all(letter in self._letters for letter in piece):
+            return ""
+        text = self.of(token_id).decode("utf-8", "replace")
+        return "" if _UNKNOWN in text else text
 
     def _look_up(self, token_id: int) -> bytes:
         if (added := self._added.get(token_id)) is not None:

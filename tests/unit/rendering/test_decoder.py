@@ -191,7 +191,7 @@ def test_work_grows_with_the_length_and_no_faster(chat_ml: Model, stop: tuple[st
         return detokenizer.decoded
 
     for unit in ([259], [200], [220]):
-        assert decoded(unit * 16_000) < 17 * decoded(unit * 1_000), unit
+        assert decoded(unit * 16_000) <= 17 * decoded(unit * 1_000), unit
 
 
 def logprobs_of(ids: Sequence[int]) -> list[TokenLogprob]:

@@ -43,3 +43,25 @@ def test_a_byte_of_a_character_is_that_byte() -> None:
 def test_pieces_of_other_vocabularies_are_text_as_they_stand() -> None:
     words = TokenBytes(Tokenizer(models.WordLevel({"the": 0, "▁": 1, "<0x0A>": 2}, "the")))
     assert [words.of(one) for one in range(4)] == [b"the", "▁".encode(), b"<0x0A>", b""]
+
+
+@given(text=TEXTS)
+def test_a_known_text_is_what_its_token_adds_behind_any_other(kind: Model, text: str) -> None:
+    known = TokenBytes(kind.plain)
+    ids = kind.plain.encode(text, add_special_tokens=False).ids
+    for end, token_id in enumerate(ids):
+        before, whole = (
+            kind.plain.decode(ids[:at], skip_special_tokens=False) for at in (end, end + 1)
+        )
+        assert known.text(token_id) in ("", whole[len(before) :])
+
+
+def test_only_whole_characters_of_byte_level_vocabularies_are_known() -> None:
+    tokenizer = byte_level()
+    known = TokenBytes(tokenizer)
+    special = next(iter(tokenizer.get_added_tokens_decoder()))
+    parts = tokenizer.encode("東", add_special_tokens=False).ids
+    assert known.text(tokenizer.encode("a", add_special_tokens=False).ids[0]) == "a"
+    assert [known.text(one) for one in (special, *parts, 10**6)] == [""] * (len(parts) + 2)
+    other = byte_fallback()
+    assert TokenBytes(other).text(other.encode("a", add_special_tokens=False).ids[-1]) == ""
