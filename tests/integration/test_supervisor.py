@@ -13,10 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator import supervisor as supervisor_package
 from orchestrator.core.errors import GatewayError
 from orchestrator.settings import Settings, TritonSettings
-from orchestrator.supervisor import StartError, State, Supervisor
+from orchestrator.supervisor import StartError, State, Supervisor, installation
 from orchestrator.supervisor.installation import Installation, find_installation
 from orchestrator.supervisor.state import read_state
 from orchestrator.triton.client import TritonClient, TritonEndpoint
@@ -166,7 +165,7 @@ async def test_missing_library_is_one_sentence(
     def without_libraries() -> Installation:
         return replace(real, server=server, libraries=tmp_path / "libraries")
 
-    monkeypatch.setattr(supervisor_package, "find_installation", without_libraries)
+    monkeypatch.setattr(installation, "find_installation", without_libraries)
     settings = scripted_settings(tmp_path / "data", repository_of(tmp_path))
     with pytest.raises(StartError, match=r"^Triton needs the library lib\S+, which this machine"):
         async with running(settings, ["scripted"]):
@@ -180,7 +179,7 @@ async def test_program_that_cannot_be_executed_is_one_sentence(
     server.write_bytes(b"\x7fELF of another machine")
     server.chmod(0o755)
     broken = replace(find_installation(), server=server)
-    monkeypatch.setattr(supervisor_package, "find_installation", lambda: broken)
+    monkeypatch.setattr(installation, "find_installation", lambda: broken)
     settings = scripted_settings(tmp_path / "data", repository_of(tmp_path))
     with pytest.raises(StartError, match=r"cannot be executed: Exec format error$"):
         async with running(settings, ["scripted"]):
