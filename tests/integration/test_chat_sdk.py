@@ -394,7 +394,9 @@ def test_thoughts_are_told_apart_from_the_answer(scripted: openai.OpenAI) -> Non
 
 def test_parallel_calls_are_streamed_by_their_index(scripted: openai.OpenAI) -> None:
     arguments = '{"city": "Zürich \\"}{<tool_call>"}'
-    request = thinker("Let me see. " + call_text("get_weather", arguments) + call_text("now", "{}"))
+    emitted = "Let me see. " + call_text("get_weather", arguments) + call_text("now", "{}")
+    # What arrives together is told together, so it is to come bit by bit.
+    request = thinker(emitted, fields={"delay_ms": 15})
     whole = chat(scripted, **request)
     assert whole.choices[0].finish_reason == "tool_calls"
     assert (whole.choices[0].message.content or "").strip() == "Let me see."

@@ -15,7 +15,7 @@ from orchestrator.catalogue import load_catalogue
 from orchestrator.core.events import Completion, fold
 from orchestrator.core.messages import Message, TextPart
 from orchestrator.core.request import ChatPrompt, GenerationRequest, SamplingParams, TextPrompt
-from orchestrator.manifest import served_version, read_manifest
+from orchestrator.manifest import read_manifest, served_version
 from orchestrator.rendering import Renderer
 from orchestrator.triton.client import TritonClient
 from tests.integration.conftest import SupervisedTriton
