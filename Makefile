@@ -41,7 +41,7 @@ test: ## the whole suite, every server that it needs included
 	$(python) -m build_engines
 	$(pytest) --reruns 1
 
-check: ## format, lint, types, imports and the unit tests that need no PostgreSQL
+check: ## format, lint, types, imports and the quick unit tests
 	$(call environment,--dev)
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target check-units check-source
 
@@ -52,9 +52,9 @@ check-source:
 	$(bin)/lint-imports --no-cache
 	$(bin)/mypy
 
-# What needs a PostgreSQL server of its own waits for `make test`.
+# What needs a PostgreSQL server of its own, or time, waits for `make test`.
 check-units:
-	$(pytest) -q -k "not postgresql" tests/unit tests/wire tests/test_architecture.py
+	$(pytest) -q -k "not postgresql" -m "not slow" tests/unit tests/wire tests/test_architecture.py
 
 engines: ## build what is missing or out of date: MODELS="a b" TARGET=cpu ARGS="--dry-run"
 	$(call environment)

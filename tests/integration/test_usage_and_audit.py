@@ -46,7 +46,8 @@ async def _use(settings: Settings, manager: Manager, count: int, tokens: int) ->
     """Puts `count` requests into the books, one for each hour."""
     database = Database(settings)
     async with database.unit_of_work() as session:
-        await usage.add_all(session, [_entry(manager, number, tokens) for number in range(count)])
+        written = (_entry(manager, number, tokens) for number in range(count))
+        await usage.add_all(session, [entry.model_dump() for entry in written])
     await database.close()
 
 

@@ -13,6 +13,8 @@ from orchestrator import __version__
 from orchestrator.__main__ import main
 from orchestrator.store.key_secret import is_key_secret
 
+pytestmark = pytest.mark.slow
+
 _SECRET = re.compile(r"op_live_[0-9a-f]{4}_[0-9a-f]{32}")
 
 _CATALOGUE = """

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from .policy_bench import ADMIN, PolicyBench, policy_bench
 
+pytestmark = pytest.mark.slow
+
 NOW = 1_795_000_000.0
 """A Wednesday, 11:06:40 UTC; the clock of policies and limits stands still."""
 CHAT = ["acme/chat"] * 8 + ["gemma4:26b", "gemma4:26b", "acme/embed", "acme/absent", "acme/no"]

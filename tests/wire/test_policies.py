@@ -16,6 +16,8 @@ from tests.opa_server import evaluating, serving
 
 from .policy_bench import OTHER_ADMIN, PLAIN, PolicyBench, policy_bench
 
+pytestmark = pytest.mark.slow
+
 NIGHT = """package gateway.custom
 
 import rego.v1

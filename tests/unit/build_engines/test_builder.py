@@ -20,6 +20,8 @@ from orchestrator.catalogue import Model
 from tests.reference.checkpoints import END_ID, EXTRA_END_ID, PAD_ID, write_decoder, write_encoder
 from tests.unit.build_engines.conftest import builder_for, model_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:

@@ -13,6 +13,8 @@ import pytest
 from tests.reference.checkpoints import write_decoder
 from tests.unit.build_engines.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 #: Runs the builder where no file may grow beyond a size, as on a disk that fills up.
 _SMALL_FILES = """
 import resource, runpy, signal, sys

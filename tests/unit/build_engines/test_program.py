@@ -15,6 +15,8 @@ from build_engines.plan import Command
 from build_engines.program import ProgramError, run, started
 from tests.unit.build_engines.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:

@@ -17,6 +17,8 @@ import yaml
 
 from tests.unit.docker.tools import DOCKER
 
+pytestmark = pytest.mark.slow
+
 OLDEST = "1.27"
 ONE_TRITON: dict[str, Any] = {
     "triton": {"servers": [{"name": "chat", "models": ["instruct"], "gpus": 2}]}

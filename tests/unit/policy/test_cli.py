@@ -13,6 +13,8 @@ from orchestrator.__main__ import main
 
 from .facts import HEAD
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., tuple[int, str, str]]
 
 

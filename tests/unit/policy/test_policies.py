@@ -31,6 +31,8 @@ from orchestrator.store.migrate import migrate
 
 from .facts import HEAD, asked, version
 
+pytestmark = pytest.mark.slow
+
 BY = By("key:key_1")
 
 

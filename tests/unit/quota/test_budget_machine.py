@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings, strategies
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from pydantic import SecretStr
@@ -22,6 +23,8 @@ from orchestrator.settings import SecuritySettings, Settings
 from orchestrator.store.database import Database
 from orchestrator.store.migrate import migrate
 from tests.unit.quota.clock import Clock, caller
+
+pytestmark = pytest.mark.slow
 
 KEY_BUDGET, TENANT_BUDGET, AT_ONCE = 100, 150, 4
 WHO = [

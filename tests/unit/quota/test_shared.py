@@ -22,6 +22,8 @@ from orchestrator.store.database import Database
 from tests.redis_server import RedisServer, running_redis
 from tests.unit.quota.clock import caller
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_S = 0.25
 TTL_S = 1.0
 ROOMY_S = 3.0

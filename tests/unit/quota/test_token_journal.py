@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from orchestrator.core.limits import Limits
@@ -20,6 +21,8 @@ from orchestrator.quota.token_journal import TokenJournal
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from tests.unit.quota.clock import DAY, Clock, caller
+
+pytestmark = pytest.mark.slow
 
 TOKENS = Counter("tpd", "key", "key_1", DAY)
 TENANTS = Counter("tpd", "tenant", "ten_1", DAY)

@@ -15,6 +15,8 @@ from orchestrator.rendering.special_tokens import SpecialToken, SpecialTokens
 
 from .conftest import SPECIAL, Model, byte_level, write_model
 
+pytestmark = pytest.mark.slow
+
 PIECES = st.sampled_from(
     [
         *SPECIAL,

@@ -21,6 +21,8 @@ from orchestrator.store.audit_log import Act, Fault, Head
 from orchestrator.store.database import Database
 from orchestrator.store.migrate import migrate
 
+pytestmark = pytest.mark.slow
+
 
 def act(number: int, tenant: str | None = "ten_a") -> Act:
     return Act(

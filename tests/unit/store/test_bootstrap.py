@@ -16,6 +16,8 @@ from orchestrator.store.key_secret import is_key_secret, load_pepper, new_key_se
 from orchestrator.store.migrate import migrate
 from orchestrator.store.tables import VirtualKey
 
+pytestmark = pytest.mark.slow
+
 
 def _with_key(settings: Settings, key: str, **more: object) -> Settings:
     return settings.model_copy(

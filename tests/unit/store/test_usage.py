@@ -63,7 +63,7 @@ def key_of(entry: UsageEntry, name: Grouping) -> str | int:
 async def test_groups_add_up_exactly(each_database: Database, by: tuple[Grouping, ...]) -> None:
     written = entries()
     async with each_database.unit_of_work() as session:
-        await usage.add_all(session, written)
+        await usage.add_all(session, [entry.model_dump() for entry in written])
     expected: Counter[tuple[str | int, ...]] = Counter()
     requests: Counter[tuple[str | int, ...]] = Counter()
     for entry in written:
@@ -90,7 +90,7 @@ async def test_groups_add_up_exactly(each_database: Database, by: tuple[Grouping
 async def test_filters_leave_out_what_does_not_match(each_database: Database) -> None:
     written = entries()
     async with each_database.unit_of_work() as session:
-        await usage.add_all(session, written)
+        await usage.add_all(session, [entry.model_dump() for entry in written])
         await usage.add_all(session, [])
     start, end = T0 + DAY_MS, T0 + 2 * DAY_MS
     which = UsageFilter("ten_b", start, end, "key_2", "acme/embed")
@@ -114,7 +114,7 @@ async def test_cells_tell_moments_as_people_write_them(each_database: Database) 
     written = entries(1)
     written[0].at = T0 + HOUR_MS + 1
     async with each_database.unit_of_work() as session:
-        await usage.add_all(session, written)
+        await usage.add_all(session, [entry.model_dump() for entry in written])
     async with each_database.reading() as session:
         (one,) = await usage.summed(session, UsageFilter(), ("hour", "key"))
     assert cells(one)["hour"] == "2023-11-15T01:00:00Z"

@@ -9,6 +9,8 @@ import pytest
 
 from orchestrator.supervisor import watch
 
+pytestmark = pytest.mark.slow
+
 
 def idle() -> bool:
     return False

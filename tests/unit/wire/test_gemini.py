@@ -13,6 +13,8 @@ from orchestrator.core.request import EmbeddingRequest, GenerationRequest
 from orchestrator.wire.gemini_replies import ListModelsResponse
 from tests.wire.harness import KEY, Bench, answer
 
+pytestmark = pytest.mark.slow
+
 PREFIXES = ("/v1beta", "/api/v1beta", "/v1", "/api/v1")
 CHAT = "/v1beta/models/acme/chat"
 HELLO = {"contents": [{"parts": [{"text": "hi"}]}]}

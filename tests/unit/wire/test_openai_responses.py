@@ -19,6 +19,8 @@ from orchestrator.store.database import Database
 from orchestrator.store.tables import StoredResponse
 from tests.wire.harness import KEY, STRANGERS_KEY, Bench, answer, bench, call
 
+pytestmark = pytest.mark.slow
+
 ASKED = {"model": "acme/chat", "input": "Hello!"}
 SECRET = "the quick brown fox"
 QUICK = ResponsesSettings(poll_s=0.01, lost_after_s=2)

@@ -17,6 +17,8 @@ from build_engines.serving.texts import Text
 from tests.reference.checkpoints import write_decoder, write_encoder
 from tests.unit.build_engines.conftest import built, model_of, open_llama
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = Path(__file__).resolve().parents[3] / "reference"
 
 

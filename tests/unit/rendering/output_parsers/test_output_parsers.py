@@ -19,6 +19,8 @@ from orchestrator.rendering.output_parsers.reasoning import Thinking
 from ..conftest import asking
 from .readings import TOOLS, Reading, read_every_way
 
+pytestmark = pytest.mark.slow
+
 PARSERS: tuple[Parser, ...] = get_args(Parser)
 FRAGMENTS = [
     '{"name": "f", "arguments": {"a": 1}}', "f[ARGS]{}", "f(a=1)\n",

@@ -11,6 +11,8 @@ from orchestrator.settings import RealtimeSettings
 from tests.unit.wire.realtime.client import SocketClient, connected, refused
 from tests.wire.harness import KEY, Bench, bench, call
 
+pytestmark = pytest.mark.slow
+
 WRONG = "op_live_0000_" + "0" * 32
 KEY_PROTOCOL = f"openai-insecure-api-key.{KEY}"
 

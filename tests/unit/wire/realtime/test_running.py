@@ -20,6 +20,8 @@ from orchestrator.core.request import ChatPrompt, GenerationRequest
 from tests.unit.wire.realtime.client import HELLO, TIMEOUT_S, SocketClient, connected, types
 from tests.wire.harness import Bench, answer
 
+pytestmark = pytest.mark.slow
+
 CREATE = {"type": "response.create", "event_id": "evt_1"}
 ITEM = {"type": "conversation.item.create", "item": HELLO}
 
