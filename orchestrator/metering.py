@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -19,7 +19,6 @@ from orchestrator.settings import Settings
 from orchestrator.store import usage
 from orchestrator.store.database import Database, StoreError
 from orchestrator.store.spool import Pace, Spool
-from orchestrator.store.tables import UsageEntry
 from orchestrator.store.usage import Grouping, UsageFilter, UsageSum
 
 logger = logging.getLogger(__name__)
@@ -140,7 +139,7 @@ class StoredBooks:
         async with self._database.unit_of_work() as session:
             await usage.add_all(session, entries)
 
-    def _entry(self, payload: bytes) -> UsageEntry | None:
+    def _entry(self, payload: bytes) -> dict[str, Any] | None:
         try:
             record = self._decoder.decode(payload)
         except msgspec.DecodeError:
@@ -150,21 +149,22 @@ class StoredBooks:
         return _row(record)
 
 
-def _row(record: UsageRecord) -> UsageEntry:
+def _row(record: UsageRecord) -> dict[str, Any]:
+    """The columns of `UsageEntry`."""
     first_s = record.first_token_s
-    return UsageEntry(
-        record_id=record.record_id,
-        at=int(record.at * 1000),
-        request_id=record.request_id[:64],
-        tenant_id=record.tenant_id,
-        key_id=record.key_id,
-        model=record.model.replace("\0", "?")[:200],
-        route=record.route[:40],
-        dialect=record.dialect[:40],
-        prompt_tokens=record.prompt_tokens,
-        completion_tokens=record.completion_tokens,
-        cached_tokens=record.cached_tokens,
-        first_token_ms=None if first_s is None else round(first_s * 1000),
-        duration_ms=round(record.duration_s * 1000),
-        outcome=record.outcome,
-    )
+    return {
+        "record_id": record.record_id,
+        "at": int(record.at * 1000),
+        "request_id": record.request_id[:64],
+        "tenant_id": record.tenant_id,
+        "key_id": record.key_id,
+        "model": record.model.replace("\0", "?")[:200],
+        "route": record.route[:40],
+        "dialect": record.dialect[:40],
+        "prompt_tokens": record.prompt_tokens,
+        "completion_tokens": record.completion_tokens,
+        "cached_tokens": record.cached_tokens,
+        "first_token_ms": None if first_s is None else round(first_s * 1000),
+        "duration_ms": round(record.duration_s * 1000),
+        "outcome": record.outcome,
+    }

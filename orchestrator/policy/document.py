@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from functools import lru_cache
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -65,13 +73,8 @@ class PolicyDocument:
         """Whether a client of that address is inside the networks; an unknown one never is."""
         if self.networks is None:
             return True
-        try:
-            address = ip_address((client_ip or "").partition("%")[0])
-        except ValueError:
-            return False
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in self.networks)
+        address = _address(client_ip or "")
+        return address is not None and any(address in network for network in self.networks)
 
     def open_at(self, at: float) -> bool:
         """Whether the moment `at` (Unix seconds) is inside the time window."""
@@ -80,6 +83,16 @@ class PolicyDocument:
     def local_time(self, at: float) -> datetime:
         """`at` in the time zone of the window, or in UTC."""
         return datetime.fromtimestamp(at, self.window.timezone if self.window else UTC)
+
+
+@lru_cache(maxsize=1024)
+def _address(client_ip: str) -> IPv4Address | IPv6Address | None:
+    """The address, without its zone; one of IPv4 that came over IPv6 is of IPv4."""
+    try:
+        address = ip_address(client_ip.partition("%")[0])
+    except ValueError:
+        return None
+    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
 
 
 def parse_document(given: Mapping[str, Any], where: str = "document") -> PolicyDocument:

@@ -40,6 +40,9 @@ class ChatTemplate:
             self._templates = {
                 name: environment.from_string(source) for name, source in sources.items()
             }
+            for template in self._templates.values():
+                # Jinja's own chain of dictionaries is copied for every prompt, and slow at that.
+                template.globals = dict(template.globals)
             self._free = {
                 name: meta.find_undeclared_variables(environment.parse(source))
                 for name, source in sources.items()

@@ -56,14 +56,17 @@ class UsageSum:
         return self.prompt_tokens + self.completion_tokens
 
 
-async def add_all(session: AsyncSession, entries: Sequence[UsageEntry]) -> None:
-    """Adds `entries`; those that are there already stay as they are."""
+async def add_all(session: AsyncSession, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Adds `entries`, the columns of `UsageEntry`; those that are there already stay as they are.
+
+    Each request has one, so they are never made into objects.
+    """
     if not entries:
         return
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(UsageEntry).on_conflict_do_nothing(index_elements=["record_id"])
     connection = await session.connection()
-    await connection.execute(statement, [entry.model_dump() for entry in entries])
+    await connection.execute(statement, entries)
 
 
 async def summed(

@@ -6,17 +6,18 @@ _TOKEN_BYTES = 4
 
 
 class Likeness:
-    """Finds the token of a response without reading the message, once it has seen two of a stream.
+    """Finds the token of a response without reading the message, once it has seen some of a stream.
 
-    Of two readable messages that differ in nothing but the four bytes of their one token, those
-    bytes are the token's: whatever else has the same bytes around them is the same message with
-    another token. Anything that differs elsewhere is not alike, and has to be read.
+    Equal messages have equal tokens. And of two readable messages that differ in nothing but the
+    four bytes of their one token, those bytes are the token's: whatever else has the same bytes
+    around them is the same message with another token. Anything that differs elsewhere is not
+    alike, and has to be read.
     """
 
     __slots__ = ("_at", "_head", "_message", "_size", "_tail", "_token")
 
     def __init__(self) -> None:
-        self._message = b""
+        self._message: bytes | None = None
         self._token = 0
         self._at = 0
         self._size = -1
@@ -31,13 +32,13 @@ class Likeness:
         ):
             at = self._at
             return int.from_bytes(message[at : at + _TOKEN_BYTES], "little", signed=True)
-        return None
+        return self._token if message == self._message else None
 
     def learn(self, message: bytes, token: int) -> None:
         """`message` was read, and holds that one token and nothing else that counts."""
         before, self._message = self._message, message
         earlier, self._token = self._token, token
-        if len(before) != len(message) or earlier == token:
+        if before is None or len(before) != len(message) or earlier == token:
             return
         raw, old = (one.to_bytes(_TOKEN_BYTES, "little", signed=True) for one in (token, earlier))
         differing = next(at for at in range(_TOKEN_BYTES) if raw[at] != old[at])

@@ -112,17 +112,15 @@ class TokenStream:
             await asyncio.wait([ender], timeout=timeout_s)
 
     async def _wait(self, timeout_s: float | None) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter = self._waiter = loop.create_future()
+        late = None if timeout_s is None else loop.call_later(timeout_s, _expire, waiter)
         try:
-            if timeout_s is None:
-                await self._waiter
-                return
-            async with asyncio.timeout(timeout_s):
-                await self._waiter
-        except TimeoutError as error:
-            raise UpstreamTimeout("The engine did not answer in time.") from error
+            await waiter
         finally:
             self._waiter = None
+            if late is not None:
+                late.cancel()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -183,3 +181,8 @@ class TokenStream:
         if self._error is None:
             self._error = error
             self._wake()
+
+
+def _expire(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(UpstreamTimeout("The engine did not answer in time."))

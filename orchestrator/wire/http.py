@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -61,6 +62,7 @@ CLIENT_LEFT = 499
 _EXCHANGE = "orchestrator.exchange"
 _KEY_SUBPROTOCOL = "openai-insecure-api-key."
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_NO_ROUTES: Mapping[tuple[str, str], RawRoute] = MappingProxyType({})
 _JSON: Headers = [(b"content-type", b"application/json")]
 
 
@@ -331,9 +333,14 @@ class Edge:
         hosts: HostsSettings,
         on_error: OnError | None = None,
         telemetry: Telemetry | None = None,
+        direct: Mapping[tuple[str, str], RawRoute] = _NO_ROUTES,
     ) -> None:
-        """`on_error` is told of errors before the caller is."""
+        """`on_error` is told of errors before the caller is.
+
+        `direct` are routes by method and path, which are taken without a look at all the others.
+        """
         self._telemetry = telemetry or Telemetry()
+        self._direct = direct
         self._app = app
         self._server = server
         self._hosts = hosts
@@ -350,7 +357,12 @@ class Edge:
         exchange.told = told = Told(self._telemetry, exchange)
         scope[_EXCHANGE] = exchange
         try:
-            await self._app(scope, receive, exchange.send)
+            route = self._direct.get((scope["method"], scope["path"]))
+            if route is None:
+                await self._app(scope, receive, exchange.send)
+            else:
+                scope["route"] = route
+                await route.handler(exchange)
         except ClientLeftError:
             exchange.status = CLIENT_LEFT
         except GatewayError as error:
@@ -391,7 +403,7 @@ class RawRoute(APIRoute):
             include_in_schema=False,
             name=route.name,
         )
-        handler = route.handler
+        handler = self.handler = route.handler
         self.described = Described(
             method=route.method,
             path=prefix + route.path,

@@ -67,7 +67,15 @@ def new_app(
     )
     app.add_exception_handler(HTTPException, _routing_failed)
     app.router.default = or_no_socket(app.router.default)
-    app.add_middleware(Edge, server=server, hosts=hosts, on_error=on_error, telemetry=telemetry)
+    app.state.direct = {}
+    app.add_middleware(
+        Edge,
+        server=server,
+        hosts=hosts,
+        on_error=on_error,
+        telemetry=telemetry,
+        direct=app.state.direct,
+    )
     _describe(app)
     return app
 
@@ -128,7 +136,11 @@ def system_fingerprint(version: str) -> str:
 
 def _add(app: FastAPI, prefix: str, routes: Sequence[Route], tag: str) -> None:
     for route in routes:
-        app.router.routes.append(RawRoute(prefix, route, tag))
+        raw = RawRoute(prefix, route, tag)
+        app.router.routes.append(raw)
+        if route.method == "POST" and "{" not in route.path:
+            # The calls to models are among these. Whoever is first has the path, as in a router.
+            app.state.direct.setdefault((route.method, raw.path), raw)
         if route.method == "GET":
             app.router.routes.append(RawRoute(prefix, replace(route, method="HEAD"), tag))
 
