@@ -361,7 +361,7 @@ class Edge:
             if route is None:
                 await self._app(scope, receive, exchange.send)
             else:
-                scope["route"] = route
+                scope["route"], scope["path_params"] = route, {}
                 await route.handler(exchange)
         except ClientLeftError:
             exchange.status = CLIENT_LEFT
