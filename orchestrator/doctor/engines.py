@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Set
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from orchestrator.catalogue import CatalogueError, Model, load_catalogue
 from orchestrator.deployments import read_built
+from orchestrator.doctor import machine
 from orchestrator.doctor.finding import Finding, failed, ok, warning
 from orchestrator.manifest import ManifestError
 from orchestrator.rendering import RenderingError
@@ -20,6 +22,7 @@ from orchestrator.supervisor.installation import Installation, StartError, find_
 _TRITON_OF_WHEEL = {"0.7.0": "2.51.0"}
 """Source: the wheels' own tritonserver, asked for its metadata."""
 _CHUNK_BYTES = 1024 * 1024
+_ENGINE_PATH = re.compile(r'key: "gpt_model_path"\s*value { string_value: ("(?:[^"\\]|\\.)*") }')
 
 
 def server(settings: Settings) -> list[Finding]:
@@ -50,12 +53,13 @@ def models(settings: Settings, *, deep: bool) -> list[Finding]:
     findings = [ok("catalogue", f"{count} models in {settings.catalogue}")]
     if not count:
         findings = [warning("catalogue", "no models", f"add one to {settings.catalogue}")]
-    return findings + [
-        _model(settings.triton.repository, one, deep=deep) for one in catalogue.models
-    ]
+    # Where a remote Triton has its engines, and on which GPU, is not to be seen from here.
+    gpus = machine.compute_capabilities() if settings.triton.mode == "child" else None
+    repository = settings.triton.repository
+    return findings + [_model(repository, one, gpus, deep=deep) for one in catalogue.models]
 
 
-def _model(repository: Path, model: Model, *, deep: bool) -> Finding:
+def _model(repository: Path, model: Model, gpus: Set[str] | None, *, deep: bool) -> Finding:
     subject, again = f"model {model.id}", f"build it again: `make engines`, model {model.name}"
     if not (repository / model.name).is_dir():
         return warning(subject, f"not built in {repository}", "run `make engines`")
@@ -65,6 +69,8 @@ def _model(repository: Path, model: Model, *, deep: bool) -> Finding:
     except (ManifestError, RenderingError) as error:
         return failed(subject, str(error), again)
     if fault := damage(manifest.directory, deep=deep):
+        return failed(subject, f"version {manifest.directory.name}: {fault}", again)
+    if gpus is not None and (fault := misfit(manifest.directory, gpus)):
         return failed(subject, f"version {manifest.directory.name}: {fault}", again)
     looked = "hashes right" if deep else "all files there"
     return ok(subject, f"version {manifest.directory.name} for {manifest.target}, {looked}")
@@ -88,6 +94,23 @@ def damage(directory: Path, *, deep: bool) -> str:
             return f"`{name}` has {size} bytes, {sizes[name][0]} were built"
         if deep and _sha256(path) != digest:
             return f"`{name}` is not what was built: its hash differs"
+    return ""
+
+
+def misfit(directory: Path, capabilities: Set[str]) -> str:
+    """Why an engine for GPUs will not run here; nothing is the empty text.
+
+    `capabilities` are the compute capabilities of this machine's GPUs.
+    """
+    document = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    built = (document.get("runtime") or {}).get("compute_capability")
+    if built and built not in capabilities:
+        here = ", ".join(sorted(capabilities)) or "no GPU"
+        return f"built for GPUs of compute capability {built}, here is {here}"
+    config = directory / "config.pbtxt"
+    named = _ENGINE_PATH.search(config.read_text(encoding="utf-8")) if config.is_file() else None
+    if named and not (engine := Path(json.loads(named[1]))).is_dir():
+        return f"its configuration looks for the engine in {engine}: mount the repository there"
     return ""
 
 

@@ -23,6 +23,7 @@ _BESIDE_ENGINES_MIB = 512
 _LEAST_DRIVER = 580
 """Of the CUDA 13 line that the pinned TensorRT-LLM was built for. Source: its release notes."""
 _NVIDIA_TIMEOUT_S = 10
+_NVIDIA_FIELDS = "name,memory.total,driver_version,compute_cap"
 _TIME_ERROR, _STA_UNSYNC = 5, 0x40
 _TIMEX_BYTES, _TIMEX_STATUS_AT = 208, 40
 """Source: Linux, `struct timex` on 64-bit machines."""
@@ -107,15 +108,8 @@ def gpu() -> list[Finding]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return [ok("gpu", "none: engines run on the CPU")]
-    fields = "name,memory.total,driver_version,compute_cap"
     try:
-        done = subprocess.run(
-            [program, f"--query-gpu={fields}", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=_NVIDIA_TIMEOUT_S,
-            check=False,
-        )
+        done = _ask_nvidia(program)
     except (OSError, subprocess.TimeoutExpired):
         return [failed("gpu", "nvidia-smi gives no answer", "reload the driver, or reboot")]
     if done.returncode:
@@ -143,6 +137,28 @@ def read_gpus(text: str) -> list[Finding]:
         else:
             findings.append(ok(f"gpu {number}", told))
     return findings or [warning("gpu", "nvidia-smi lists none", "give the container its GPUs")]
+
+
+def compute_capabilities() -> frozenset[str]:
+    """Those of this machine's GPUs, as in `9.0` for Hopper; none where they cannot be asked."""
+    if (program := shutil.which("nvidia-smi")) is None:
+        return frozenset()
+    try:
+        done = _ask_nvidia(program)
+    except (OSError, subprocess.TimeoutExpired):
+        return frozenset()
+    lines = [] if done.returncode else done.stdout.strip().splitlines()
+    return frozenset(line.split(", ")[-1] for line in lines)
+
+
+def _ask_nvidia(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [program, f"--query-gpu={_NVIDIA_FIELDS}", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        timeout=_NVIDIA_TIMEOUT_S,
+        check=False,
+    )
 
 
 def _kernel_clock() -> tuple[int, int] | None:

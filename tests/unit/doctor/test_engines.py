@@ -92,3 +92,41 @@ def test_the_triton_of_an_image_tells_its_version_in_a_file(tmp_path: Path) -> N
     assert engines.server(settings)[0].text == f"2.71.0, {root}/bin/tritonserver"
     (root / "bin" / "tritonserver").unlink()
     assert engines.server(settings)[0].level == "failed"
+
+
+def gpu_engine(folder: Path, engine: Path) -> Path:
+    """The version folder of an engine for Hopper whose configuration looks for it in `engine`."""
+    document = {"runtime": {"compute_capability": "9.0"}}
+    (folder / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
+    value = f"value {{ string_value: {json.dumps(str(engine))} }}"
+    config = f'parameters {{\n  key: "gpt_model_path"\n  {value}\n}}\n'
+    (folder / "config.pbtxt").write_text(config, encoding="utf-8")
+    return folder
+
+
+def test_an_engine_for_this_gpu_in_its_place_is_well(tmp_path: Path) -> None:
+    assert engines.misfit(gpu_engine(tmp_path, tmp_path), {"9.0", "8.9"}) == ""
+
+
+def test_an_engine_for_another_kind_of_gpu_is_named_with_both(tmp_path: Path) -> None:
+    folder = gpu_engine(tmp_path, tmp_path)
+    text = "built for GPUs of compute capability 9.0, here is "
+    assert engines.misfit(folder, {"8.9"}) == text + "8.9"
+    assert engines.misfit(folder, frozenset()) == text + "no GPU"
+
+
+def test_an_engine_that_is_not_where_its_configuration_looks_is_named(tmp_path: Path) -> None:
+    folder = gpu_engine(tmp_path, tmp_path / "models" / "engine")
+    assert f"looks for the engine in {tmp_path}/models/engine" in engines.misfit(folder, {"9.0"})
+
+
+def test_the_gpu_of_a_remote_triton_is_not_looked_for_here(tmp_path: Path) -> None:
+    settings = scripted(tmp_path)
+    manifest = settings.triton.repository / "scripted" / "1" / "manifest.json"
+    document = json.loads(manifest.read_text(encoding="utf-8"))
+    document["runtime"] = {"compute_capability": "99.0"}
+    manifest.write_text(json.dumps(document), encoding="utf-8")
+    assert "compute capability 99.0" in engines.models(settings, deep=False)[1].text
+    remote = TritonSettings(repository=settings.triton.repository, mode="remote", url="gpu:8001")
+    elsewhere = settings.model_copy(update={"triton": remote})
+    assert engines.models(elsewhere, deep=False)[1].level == "ok"

@@ -50,17 +50,25 @@ def test_an_old_driver_is_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "level"),
-    [(f"echo '{H100.strip()}'", "ok"), ("echo 'no devices were found'; exit 6", "failed")],
+    ("script", "level", "capabilities"),
+    [
+        (f"echo '{H100.strip()}'", "ok", {"9.0"}),
+        ("echo 'no devices were found'; exit 6", "failed", set()),
+    ],
 )
 def test_nvidia_smi_is_asked_where_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, level: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    level: str,
+    capabilities: set[str],
 ) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     assert [one.level for one in machine.gpu()] == [level]
+    assert machine.compute_capabilities() == capabilities
 
 
 def test_a_machine_without_nvidia_smi_has_no_gpu(
@@ -69,6 +77,7 @@ def test_a_machine_without_nvidia_smi_has_no_gpu(
     monkeypatch.setenv("PATH", str(tmp_path))
     (finding,) = machine.gpu()
     assert (finding.level, finding.text) == ("ok", "none: engines run on the CPU")
+    assert machine.compute_capabilities() == set()
 
 
 def test_disk_is_told_of_folders_that_are_not_there_yet(tmp_path: Path) -> None:
