@@ -18,6 +18,8 @@ MOST_SCHEMAS = 5_000
 MOST_ENUM_VALUES = 1_000
 MOST_MULTIPLE = 10_000
 """Of all `multipleOf` together, powers of ten left out: engines need a state for each remainder."""
+_MOST_SHOWN = 64
+"""Of a name in a path: every schema below it has the path of its own, so long ones add up."""
 
 TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 FORMATS = frozenset(
@@ -96,7 +98,7 @@ class _Check:
                 param=where,
             )
         for keyword, value in schema.items():
-            _check_keyword(keyword, value, f"{where}.{keyword}")
+            _check_keyword(keyword, value, f"{where}.{keyword[:_MOST_SHOWN]}")
         self._count_enum(schema, where)
         self._count_multiple(schema, where)
         if self._strict:
@@ -128,7 +130,9 @@ def _check_keyword(keyword: str, value: Any, where: str) -> None:
     if keyword in _ANNOTATIONS:
         return
     if keyword not in _ENFORCED:
-        raise InvalidRequest(f"`{where}`: the keyword `{keyword}` is not supported.", param=where)
+        raise InvalidRequest(
+            f"`{where}`: the keyword `{keyword[:_MOST_SHOWN]}` is not supported.", param=where
+        )
     fault = _fault(keyword, value)
     if fault:
         raise InvalidRequest(f"`{where}` {fault}.", param=where)
@@ -160,7 +164,8 @@ def _fault(keyword: str, value: Any) -> str:
             return _pattern_fault(value)
         case "multipleOf":
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            return "" if number and 0 < value < math.inf else "must be a number above 0"
+            # Longer ones cannot even be written down.
+            return "" if number and 0 < value < 1e308 else "must be a number above 0"
         case _:
             return ""
 
@@ -187,12 +192,12 @@ def _check_strict(schema: Mapping[str, Any], where: str) -> None:
             " because the schema is strict.",
             param=f"{where}.additionalProperties",
         )
-    required = schema.get("required", ())
+    required = frozenset(schema.get("required", ()))
     missing = next((name for name in properties or () if name not in required), None)
     if missing is not None:
         raise InvalidRequest(
             f"In `{where}`, `required` must list every name in `properties`, because the schema is"
-            f" strict; `{missing}` is missing.",
+            f" strict; `{missing[:_MOST_SHOWN]}` is missing.",
             param=f"{where}.required",
         )
 
@@ -201,7 +206,7 @@ def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The schemas directly inside `schema`, each with its place."""
     for keyword in _NAMED:
         for name, inner in schema.get(keyword, {}).items():
-            yield f"{keyword}.{name}", inner
+            yield f"{keyword}.{name[:_MOST_SHOWN]}", inner
     for keyword in _LISTED:
         for index, inner in enumerate(schema.get(keyword, ())):
             yield f"{keyword}[{index}]", inner

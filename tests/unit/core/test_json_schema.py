@@ -164,3 +164,49 @@ def test_loosening_keeps_what_can_be_enforced() -> None:
     either = [{"type": "string"}, {"type": "string", "maxLength": 3}]
     assert loosened({"oneOf": either}) == {"anyOf": either}
     assert loosened(nested(40))["items"]
+
+
+class Counting(str):
+    """A name that counts how often it is compared."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counting.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_a_long_list_of_required_names_is_looked_through_once() -> None:
+    names = [Counting(f"n{number}") for number in range(1000)]
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in names},
+        "required": [Counting(name) for name in reversed(names)],
+        "additionalProperties": False,
+    }
+    Counting.compared = 0
+    check_schema(schema, "s", strict=True)
+    assert Counting.compared <= 4 * len(names)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"x" * 10**6: {"properties": {"y" * 10**6: {"not": {}}}}}},
+        {"k" * 10**6: 1},
+        {"type": "object", "additionalProperties": False, "properties": {"z" * 10**6: {}}},
+    ],
+)
+def test_the_place_of_a_fault_is_short_whatever_the_names(schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_schema({"type": "object"} | schema, "s", strict="k" * 10**6 not in schema)
+    assert len(str(caught.value)) < 400
+    assert len(caught.value.param or "") < 200
+
+
+def test_a_number_that_cannot_be_written_is_no_multiple() -> None:
+    with pytest.raises(InvalidRequest, match="multipleOf"):
+        check_schema({"type": "integer", "multipleOf": 10**5000}, "s")
