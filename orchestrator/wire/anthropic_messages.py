@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -145,15 +146,21 @@ def _prefill(where: str, turn: TurnBody) -> str | None:
 
 def _joined(messages: list[Message]) -> tuple[Message, ...]:
     """Turns of one role that follow each other are one turn, as Anthropic takes them."""
-    joined: list[Message] = []
+    # A turn's parts are collected in its list: a hundred thousand turns may become one.
+    joined: list[tuple[Message, list[Part]]] = []
+    has_text = False
     for message in messages:
-        last = joined[-1] if joined else None
-        if last is not None and message.role == last.role and message.role in ("user", "assistant"):
-            gap = (TextPart("\n\n"),) if last.text and message.text else ()
-            joined[-1] = Message(last.role, (*last.parts, *gap, *message.parts))
+        speaks = message.role in ("user", "assistant")
+        if speaks and joined and joined[-1][0].role == message.role:
+            parts, says = joined[-1][1], bool(message.text)
+            if has_text and says:
+                parts.append(TextPart("\n\n"))
+            parts += message.parts
+            has_text = has_text or says
         else:
-            joined.append(message)
-    return tuple(joined)
+            joined.append((message, list(message.parts)))
+            has_text = bool(message.text)
+    return tuple(replace(message, parts=tuple(parts)) for message, parts in joined)
 
 
 def _turn(where: str, turn: TurnBody) -> list[Message]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qs
@@ -135,22 +136,31 @@ class _Calls:
 
     def __init__(self) -> None:
         self._count = 0
-        self._open: list[tuple[str, str]] = []
+        self._open: Counter[str] = Counter()
+        self._by_name: dict[str, deque[str]] = {}
 
     def made(self, name: str, call_id: str | None) -> str:
         """The id of a call."""
         self._count += 1
         known = call_id or f"call_{self._count}"
-        self._open.append((name, known))
+        self._open[known] += 1
+        self._by_name.setdefault(name, deque()).append(known)
         return known
 
     def answered(self, name: str, call_id: str | None) -> str:
         """The id of the call that a response answers: the first open one of its name."""
-        for call in self._open:
-            if call[1] == call_id or (not call_id and call[0] == name):
-                self._open.remove(call)
-                return call[1]
-        return call_id or name
+        if call_id:
+            if self._open[call_id] > 0:
+                self._open[call_id] -= 1
+            return call_id
+        made = self._by_name.get(name, deque())
+        while made:
+            known = made.popleft()
+            # Those that were answered by their ids still stand here.
+            if self._open[known] > 0:
+                self._open[known] -= 1
+                return known
+        return name
 
 
 def _user_turn(where: str, content: Content, calls: _Calls) -> list[Message]:

@@ -22,6 +22,7 @@ _PREFIXES = {
     "reasoning": "rs",
 }
 _MOST_ID_CHARACTERS = 128
+_MOST_REFERENCES = 1000
 
 
 def input_items(given: str | Sequence[Any] | None) -> list[Item]:
@@ -37,8 +38,19 @@ def input_items(given: str | Sequence[Any] | None) -> list[Item]:
 
 
 def references(items: Iterable[Item]) -> list[str]:
-    """The ids of stored items that `items` refer to."""
-    return [item["id"] for item in items if item["type"] == "item_reference"]
+    """The ids of stored items that `items` refer to, each once and not too many.
+
+    A few bytes of a request may stand for megabytes of the store. Raises: InvalidRequest.
+    """
+    ids = [item["id"] for item in items if item["type"] == "item_reference"]
+    if len(ids) > _MOST_REFERENCES:
+        raise InvalidRequest(
+            f"`input` may refer to {_MOST_REFERENCES} stored items at most; {len(ids)} were given.",
+            param="input",
+        )
+    if len(set(ids)) < len(ids):
+        raise InvalidRequest("`input` refers to the same stored item twice.", param="input")
+    return ids
 
 
 def resolved(items: Sequence[Item], found: Mapping[str, Item]) -> list[Item]:
@@ -95,40 +107,45 @@ def messages_of(items: Iterable[Item]) -> tuple[Message, ...]:
     A call belongs to the assistant's message before it, and reasoning to the one behind it, as
     they do in a chat.
     """
-    messages: list[Message] = []
+    # Parts of a message are collected in its list: a turn may have a hundred thousand calls.
+    turns: list[tuple[Role, list[Part], str | None]] = []
     for item in items:
         match item["type"]:
             case "message":
-                _add(messages, item["role"], [TextPart(_text_of(item))], _takes_text)
+                _add(turns, item["role"], TextPart(_text_of(item)), _takes_text)
             case "reasoning":
                 if text := _reasoning_of(item):
-                    messages.append(Message("assistant", (ReasoningPart(text),)))
+                    turns.append(("assistant", [ReasoningPart(text)], None))
             case "function_call":
                 call = ToolCallPart(item["call_id"], item["name"], item["arguments"])
-                _add(messages, "assistant", [call], _takes_calls)
+                _add(turns, "assistant", call, _takes_calls)
             case _:
                 output = item["output"]
                 text = output if isinstance(output, str) else _joined(output)
-                messages.append(Message("tool", (TextPart(text),), None, item["call_id"]))
-    return tuple(messages)
+                turns.append(("tool", [TextPart(text)], item["call_id"]))
+    return tuple(Message(role, tuple(parts), None, call_id) for role, parts, call_id in turns)
 
 
-def _takes_text(before: Message) -> bool:
-    return all(isinstance(part, ReasoningPart) for part in before.parts)
+def _takes_text(before: Sequence[Part]) -> bool:
+    return all(isinstance(part, ReasoningPart) for part in before)
 
 
-def _takes_calls(before: Message) -> bool:
-    return before.role == "assistant"
+def _takes_calls(before: Sequence[Part]) -> bool:
+    del before
+    return True
 
 
 def _add(
-    messages: list[Message], role: Role, parts: list[Part], takes: Callable[[Message], bool]
+    turns: list[tuple[Role, list[Part], str | None]],
+    role: Role,
+    part: Part,
+    takes: Callable[[Sequence[Part]], bool],
 ) -> None:
     """Adds to the last message of the assistant if that `takes` it, else as one of its own."""
-    if role == "assistant" and messages and messages[-1].role == role and takes(messages[-1]):
-        messages[-1] = Message(role, (*messages[-1].parts, *parts))
+    if role == "assistant" and turns and turns[-1][0] == role and takes(turns[-1][1]):
+        turns[-1][1].append(part)
     else:
-        messages.append(Message(role, tuple(parts)))
+        turns.append((role, [part], None))
 
 
 def _text_of(item: Item) -> str:

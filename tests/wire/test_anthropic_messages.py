@@ -26,6 +26,7 @@ from orchestrator.core.events import (
     fold,
 )
 from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
+from orchestrator.core.request import ChatPrompt
 from orchestrator.wire.anthropic_messages import (
     decode,
     decode_count,
@@ -470,3 +471,13 @@ async def test_arguments_that_are_no_object_are_an_empty_one(arguments: str) -> 
     )
     body = json.loads(encoder("").result(await fold(stream(events))))
     assert body["content"] == [{"type": "tool_use", "id": "call_1", "name": "f", "input": {}}]
+
+
+def test_very_many_turns_of_one_role_are_one_turn() -> None:
+    # Quadratic work would take minutes here.
+    turns = [{"role": "user", "content": text} for text in ("a", "", "b")] * 50_000
+    body = msgspec.convert({"model": "m", "max_tokens": 1, "messages": turns}, MessagesBody)
+    prompt = decode(body).prompt
+    assert isinstance(prompt, ChatPrompt)
+    (message,) = prompt.messages
+    assert message.text == "\n\n".join(["a", "b"] * 50_000)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core.errors import InvalidRequest
+from orchestrator.core.request import ChatPrompt
 from orchestrator.wire.gemini import decode, decode_count
 from orchestrator.wire.gemini_types import CountBody, GeminiReader, GenerateBody
 
@@ -302,3 +303,21 @@ def test_a_count_is_of_contents_or_of_a_whole_request() -> None:
     assert decode_count("m", plain).prompt == decode("m", read({})).prompt
     with pytest.raises(InvalidRequest, match="`contents` is required"):
         decode_count("m", reader.read(b"{}"))
+
+
+def test_very_many_calls_find_their_answers() -> None:
+    # Quadratic work would take minutes here.
+    count = 100_000
+    calls = [{"functionCall": {"name": "f", "id": f"i{number}"}} for number in range(count)]
+    unnamed = [{"functionCall": {"name": "f"}}]
+    answers = [{"functionResponse": {"name": "f", "id": f"i{n}"}} for n in reversed(range(count))]
+    body = {
+        "contents": [
+            {"role": "model", "parts": [*calls, *unnamed]},
+            {"role": "user", "parts": [*answers, {"functionResponse": {"name": "f"}}]},
+        ]
+    }
+    prompt = decode("m", read(body)).prompt
+    assert isinstance(prompt, ChatPrompt)
+    answered = [message.tool_call_id for message in prompt.messages[1:]]
+    assert answered == [f"i{n}" for n in reversed(range(count))] + [f"call_{count + 1}"]

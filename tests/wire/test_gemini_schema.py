@@ -131,3 +131,40 @@ def test_what_is_no_schema_is_named(schema: Any, param: str, message: str) -> No
         json_schema("schema", schema)
     assert caught.value.param == param
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "ARRAY", "maxItems": float("inf")},
+        {"type": "STRING", "format": ["a"]},
+        {"type": "STRING", "enum": 5, "nullable": True},
+        {"anyOf": 5, "nullable": True},
+        {"anyOf": {"properties": [1]}},
+        {"prefixItems": {"properties": [1]}},
+        {"type": "OBJECT", "properties": {"a": {"not": {}}}, "propertyOrdering": [["a"], 1]},
+    ],
+    ids=str,
+)
+def test_what_is_no_schema_is_refused_and_no_fault_of_ours(schema: dict[str, Any]) -> None:
+    try:
+        written = closed(json_schema("w", schema))
+    except InvalidRequest:
+        return
+    if "format" not in schema:
+        with pytest.raises(InvalidRequest):
+            check_schema(written, "w")
+
+
+def test_a_schema_without_end_is_refused() -> None:
+    schema: dict[str, Any] = {"type": "STRING"}
+    for _ in range(5000):
+        schema = {"type": "ARRAY", "items": schema}
+    with pytest.raises(InvalidRequest, match="nested"):
+        json_schema("w", schema)
+
+
+def test_a_place_is_short_whatever_the_names() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        json_schema("w", {"properties": {"x" * 10**6: 1}})
+    assert len(caught.value.param or "") < 100

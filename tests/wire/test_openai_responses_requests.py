@@ -18,6 +18,7 @@ from orchestrator.responses.values import item_id, response_of
 from orchestrator.wire.bodies import BodyReader
 from orchestrator.wire.openai_responses_items import (
     input_items,
+    messages_of,
     references,
     resolved,
     with_ids,
@@ -304,3 +305,19 @@ def test_the_output_of_a_call_goes_with_the_call() -> None:
     assert [item["type"] for item in kept] == ["function_call", "function_call_output"]
     assert {item["call_id"] for item in kept} == {"call_2"}
     assert without_oldest(items, 0) == items
+
+
+def test_a_turn_of_very_many_calls_is_one_message() -> None:
+    # Quadratic work would take minutes here.
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    (message,) = messages_of(input_items([call] * 200_000))
+    assert len(message.parts) == 200_000
+
+
+def test_few_bytes_of_a_request_do_not_stand_for_much_of_the_store() -> None:
+    once = [{"type": "item_reference", "id": "msg_7"}]
+    with pytest.raises(InvalidRequest, match="twice"):
+        references(input_items(once * 2))
+    many = [{"type": "item_reference", "id": f"msg_{number}"} for number in range(1001)]
+    with pytest.raises(InvalidRequest, match="1000 stored items at most; 1001"):
+        references(input_items(many))
