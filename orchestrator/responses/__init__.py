@@ -234,16 +234,23 @@ class Responses:
         return items
 
     async def items(self, tenant_id: str, ids: Sequence[str]) -> dict[str, Item]:
-        """Those of `ids` that are items of stored responses."""
-        owners = {response_of(one) for one in ids}
+        """Those of `ids` that are items of stored responses. Raises: InvalidRequest."""
+        wanted, owners = set(ids), list({response_of(one) for one in ids})
         async with self._database.reading() as session:
-            texts = await responses.texts(session, tenant_id, list(owners), self._since())
+            size = await responses.size(session, tenant_id, owners, self._since())
+            if size > MOST_HISTORY_BYTES:
+                raise InvalidRequest(
+                    f"Responses whose items are referred to may have {MOST_HISTORY_BYTES} bytes"
+                    f" at most; these have {size}.",
+                    param="input",
+                )
+            texts = await responses.texts(session, tenant_id, owners, self._since())
         found = [
             item
             for body, given in texts.values()
             for item in (*orjson.loads(given), *orjson.loads(body)["output"])
         ]
-        return {item["id"]: item for item in found if item.get("id") in ids}
+        return {item["id"]: item for item in found if item.get("id") in wanted}
 
     async def _write(self, batch: Sequence[Stored]) -> None:
         """Stores responses that have ended, in one transaction. Raises: StoreError."""
@@ -301,6 +308,9 @@ class Responses:
                 await self.sweep()
             except StoreError as error:
                 logger.warning("old responses are not deleted yet: %s", error)
+            except Exception:
+                # Whatever it is: without this task nothing is ever deleted again.
+                logger.exception("old responses are not deleted yet")
             await asyncio.sleep(min(_SWEEP_EVERY_S, self._settings.ttl_s))
 
     async def sweep(self) -> None:

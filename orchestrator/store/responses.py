@@ -134,6 +134,16 @@ async def texts(
     return {row[0]: (row[1], row[2]) for row in await session.exec(query)}
 
 
+async def size(session: AsyncSession, tenant_id: str, ids: Sequence[str], since: int) -> int:
+    """Bytes of those of `ids` that `texts` would give, events included."""
+    query = select(func.coalesce(func.sum(StoredResponse.size_bytes), 0)).where(
+        StoredResponse.tenant_id == tenant_id,
+        StoredResponse.created_at >= since,
+        col(StoredResponse.id).in_(ids),
+    )
+    return int((await session.exec(query)).one())
+
+
 async def advance(
     session: AsyncSession,
     response_id: str,

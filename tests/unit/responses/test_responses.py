@@ -102,6 +102,18 @@ async def test_items_are_found_by_their_ids(database: Database, tenant_id: str) 
     assert await responses.items("ten_other", ids) == {}
 
 
+async def test_items_of_very_much_that_is_stored_are_refused_unread(
+    database: Database, tenant_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    responses = Responses(database, QUICK)
+    await responses.keep(kept(tenant_id, FIRST))
+    monkeypatch.setattr("orchestrator.responses.MOST_HISTORY_BYTES", 100)
+    ids = [item_id("msg", FIRST, 1)]
+    with pytest.raises(InvalidRequest, match="may have 100 bytes"):
+        await responses.items(tenant_id, ids)
+    assert await responses.items("ten_other", ids) == {}
+
+
 async def test_what_is_too_old_is_gone_at_once_and_deleted_later(
     database: Database, tenant_id: str
 ) -> None:
