@@ -10,7 +10,10 @@ from orchestrator.wire.http import DRAIN
 
 
 class DrainingWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's own closes every socket at once when the server is to stop."""
+    """uvicorn's own closes every socket at once when the server is to stop.
+
+    It also waits without end for clients that have stopped to read.
+    """
 
     def shutdown(self) -> None:
         """Asks the handler to end, once the socket is open and as long as nobody closes it."""
@@ -19,3 +22,12 @@ class DrainingWebSocket(WebSocketsSansIOProtocol):
             return
         message: Any = {"type": DRAIN}
         self.queue.put_nowait(message)
+
+    def keepalive_timeout(self) -> None:
+        """Gives the client up, one that does not read what is on its way to it for good.
+
+        A transport that is closed waits until all is read, and what sends to it as long.
+        """
+        super().keepalive_timeout()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()

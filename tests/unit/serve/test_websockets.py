@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from orchestrator.serve.websockets import DrainingWebSocket
 from tests.unit.wire.realtime.client import HELLO, TIMEOUT_S
@@ -41,7 +41,7 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[Served]:
+async def serving(folder: Path, ping_s: float = 20.0) -> AsyncIterator[Served]:
     async with bench(folder) as service:
         listener = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(
@@ -49,6 +49,8 @@ async def serving(folder: Path) -> AsyncIterator[Served]:
             ws=DrainingWebSocket,
             ws_max_size=MOST_BYTES,
             ws_per_message_deflate=False,
+            ws_ping_interval=ping_s,
+            ws_ping_timeout=ping_s,
             lifespan="off",
             log_config=None,
             timeout_graceful_shutdown=10,
@@ -169,3 +171,25 @@ async def test_a_client_that_does_not_read_holds_its_engine_up(tmp_path: Path) -
         client.transport.abort()
         async with asyncio.timeout(TIMEOUT_S):
             await served.service.backend.closed.wait()
+
+
+async def test_a_client_that_never_reads_again_is_given_up(tmp_path: Path) -> None:
+    text = {"type": "input_text", "text": "x" * EVENT_BYTES}
+    item = {"type": "message", "role": "user", "content": [text]}
+    create = json.dumps({"type": "conversation.item.create", "item": item})
+    async with (
+        serving(tmp_path, ping_s=0.2) as served,
+        served.connect(ping_interval=None, close_timeout=0) as client,
+    ):
+        client.transport.pause_reading()
+
+        async def flood() -> None:
+            while True:
+                await client.send(create)
+
+        flooding = asyncio.create_task(flood())
+        async with asyncio.timeout(TIMEOUT_S):
+            # What was sent to it is thrown away, and the place of its session is free.
+            while served.server.server_state.tasks or not flooding.done():
+                await asyncio.wait([served.running], timeout=0.05)
+        assert isinstance(flooding.exception(), ConnectionClosed)
