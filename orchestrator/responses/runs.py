@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -56,15 +56,27 @@ class Runs:
         self._settings = settings
         self._beat_s = min(_MOST_BEAT_S, settings.lost_after_s / 5)
         self._runs: dict[str, _Run] = {}
+        self._coming = 0
         self._closing = False
 
     def check(self) -> None:
         """Raises: Overloaded when no more can run."""
-        if self._closing or len(self._runs) >= self._settings.most_running:
+        running = len(self._runs) + self._coming
+        if self._closing or running >= self._settings.most_running:
             raise Overloaded(
-                f"{len(self._runs)} responses run in the background already; this is the most.",
+                f"{running} responses run in the background already; this is the most.",
                 retry_after_s=1.0,
             )
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Keeps room for a response while it is stored and started. Raises: Overloaded."""
+        self.check()
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
 
     def start(self, work: Work) -> None:
         """Begins with `work`, whose response has been stored. Returns at once."""

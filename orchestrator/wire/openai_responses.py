@@ -165,12 +165,13 @@ class _Handlers:
         encoder: ResponseEncoder,
     ) -> None:
         """Begins a background response, which from then on needs nobody. Raises: GatewayError."""
-        self._runs.check()
-        context = exchange.context(_DIALECT)
-        await self._gateway.check(principal, request.model, context)
-        queued = encoder.queued()
-        await self._responses.begin(encoder.kept(), queued)
-        self._runs.start(BackgroundWork(self._gateway, principal, request, context, encoder))
+        with self._runs.place():
+            context = exchange.context(_DIALECT)
+            await self._gateway.check(principal, request.model, context)
+            queued = encoder.queued()
+            await self._responses.begin(encoder.kept(), queued)
+            work = BackgroundWork(self._gateway, principal, request, context, encoder)
+            self._runs.start(work)
 
     async def _asked(
         self, exchange: Exchange, principal: Principal, body: ResponsesBody, response_id: str

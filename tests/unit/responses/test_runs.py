@@ -134,6 +134,17 @@ async def test_no_more_run_than_may(database: Database, tenant_id: str) -> None:
         runs.check()
 
 
+async def test_what_is_about_to_run_counts_too(database: Database, tenant_id: str) -> None:
+    runs = Runs(Responses(database, QUICK), QUICK)
+    third = runs.place()
+    with runs.place(), runs.place(), pytest.raises(Overloaded, match="2 responses run"):
+        third.__enter__()
+    with pytest.raises(ZeroDivisionError), runs.place():
+        _ = 1 / 0
+    with runs.place():
+        runs.check()
+
+
 async def test_what_runs_at_the_end_of_the_worker_has_failed(
     database: Database, tenant_id: str
 ) -> None:
