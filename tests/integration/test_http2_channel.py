@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from orchestrator.triton.http2 import Http2Channel
+from orchestrator.triton.http2 import Http2Channel, frames
 from orchestrator.triton.transport import SERVICE, RpcFailed, Status
 from tests.integration.serving import free_port
 
@@ -255,3 +255,40 @@ async def listening(address: str, speak: Callable[..., Any]) -> AsyncIterator[No
     finally:
         server.close()
         await server.wait_closed()
+
+
+async def test_a_peer_that_does_not_read_holds_no_close_up() -> None:
+    greeting = frames.settings([(frames.INITIAL_WINDOW_SIZE, frames.LARGEST_WINDOW)])
+    connected = asyncio.Event()
+    over = asyncio.Event()
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        writer.write(greeting + frames.window_update(0, 2**30))
+        connected.set()
+        await over.wait()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    async with server, asyncio.timeout(TIMEOUT_S):
+        channel = Http2Channel(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        first = asyncio.create_task(
+            channel.unary("Unary", bytes(2**26), metadata=(), timeout_s=TIMEOUT_S)
+        )
+        await connected.wait()
+        with pytest.raises(RpcFailed):
+            # Its window is known by the time that this is over.
+            await channel.unary("Unary", b"", metadata=(), timeout_s=0.2)
+        await channel.close()
+        with pytest.raises(RpcFailed):
+            await first
+        over.set()
+
+
+async def test_an_address_that_cannot_be_is_unavailable() -> None:
+    channel = Http2Channel("127.0.0.1:99999")
+    for _ in range(2):
+        with pytest.raises(RpcFailed) as caught:
+            await channel.unary("Unary", b"", metadata=(), timeout_s=TIMEOUT_S)
+        assert caught.value.status.code == 14
+    await channel.close()

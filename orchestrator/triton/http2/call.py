@@ -19,6 +19,7 @@ from orchestrator.triton.transport import (
 MOST_MESSAGE_BYTES = 2**31 - 1
 _PREFIX = struct.Struct(">BL")
 _PREFIX_BYTES = 5
+_MOST_DIGITS = 10
 
 _OF_HTTP: Mapping[str, int] = {
     "400": INTERNAL,
@@ -126,7 +127,8 @@ class GrpcCall:
 
     def _end_by(self, values: Mapping[str, str]) -> None:
         text = values.get("grpc-status", "")
-        if not (text.isascii() and text.isdigit()):
+        # A longer one could not even be read as a number.
+        if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
             self.end(Status(UNKNOWN, "the answer ended without a status"))
         elif int(text) == OK and self._buffer:
             self.end(Status(INTERNAL, "the answer ended inside a message"))

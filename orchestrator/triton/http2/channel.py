@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 20.0
+_CLOSE_S = 1.0
 _UNIX = "unix:"
 
 
@@ -111,7 +112,11 @@ class Http2Channel:
         links = list(self._links)
         for link in links:
             link.close()
+        if links:
+            await asyncio.wait([link.gone for link in links], timeout=_CLOSE_S)
         for link in links:
+            # A peer that does not read would hold what is left to send for ever.
+            link.abort()
             await link.gone
 
     def keep(self, link: _Link) -> None:
@@ -159,7 +164,7 @@ class Http2Channel:
                     _, link = await loop.create_connection(
                         self._new_link, host.strip("[]"), int(port)
                     )
-        except (OSError, TimeoutError) as error:
+        except Exception as error:  # whatever it is, those who wait must hear of it
             self._connecting = None
             self._fail_waiting(Status(UNAVAILABLE, f"cannot connect: {type(error).__name__}"))
             return
@@ -315,6 +320,10 @@ class _Link(asyncio.Protocol):
         """Ends the connection and what is on it."""
         self.connection.lost(frames.CANCEL)
         self._transport.close()
+
+    def abort(self) -> None:
+        """Drops the connection, and what is not sent yet."""
+        self._transport.abort()
 
     def close_if_idle(self) -> None:
         """Ends a connection that takes no new streams and has none."""

@@ -296,7 +296,9 @@ class Connection:
         self.closing = True
         last = frames.read_long(payload)
         for late in [one for one in self._streams if one > last]:
-            self._streams.pop(late).handler.reset(frames.REFUSED_STREAM)
+            # Whoever is told of one may cancel another.
+            if (stream := self._streams.pop(late, None)) is not None:
+                stream.handler.reset(frames.REFUSED_STREAM)
 
     def _take_window_update(self, flags: int, number: int, payload: bytes) -> None:
         del flags

@@ -53,6 +53,7 @@ def test_messages_are_the_same_however_they_are_cut(bodies: list[bytes], cuts: l
     [
         (OPENING, {"grpc-status": "5", "grpc-message": "not%20there"}, 5),
         (OPENING, {"grpc-status": "?"}, 2),
+        (OPENING, {"grpc-status": "9" * 5000}, 2),
         (OPENING, {}, 2),
         (OPENING | {"content-type": "text/html"}, None, 2),
         ({":status": "503"}, None, 14),
