@@ -179,7 +179,13 @@ class Gateway:
         run = route.backend.generate(prepared, context.engine_id)
         events = meter.watched(run.events()) if meter.call.sampled else run.events()
 
+        promised: Outcome | None = None
+
         def promise(outcome: Outcome) -> None:
+            nonlocal promised
+            if outcome == promised:
+                return
+            promised = outcome
             usage = _charged(run.so_far(), outcome)
             self._books.promise(meter.entry(route.backend.name, usage, outcome))
 

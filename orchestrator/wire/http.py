@@ -160,6 +160,10 @@ class Exchange:
             message = {**message, "headers": headers}
         return self._send(message)
 
+    def send_piece(self, piece: bytes) -> Awaitable[None]:
+        """Sends some of a body that has begun and goes on; `send` without its questions."""
+        return self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
     async def admit(self, authenticator: Authenticator) -> Principal:
         """The caller; nothing of the body is read for it.
 

@@ -80,7 +80,7 @@ async def send_stream(
     framing: Framing = EVENT_STREAM,
     ping_after_s: float = PING_AFTER_S,
 ) -> None:
-    """Sends every event as it comes, one write for each, and closes `generation` in any case.
+    """Sends every event as it comes, its frames in one write, and closes `generation` in any case.
 
     The status went out with the first event, so an error after it is told as an event.
     """
@@ -97,9 +97,9 @@ async def send_stream(
             async for event in generation:
                 if isinstance(event, GenerationFinished):
                     exchange.usage = event.usage
-                for frame in encoder.event(event):
+                if frames := encoder.event(event):
                     pings.touch()
-                    await exchange.send(_body(frame))
+                    await exchange.send_piece(b"".join(frames))
         except GatewayError as error:
             await _send_error(exchange, encoder, error)
         except Exception:
