@@ -178,7 +178,6 @@ class Gateway:
         meter.start(route.served.model.id, request)
         run = route.backend.generate(prepared, context.engine_id)
         events = meter.watched(run.events()) if meter.call.sampled else run.events()
-
         promised: Outcome | None = None
 
         def promise(outcome: Outcome) -> None:
