@@ -32,9 +32,14 @@ _CLOSED_BY = frozenset(
 def guide_for(request: GenerationRequest, known: Sequence[str]) -> Guide | None:
     """The guide that `request` needs, if any; `known` are the engine's kinds.
 
-    Raises: InvalidRequest where the engine has no such kind.
+    Raises: InvalidRequest where the engine has no such kind, or no guide can be made.
     """
-    guide = _guide(request)
+    try:
+        guide = _guide(request)
+    except RecursionError as error:
+        raise InvalidRequest(
+            "The JSON schemas in `tools` are nested too deeply.", param="tools"
+        ) from error
     if guide is not None and guide.kind not in known:
         raise InvalidRequest(
             f"`{guide.param}` needs guided decoding, which the engine of `{request.model}` does"

@@ -16,6 +16,7 @@ _PLACE = re.compile(r"^(?P<fault>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.+)`")
 _STEP = re.compile(r"\.?(?P<name>[^.\[\]]+)|\[(?P<index>\d+)\]")
 _MOST_SHOWN = 60
+_MOST_WHOLE = 1e15
 
 
 class BodyReader(Generic[T]):
@@ -73,14 +74,24 @@ def check_range(name: str, value: float | None, low: float, high: float) -> None
     """Raises: InvalidRequest when `value` is given and not within `low` and `high`."""
     if value is not None and not low <= value <= high:
         raise InvalidRequest(
-            f"`{name}` must be between {low:g} and {high:g}; {value:g} was given.", param=name
+            f"`{name}` must be between {_number(low)} and {_number(high)};"
+            f" {_number(value)} was given.",
+            param=name,
         )
 
 
 def check_at_least(name: str, value: float | None, low: int) -> None:
     """Raises: InvalidRequest when `value` is given and below `low`."""
     if value is not None and value < low:
-        raise InvalidRequest(f"`{name}` must be at least {low}; {value} was given.", param=name)
+        raise InvalidRequest(
+            f"`{name}` must be at least {low}; {_number(value)} was given.", param=name
+        )
+
+
+def _number(value: float) -> str:
+    """A number as messages show it: to the last digit, and without a fraction that is none."""
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _MOST_WHOLE
+    return shown(int(value) if is_whole else value)
 
 
 def _wrong_field(message: str, body: bytes) -> InvalidRequest:
@@ -100,10 +111,17 @@ def _wrong_field(message: str, body: bytes) -> InvalidRequest:
 
 
 def _value_at(path: str, body: bytes) -> Any:
-    """The value at `path`, or `None` when the path does not say which one it is."""
+    """The value at `path`, or `None` when the path does not say which one it is.
+
+    `None` too when there is no reading it.
+    """
     if "[...]" in path:
         return None
-    value: Any = msgspec.json.decode(body)
+    try:
+        value: Any = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        # A number that no type can hold, there or elsewhere.
+        return None
     for step in _STEP.finditer(path):
         value = value[step["name"] if step["name"] is not None else int(step["index"])]
     return value

@@ -90,7 +90,8 @@ def choice_count(n: int | None) -> int:
 def token_limit(name: str, value: int | None) -> int | None:
     """The most tokens wanted. Raises: InvalidRequest."""
     check_at_least(name, value, 1)
-    return None if value is None else min(value, _LARGEST_INT32)
+    check_range(name, value, 1, _LARGEST_INT32)
+    return value
 
 
 def route_hint(hint: str | None) -> RouteHint:

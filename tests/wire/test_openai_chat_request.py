@@ -180,6 +180,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "empty stop": ({"stop": ""}, "stop", "empty string"),
     "no choice": ({"n": 0}, "n", "between 1 and 8; 0 was given"),
     "too many choices": ({"n": 9}, "n", "between 1 and 8; 9 was given"),
+    "endless": (
+        {"max_tokens": 10**12},
+        "max_tokens",
+        "between 1 and 2147483647; 1000000000000 was given",
+    ),
     "no tokens": ({"max_tokens": 0}, "max_tokens", "at least 1; 0 was given"),
     "no tokens, newer": ({"max_completion_tokens": -1}, "max_completion_tokens", "at least 1"),
     "top log probabilities alone": ({"top_logprobs": 2}, "top_logprobs", "needs `logprobs`"),

@@ -74,6 +74,14 @@ def test_a_format_gives_way_to_a_call_that_may_come() -> None:
         assert not may_call_instead(request(TOOLS, tool_choice=mode))
 
 
+def test_a_tool_nested_too_deeply_is_a_bad_request() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(5000):
+        schema = {"const": schema}
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        guide_for(request((Tool("f", "", schema),), tool_choice=ToolChoice("required")), KNOWN)
+
+
 def test_a_named_tool_leaves_the_arguments_to_write() -> None:
     guide = guide_for(request(TOOLS, tool_choice=ToolChoice("named", "weather")), KNOWN)
     assert guide is not None
