@@ -46,7 +46,7 @@ from orchestrator.wire.anthropic_messages_types import (
     ToolBody,
     TurnBody,
 )
-from orchestrator.wire.bodies import BodyReader, check_range, shown
+from orchestrator.wire.bodies import BodyReader, check_range, json_text, shown
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_tools import MOST_TOOLS
 from orchestrator.wire.openai_types import required_model, token_limit
@@ -215,7 +215,7 @@ def _assistant_parts(where: str, block: Block) -> tuple[Part, ...]:
         case "tool_use":
             call_id = _required(f"{where}.id", block.id)
             name = _required(f"{where}.name", block.name)
-            return (ToolCallPart(call_id, name, orjson.dumps(block.input or {}).decode()),)
+            return (ToolCallPart(call_id, name, json_text(block.input or {}, f"{where}.input")),)
         case _:
             return (_text(where, block),)
 

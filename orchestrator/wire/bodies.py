@@ -6,6 +6,7 @@ import re
 from typing import Any, Generic, TypeVar
 
 import msgspec
+import orjson
 
 from orchestrator.core.errors import InvalidRequest
 
@@ -68,6 +69,17 @@ def shown(value: object) -> str:
     """A given value as an error message shows it: as JSON, and not endless."""
     text = msgspec.json.encode(value).decode("utf-8")
     return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"
+
+
+def json_text(value: object, where: str) -> str:
+    """What a caller gave at `where` as JSON text. Raises: InvalidRequest."""
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError as error:
+        raise InvalidRequest(
+            f"`{where}` holds a number of more than 64 bits, or is nested more than 254 deep.",
+            param=where,
+        ) from error
 
 
 def check_range(name: str, value: float | None, low: float, high: float) -> None:

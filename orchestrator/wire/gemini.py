@@ -29,7 +29,7 @@ from orchestrator.core.request import (
     SamplingParams,
 )
 from orchestrator.gateway import Gateway
-from orchestrator.wire.bodies import check_at_least, check_range, shown
+from orchestrator.wire.bodies import check_at_least, check_range, json_text, shown
 from orchestrator.wire.gemini_encoder import Encoder, text_tokens
 from orchestrator.wire.gemini_replies import (
     CountTokensResponse,
@@ -175,7 +175,8 @@ def _user_turn(where: str, content: Content, calls: _Calls) -> list[Message]:
         if texts:
             messages.append(Message("user", tuple(texts)))
             texts = []
-        text = orjson.dumps(response.response or {}).decode()
+        place = f"{where}.parts[{index}].functionResponse.response"
+        text = json_text(response.response or {}, place)
         call_id = calls.answered(response.name, response.id)
         messages.append(Message("tool", (TextPart(text),), response.name, call_id))
     if texts or not messages:
@@ -188,7 +189,8 @@ def _model_turn(where: str, content: Content, calls: _Calls) -> Message:
     for index, part in enumerate(content.parts or []):
         call = part.function_call
         if call is not None:
-            arguments = orjson.dumps(call.args or {}).decode()
+            place = f"{where}.parts[{index}].functionCall.args"
+            arguments = json_text(call.args or {}, place)
             parts.append(ToolCallPart(calls.made(call.name, call.id), call.name, arguments))
             continue
         text = _text(f"{where}.parts[{index}]", part)

@@ -20,7 +20,7 @@ from orchestrator.gateway import Gateway
 from orchestrator.responses import Responses
 from orchestrator.responses.runs import Runs
 from orchestrator.responses.values import Item, Kept
-from orchestrator.wire.bodies import BodyReader
+from orchestrator.wire.bodies import BodyReader, json_text
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_responses_encoder import ResponseEncoder
 from orchestrator.wire.openai_responses_items import (
@@ -83,6 +83,8 @@ class _Handlers:
         asked = await self._asked(exchange, principal, body, response_id)
         stored = self._stores(body)
         fresh = response_object(body, response_id, int(time.time()), stored=stored)
+        # Told, and maybe stored, when it is paid for; so what cannot be is refused now.
+        json_text({"tools": fresh["tools"], "text": fresh["text"]}, "tools or text.format")
         kept = Kept(principal.tenant_id, fresh, asked.items)
         encoder = ResponseEncoder(kept, logprobs=asked.request.top_logprobs is not None)
         if body.background:

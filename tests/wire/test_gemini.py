@@ -321,3 +321,14 @@ def test_very_many_calls_find_their_answers() -> None:
     assert isinstance(prompt, ChatPrompt)
     answered = [message.tool_call_id for message in prompt.messages[1:]]
     assert answered == [f"i{n}" for n in reversed(range(count))] + [f"call_{count + 1}"]
+
+
+@pytest.mark.parametrize("value", ["9" * 100, "[" * 400 + "]" * 400], ids=["number", "nesting"])
+def test_values_that_cannot_be_told_on_are_refused(value: str) -> None:
+    reader = GeminiReader(GenerateBody)
+    answered = {"functionResponse": {"name": "f", "response": {"a": 0}}}
+    called = {"functionCall": {"name": "f", "args": {"a": 0}}}
+    for role, part in (("user", answered), ("model", called)):
+        body = json.dumps({"contents": [{"role": role, "parts": [part]}]}).replace("0", value)
+        with pytest.raises(InvalidRequest, match="64 bits"):
+            decode("m", reader.read(body.encode()))

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from orchestrator.core.messages import Tool
 from orchestrator.core.request import ReasoningEffort, ToolChoice
-from orchestrator.wire.bodies import shown
+from orchestrator.wire.bodies import json_text, shown
 from orchestrator.wire.realtime.client_events import Options, ReasoningBody, SessionBody, ToolBody
 from orchestrator.wire.realtime.faults import invalid, no_audio
 from orchestrator.wire.realtime.items import Dialect
@@ -133,6 +133,8 @@ def _tool(tool: ToolBody, where: str) -> Tool:
             f"{where}.name",
         )
     parameters = tool.parameters or {"type": "object", "properties": {}}
+    # Events of ours tell it.
+    json_text(parameters, f"{where}.parameters")
     return Tool(tool.name, tool.description or "", parameters)
 
 

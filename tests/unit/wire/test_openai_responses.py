@@ -114,6 +114,15 @@ def _turn(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
+async def test_what_cannot_be_stored_is_refused_before_the_engine_works(service: Bench) -> None:
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object", "x": 10**99}}
+    reply = await service.post("/v1/responses", {**ASKED, "tools": [tool]})
+    assert reply.status_code == 400, reply.text
+    assert "64 bits" in reply.text
+    assert service.backend.asked == []
+    assert await rows(service) == 0
+
+
 async def test_a_stream_is_stored_before_its_last_event(service: Bench) -> None:
     reply = await service.post("/v1/responses", {**ASKED, "stream": True})
     last = events(reply.text)[-1]

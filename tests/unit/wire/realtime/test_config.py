@@ -91,6 +91,10 @@ def test_leaving_old_items_out_can_be_switched_off() -> None:
         ({"tools": [{"type": "mcp"}]}, "session.tools[0].type"),
         ({"tools": [CLOCK, {"type": "function", "name": "a b"}]}, "session.tools[1].name"),
         ({"tools": [{"type": "function"}]}, "session.tools[0].name"),
+        (
+            {"tools": [{"type": "function", "name": "f", "parameters": {"x": 10**30}}]},
+            "session.tools[0].parameters",
+        ),
         ({"temperature": 2.1}, "session.temperature"),
         ({"max_output_tokens": 0}, "session.max_output_tokens"),
         ({"max_response_output_tokens": "all"}, "session.max_response_output_tokens"),
