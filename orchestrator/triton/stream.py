@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from orchestrator.triton import contract, errors
 from orchestrator.triton.contract import EngineMetrics, GenerateCall, TokenChunk
 from orchestrator.triton.likeness import Likeness
 from orchestrator.triton.transport import OK, Call, Metadata, Status, Transport
+
+logger = logging.getLogger(__name__)
 
 METHOD = "ModelStreamInfer"
 
@@ -147,11 +151,15 @@ class TokenStream:
             self._add(TokenChunk((token,), final=False))
             return
         try:
-            response = service_pb2.ModelStreamInferResponse.FromString(answer)
-        except DecodeError:
+            self._read(answer)
+        except (DecodeError, ValueError, IndexError, struct.error) as error:
+            # A fault of this call alone; the others on its connection go on.
+            logger.warning("an answer to %s cannot be read: %s", self._id, type(error).__name__)
             self._fail(UpstreamFailed("The engine's answer cannot be read."))
             self.stop()
-            return
+
+    def _read(self, answer: bytes) -> None:
+        response = service_pb2.ModelStreamInferResponse.FromString(answer)
         if response.error_message:
             if not self._stopped:
                 self._fail(self._error_of(response.error_message))
