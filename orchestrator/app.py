@@ -58,6 +58,11 @@ from orchestrator.wire.policies import routes as policy_routes
 from orchestrator.wire.usage import routes as usage_routes
 
 
+_COLLECT_AFTER = (10_000, 20, 50)
+"""A request makes hundreds of objects, nearly all of which go by themselves; by default there
+would be a collection for each."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Parts:
     """What a running application consists of."""
@@ -98,6 +103,7 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
             # time of a request.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(*_COLLECT_AFTER)
             yield
 
     return surfaces.new_app(
