@@ -57,7 +57,6 @@ from orchestrator.wire.openai_responses import routes as response_routes
 from orchestrator.wire.policies import routes as policy_routes
 from orchestrator.wire.usage import routes as usage_routes
 
-
 _COLLECT_AFTER = (10_000, 20, 50)
 """A request makes hundreds of objects, nearly all of which go by themselves; by default there
 would be a collection for each."""
