@@ -12,8 +12,15 @@ from orchestrator.wire.http import DRAIN
 class DrainingWebSocket(WebSocketsSansIOProtocol):
     """uvicorn's own closes every socket at once when the server is to stop.
 
-    It also waits without end for clients that have stopped to read.
+    It also logs every refusal before the upgrade as an error, and waits without end for clients
+    that have stopped to read.
     """
+
+    async def send(self, message: Any) -> None:
+        """Sends on. A refusal that is sent whole is an end like any other, and no error to log."""
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True
 
     def shutdown(self) -> None:
         """Asks the handler to end, once the socket is open and as long as nobody closes it."""

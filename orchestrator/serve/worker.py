@@ -39,6 +39,7 @@ def run_worker(settings: Settings, fd: int, number: int = 0) -> int:
     """
     # Imported here: the parent, which imports this module, has no use for the application.
     from orchestrator.app import create_app
+    from orchestrator.serve.http1 import BoundedHttp
     from orchestrator.serve.websockets import DrainingWebSocket
 
     configure_logging(settings.logging)
@@ -49,7 +50,7 @@ def run_worker(settings: Settings, fd: int, number: int = 0) -> int:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHttp,
         ws=DrainingWebSocket,
         ws_max_size=settings.realtime.most_message_bytes,
         ws_ping_interval=settings.realtime.ping_s,

@@ -193,3 +193,13 @@ async def test_a_client_that_never_reads_again_is_given_up(tmp_path: Path) -> No
             while served.server.server_state.tasks or not flooding.done():
                 await asyncio.wait([served.running], timeout=0.05)
         assert isinstance(flooding.exception(), ConnectionClosed)
+
+
+async def test_a_refusal_before_the_upgrade_is_no_error_of_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tmp_path) as served:
+        with pytest.raises(InvalidStatus) as refused:
+            await served.connect("op_live_0000_nobody")
+    assert refused.value.response.status_code == 401
+    assert "handshake" not in caplog.text
