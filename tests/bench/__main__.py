@@ -19,7 +19,18 @@ import psutil
 import uvloop
 
 from orchestrator.settings import PROJECT_ROOT
-from tests.bench import disconnects, faults, keys, memory, policy, profile, speed, table, telemetry
+from tests.bench import (
+    disconnects,
+    faults,
+    keys,
+    memory,
+    policy,
+    profile,
+    speed,
+    table,
+    telemetry,
+    transports,
+)
 
 COLUMNS = (
     ("case", "", "{}"),
@@ -102,6 +113,11 @@ async def _speed(folder: Path) -> int:
     return sum(row["failed"] for row in rows)
 
 
+async def _transports(folder: Path) -> int:
+    _show("transports", await transports.report(folder))
+    return 0
+
+
 PARTS: dict[str, Callable[[Path], Awaitable[int]]] = {
     "table": _table,
     "--quick": _quick,
@@ -113,6 +129,7 @@ PARTS: dict[str, Callable[[Path], Awaitable[int]]] = {
     "keys": _keys,
     "policy": _policy,
     "telemetry": _telemetry,
+    "transports": _transports,
 }
 
 

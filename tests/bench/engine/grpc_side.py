@@ -19,8 +19,8 @@ NAME = "bench-engine"
 _FRAME_BYTES = frames.DEFAULT_FRAME_SIZE
 _HEAD = headers.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
 _TRAILERS = headers.encode([(b"grpc-status", b"0")])
-_WORD = 600
-"""The token that every answer is made of."""
+_WORDS = (600, 1411)
+"""What answers are made of, in turns: ` sentence` and ` sea`."""
 
 
 class GrpcSide(asyncio.Protocol):
@@ -120,7 +120,7 @@ class GrpcSide(asyncio.Protocol):
 class _Stream:
     """One call."""
 
-    __slots__ = ("_begun", "_id", "_number", "_path", "_response", "_side", "_tokens", "body")
+    __slots__ = ("_begun", "_id", "_number", "_path", "_responses", "_side", "_tokens", "body")
 
     def __init__(self, side: GrpcSide, number: int, path: str) -> None:
         self._side = side
@@ -130,7 +130,7 @@ class _Stream:
         self._id = ""
         self._begun = False
         self._tokens: Tokens | None = None
-        self._response = b""
+        self._responses: list[bytes] = []
 
     def serve(self) -> None:
         """The request is there."""
@@ -164,11 +164,13 @@ class _Stream:
         self._side.by_id[request.id] = self
         (count,) = struct.unpack("<i", given["request_output_len"])
         if given["streaming"] == b"\x00":
-            whole = _response(request, [_WORD] * count, final=True)
+            whole = _response(request, [_WORDS[0]] * count, final=True)
             self._tokens = Tokens(request.model_name, 1, lambda *_: self._answer(whole))
             return
-        self._response = _framed(self._number, _response(request, [_WORD], final=False))
-        last = _framed(self._number, _response(request, [_WORD], final=True))
+        self._responses = [
+            _framed(self._number, _response(request, [word], final=False)) for word in _WORDS
+        ]
+        last = _framed(self._number, _response(request, [_WORDS[0]], final=True))
         self._tokens = Tokens(
             request.model_name, count, lambda now, over: self._emit(now, last if over else b"")
         )
@@ -180,7 +182,10 @@ class _Stream:
         self._answer(_response(empty, [], final=True))
 
     def _emit(self, count: int, last: bytes) -> None:
-        raw = self._response * (count - 1) + last if last else self._response * count
+        now, self._responses = self._responses, self._responses[::-1]
+        pair = b"".join(now)
+        plain = count - 1 if last else count
+        raw = pair * (plain // 2) + now[0] * (plain % 2) + last
         counted = len(raw) - count * frames.HEADER_BYTES
         if not self._begun:
             self._begun = True
