@@ -162,14 +162,13 @@ class Deployments:
     async def _refresh(self, deployment: Deployment, replica: Replica) -> None:
         if not replica.is_due:
             return
-        name = replica.model
-        if (probe := self._probes.get(replica.name)) is None:
-            answers = await replica.client.model_ready(name)
-        else:
-            answers = await probe.model_answers(name, self._probe_timeout_s)
-            if not answers:
-                # Nobody else would tell those who wait for a remote engine that hangs.
-                replica.client.fail_in_flight(name)
+        try:
+            answers = await self._answers(replica)
+        except Exception as error:
+            # Such as an answer that cannot be read; the other models are looked at all the same.
+            what = (replica.model, replica.name, type(error).__name__)
+            logger.warning("model %s on triton `%s` cannot be asked: %s", *what)
+            answers = False
         # It may have been ejected meanwhile, and then this answer is too old.
         if not replica.is_due:
             return
@@ -178,6 +177,17 @@ class Deployments:
         elif not replica.ready:
             # It was loaded, or loaded again, and has to show that it is what was built.
             self._test(deployment, replica)
+
+    async def _answers(self, replica: Replica) -> bool:
+        """Whether the model is loaded there and, where that is to be tried, answers."""
+        name = replica.model
+        if (probe := self._probes.get(replica.name)) is None:
+            return await replica.client.model_ready(name)
+        answers = await probe.model_answers(name, self._probe_timeout_s)
+        if not answers:
+            # Nobody else would tell those who wait for a remote engine that hangs.
+            replica.client.fail_in_flight(name)
+        return answers
 
     def _test(self, deployment: Deployment, replica: Replica) -> None:
         if replica not in self._tests and time.monotonic() >= replica.test_again_at:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 
@@ -26,6 +27,8 @@ from orchestrator.settings import SettingsError
 from orchestrator.telemetry import names
 from orchestrator.telemetry.instruments import Family, Registry, Series, Spec
 from orchestrator.telemetry.tracing import process_resource, quiet_exporter
+
+logger = logging.getLogger(__name__)
 
 _INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"
 _DEFAULT_INTERVAL_MS = 60_000
@@ -70,7 +73,11 @@ class MetricsPush:
     async def _send_forever(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
-            await asyncio.to_thread(self._exporter.export, self.moment())
+            try:
+                await asyncio.to_thread(self._exporter.export, self.moment())
+            except Exception:
+                # Numbers of one moment are lost, and not all that come after them.
+                logger.exception("metrics cannot be sent")
 
 
 def _interval_s() -> float:

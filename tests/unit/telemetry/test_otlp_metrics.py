@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 
 from orchestrator.settings import SettingsError
 from orchestrator.telemetry import specs
-from orchestrator.telemetry.instruments import Registry
+from orchestrator.telemetry.instruments import Observed, Registry
 from orchestrator.telemetry.otlp_metrics import MetricsPush
 
 
@@ -40,3 +42,27 @@ def test_an_interval_that_is_none_is_refused(given: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", given)
     with pytest.raises(SettingsError, match="OTEL_METRIC_EXPORT_INTERVAL"):
         MetricsPush(Registry(), 0)
+
+
+async def test_a_number_that_cannot_be_told_ends_no_telling(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "1")
+    asked = 0
+    twice = asyncio.Event()
+
+    def look() -> Observed:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            twice.set()
+        raise ZeroDivisionError
+
+    registry = Registry()
+    registry.observe(specs.CPU_TIME, look)
+    push = MetricsPush(registry, 0)
+    push.start()
+    async with asyncio.timeout(30):
+        await twice.wait()
+    await push.close()
+    assert "metrics cannot be sent" in caplog.text
