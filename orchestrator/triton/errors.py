@@ -55,7 +55,7 @@ def guide_refused(text: str, param: str) -> InvalidRequest | None:
     Our own engine's reason speaks of the caller's schema only and is passed on; others' is not.
     """
     if (own := _OWN_REFUSAL.search(text)) is not None:
-        reason = own["reason"].strip().rstrip(".")
+        reason = own["reason"].strip().rstrip(".:")
         return InvalidRequest(f"`{param}` cannot be enforced by the engine: {reason}.", param=param)
     if any(word in text.lower() for word in _GUIDE):
         return InvalidRequest(f"`{param}` cannot be enforced by the engine.", param=param)

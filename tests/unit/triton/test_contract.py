@@ -222,6 +222,10 @@ def test_an_empty_last_response_has_clocks_and_no_log_probs() -> None:
             "in ensemble: `guided_decoding_guide` is no usable json_schema: Unknown key x.\nat y",
             "`tool_choice` cannot be enforced by the engine: Unknown key x.",
         ),
+        (
+            "`guided_decoding_guide` is no usable json_schema: regex parse error:\n    (\n    ^",
+            "`tool_choice` cannot be enforced by the engine: regex parse error.",
+        ),
         ("[TRT] xgrammar: /src/secret.cpp:7", "`tool_choice` cannot be enforced by the engine."),
         ("Grammar compilation", "`tool_choice` cannot be enforced by the engine."),
     ],
