@@ -15,6 +15,7 @@ from orchestrator.catalogue import CatalogueError, load_catalogue
 from orchestrator.core.errors import GatewayError
 from orchestrator.doctor.finding import Finding, failed, ok, warning
 from orchestrator.doctor.ports import ready_status
+from orchestrator.policy.opa import without_password
 from orchestrator.policy.start import open_question
 from orchestrator.settings import Settings, SettingsError, TritonConnection
 from orchestrator.store.database import Database, StoreError, checked_url
@@ -79,7 +80,11 @@ async def redis(settings: Settings) -> list[Finding]:
 async def policy(settings: Settings) -> list[Finding]:
     """A question to whoever decides."""
     engine = settings.policy.engine
-    who = "embedded Rego" if engine == "embedded" else f"OPA at {settings.policy.opa_url}"
+    who = (
+        "embedded Rego"
+        if engine == "embedded"
+        else f"OPA at {without_password(settings.policy.opa_url)}"
+    )
     try:
         await open_question(settings)
     except GatewayError:

@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -43,7 +44,7 @@ class OpaHttp:
         except (BadVerdictError, aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
             logger.error(
                 "policy %s version %d cannot be evaluated by %s: %s",
-                *(version.policy_id, version.version, self._url),
+                *(version.policy_id, version.version, without_password(self._url)),
                 str(error) or type(error).__name__,
             )
             raise unavailable() from error
@@ -75,3 +76,9 @@ class OpaHttp:
         if not isinstance(result, dict) or not isinstance(result.get("result"), dict):
             raise BadVerdictError("the answer has no result")
         return result["result"].get("decision")
+
+
+def without_password(url: str) -> str:
+    """`url` as it may be told: without the user and the password that it may hold."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

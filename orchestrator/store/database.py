@@ -167,8 +167,9 @@ def checked_url(settings: Settings) -> URL:
     """The store's URL. Raises: SettingsError, never with the URL's password in it."""
     try:
         url = make_url(settings.store_url)
-    except ArgumentError as error:
-        raise SettingsError("`store.url` is not an SQLAlchemy URL") from error
+    except (ArgumentError, ValueError):
+        # Their words may have a part of the password in them.
+        raise SettingsError("`store.url` is not an SQLAlchemy URL") from None
     is_file = url.drivername == _SQLITE and url.database not in (None, "", ":memory:")
     if not is_file and not (url.drivername == _POSTGRESQL and url.database):
         raise SettingsError(

@@ -66,10 +66,13 @@ async def test_the_embedded_policy_decides(tmp_path: Path) -> None:
     assert (finding.level, finding.text) == ("ok", "embedded Rego decides")
 
 
-async def test_an_opa_that_is_away_is_a_failure(tmp_path: Path, nowhere: int) -> None:
-    policy = PolicySettings(engine="opa", opa_url=f"http://127.0.0.1:{nowhere}")
+async def test_an_opa_that_is_away_is_a_failure(
+    tmp_path: Path, nowhere: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = PolicySettings(engine="opa", opa_url=f"http://me:hidden@127.0.0.1:{nowhere}")
     (finding,) = await services.policy(Settings(data_dir=tmp_path, policy=policy))
     assert finding.level == "failed"
+    assert "hidden" not in f"{finding}{caplog.text}"
 
 
 async def test_without_otel_variables_nothing_is_sent_and_nobody_is_called(
