@@ -41,11 +41,11 @@ class Likeness:
         if before is None or len(before) != len(message) or earlier == token:
             return
         raw, old = (one.to_bytes(_TOKEN_BYTES, "little", signed=True) for one in (token, earlier))
-        differing = next(at for at in range(_TOKEN_BYTES) if raw[at] != old[at])
-        first = next(at for at in range(len(message)) if message[at] != before[at])
-        at = first - differing
-        end = at + _TOKEN_BYTES
-        if at < 0 or message[at:end] != raw or before[:at] + raw + before[end:] != message:
-            return
-        self._at, self._size = at, len(message)
-        self._head, self._tail = message[:at], message[end:]
+        at = message.find(raw)
+        while at >= 0:
+            end = at + _TOKEN_BYTES
+            head, tail = message[:at], message[end:]
+            if before == head + old + tail:
+                self._at, self._size, self._head, self._tail = at, len(message), head, tail
+                return
+            at = message.find(raw, at + 1)
