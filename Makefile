@@ -23,7 +23,7 @@ echo "make: the appliance needs Python 3.11 or 3.12, found none" >&2; exit 1
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check check-source check-units engines image doctor lock golden bench clean
+.PHONY: help run test check check-source check-units engines image doctor lock golden bench profile clean
 .SILENT:
 
 help: ## this list
@@ -74,7 +74,7 @@ doctor: ## look at everything that is needed, and say what to do
 
 lock: ## lock the requirements anew, with hashes
 	$(call environment)
-	for name in uv base dev test-models; do \
+	for name in uv base dev bench test-models; do \
 		case $$name in test-models) dependencies=--no-deps;; *) dependencies=;; esac; \
 		$(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-header $$dependencies requirements/$$name.in --output-file requirements/$$name.txt || exit 1; \
@@ -84,10 +84,15 @@ golden: ## record the golden wire transcripts anew; look at the difference befor
 	$(call environment,--dev)
 	UPDATE_GOLDEN=1 $(python) -m pytest -q tests/wire
 
-bench: ## requests and tokens a second, against Triton spoken to directly
+bench: ## one table of speed and cost, peers beside it: ARGS=--quick or parts of it
 	$(call environment,--dev)
 	$(python) -m build_engines
-	exec $(python) -m tests.bench
+	exec $(python) -m tests.bench $(ARGS)
+
+profile: ## where the time of a token and of a request goes, with flame graphs
+	$(call environment,--dev)
+	$(python) -m build_engines
+	exec $(python) -m tests.bench profile
 
 clean: ## remove caches; the environment, built models and data stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -21,6 +21,8 @@ from tests.bench.repository import Repository
 from tests.bench.stack import running
 
 STREAMS, TOKENS = 32, 64
+APART_S = 0.02
+"""Streams begin one after the other: what is looked for is what a token waits, not a crowd."""
 WORDS = "tell me one more story of the sea and of the ships that came home "
 
 
@@ -78,7 +80,7 @@ class Pair:
         raw = load.request("127.0.0.1", target.port, CHAT, body, target.headers)
         clients = [await load.Client.open("127.0.0.1", target.port) for _ in range(streams)]
         try:
-            return await load.run(clients, requests, raw)
+            return await load.run(clients, requests, raw, apart_s=APART_S)
         finally:
             for client in clients:
                 client.drop()
@@ -91,7 +93,7 @@ class Pair:
             run.answers.append(await self._one(ids, tokens, number))
             return http_load.Outcome(status=200)
 
-        await http_load.run(streams, requests, one)
+        await http_load.run(streams, requests, one, apart_s=APART_S)
         run.wall_s = time.perf_counter() - started
         return run
 

@@ -105,12 +105,17 @@ class Connection:
 
 
 async def run(
-    connections: int, requests: int, one: Callable[[int, int], Awaitable[Outcome]]
+    connections: int,
+    requests: int,
+    one: Callable[[int, int], Awaitable[Outcome]],
+    *,
+    apart_s: float = 0.0,
 ) -> Load:
-    """`requests` calls of `one(connection, number)`, `connections` at a time."""
+    """`requests` calls of `one(connection, number)`, by connections that begin `apart_s` apart."""
     load, numbers = Load(), iter(range(requests))
 
     async def worker(connection: int) -> None:
+        await asyncio.sleep(connection * apart_s)
         for number in numbers:
             load.outcomes.append(await one(connection, number))
 

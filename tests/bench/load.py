@@ -151,11 +151,14 @@ class Client(asyncio.Protocol):
             self._over.set_result(None)
 
 
-async def run(clients: Sequence[Client], requests: int, raw: bytes) -> Load:
-    """`raw` so many times, as many at a time as there are clients."""
+async def run(
+    clients: Sequence[Client], requests: int, raw: bytes, *, apart_s: float = 0.0
+) -> Load:
+    """`raw` so many times, as many at a time as there are clients, which begin `apart_s` apart."""
     load, numbers = Load(), iter(range(requests))
 
-    async def worker(client: Client, numbers: Iterator[int]) -> None:
+    async def worker(place: int, client: Client, numbers: Iterator[int]) -> None:
+        await asyncio.sleep(place * apart_s)
         for _ in numbers:
             load.answers.append(await client.ask(raw))
             if load.answers[-1].status == 0:
@@ -166,8 +169,8 @@ async def run(clients: Sequence[Client], requests: int, raw: bytes) -> Load:
     started = time.perf_counter()
     try:
         async with asyncio.timeout(_CLOSED_AFTER_S), asyncio.TaskGroup() as group:
-            for client in clients:
-                group.create_task(worker(client, numbers))
+            for place, client in enumerate(clients):
+                group.create_task(worker(place, client, numbers))
     finally:
         gc.enable()
     load.wall_s = time.perf_counter() - started
