@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, assert_never
 
-import orjson
-
 from orchestrator.auth import Authenticator
 from orchestrator.core.events import (
     Choice,
@@ -28,13 +26,18 @@ from orchestrator.wire.bodies import BodyReader
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_chat_reply import ChatResponse
 from orchestrator.wire.openai_chat_request import GUARDED, ChatRequest, decode
+from orchestrator.wire.openai_chunks import (
+    chunk_end,
+    envelope,
+    error_frames,
+    escaped,
+    last_frames,
+    whole_reply,
+)
 from orchestrator.wire.openai_log_probs import chat_log_probs
-from orchestrator.wire.openai_types import json_body, usage_object
+from orchestrator.wire.openai_types import json_body
 from orchestrator.wire.spelling import check_spelling
 from orchestrator.wire.sse import send_completion, send_stream
-
-_escaped = json.encoder.encode_basestring_ascii
-_DONE = b"data: [DONE]\n\n"
 
 
 class Encoder:
@@ -61,8 +64,7 @@ class Encoder:
         self._fingerprint = fingerprint
         self._envelope = b""
         self._heads = [b'data: {"choices":[{"index":0,"delta":']
-        # A client that asked for usage finds the member in every chunk; any other in none.
-        self._end = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._end = chunk_end(include_usage=include_usage)
         self._running = b',"logprobs":null,"finish_reason":null}' + self._end
         self._calls = [0] * choices
 
@@ -70,12 +72,12 @@ class Encoder:
         """The chunks that `event` brings about."""
         match event:
             case PartDelta(kind="text"):
-                delta = f'{{"content":{_escaped(event.text)}}}'
+                delta = f'{{"content":{escaped(event.text)}}}'
                 if event.logprobs:
                     return (self._chunk_with(event.choice, delta, event.logprobs),)
                 return (self._chunk(event.choice, delta),)
             case PartDelta(kind="reasoning"):
-                delta = f'{{"reasoning_content":{_escaped(event.text)}}}'
+                delta = f'{{"reasoning_content":{escaped(event.text)}}}'
                 return (self._chunk(event.choice, delta),)
             case PartDelta():
                 return (self._chunk(event.choice, self._arguments(event)),)
@@ -89,43 +91,24 @@ class Encoder:
                 reason = self._reason(event.reason)
                 return (self._last_chunk(event.choice, reason, event.logprobs),)
             case GenerationFinished():
-                return self._finished(event)
+                return last_frames(self._envelope, event.usage, include_usage=self._include_usage)
             case _:
                 assert_never(event)
 
     def result(self, completion: Completion) -> bytes:
         """The whole reply."""
-        return orjson.dumps(
-            {
-                "id": completion.id,
-                "object": "chat.completion",
-                "created": completion.created_at,
-                "model": completion.model,
-                "system_fingerprint": self._fingerprint,
-                "choices": [
-                    self._choice_object(index, choice)
-                    for index, choice in enumerate(completion.choices)
-                ],
-                "usage": usage_object(completion.usage),
-            }
-        )
+        choices = [
+            self._choice_object(index, choice) for index, choice in enumerate(completion.choices)
+        ]
+        return whole_reply("chat.completion", completion.id, completion, self._fingerprint, choices)
 
     def error(self, members: dict[str, Any]) -> Sequence[bytes]:
-        """A last chunk with the error in it, and the end of the stream.
-
-        It has `choices`, because the simplest clients read them without looking.
-        """
-        chunk = self._last_chunk(0, "error")
-        rest = json.dumps(members, separators=(",", ":")).encode("ascii")[1:]
-        return (chunk.removesuffix(b"}\n\n") + b"," + rest + b"\n\n", _DONE)
+        """A last chunk with the error in it, and the end of the stream."""
+        return error_frames(self._last_chunk(0, "error"), members)
 
     def _started(self, event: GenerationStarted) -> Sequence[bytes]:
         """Renders what is the same in every chunk, and opens every choice."""
-        self._envelope = (
-            f'data: {{"id":{_escaped(event.id)},"object":"chat.completion.chunk",'
-            f'"created":{event.created_at},"model":{_escaped(event.model)},'
-            f'"system_fingerprint":{_escaped(self._fingerprint)},"choices":['
-        ).encode("ascii")
+        self._envelope = envelope("chat.completion.chunk", event.id, event, self._fingerprint)
         self._heads = [
             self._envelope + b'{"index":%d,"delta":' % index for index in range(self._choices)
         ]
@@ -153,27 +136,21 @@ class Encoder:
         index = self._calls[event.choice]
         self._calls[event.choice] += 1
         if self._older_calls:
-            return f'{{"function_call":{{"name":{_escaped(event.tool_name)},"arguments":""}}}}'
+            return f'{{"function_call":{{"name":{escaped(event.tool_name)},"arguments":""}}}}'
         return (
-            f'{{"tool_calls":[{{"index":{index},"id":{_escaped(event.tool_call_id)},'
-            f'"type":"function","function":{{"name":{_escaped(event.tool_name)},'
+            f'{{"tool_calls":[{{"index":{index},"id":{escaped(event.tool_call_id)},'
+            f'"type":"function","function":{{"name":{escaped(event.tool_name)},'
             '"arguments":""}}]}'
         )
 
     def _arguments(self, event: PartDelta) -> str:
         if self._older_calls:
-            return f'{{"function_call":{{"arguments":{_escaped(event.text)}}}}}'
+            return f'{{"function_call":{{"arguments":{escaped(event.text)}}}}}'
         index = self._calls[event.choice] - 1
         return (
             f'{{"tool_calls":[{{"index":{index},'
-            f'"function":{{"arguments":{_escaped(event.text)}}}}}]}}'
+            f'"function":{{"arguments":{escaped(event.text)}}}}}]}}'
         )
-
-    def _finished(self, event: GenerationFinished) -> Sequence[bytes]:
-        if not self._include_usage:
-            return (_DONE,)
-        usage = orjson.dumps(usage_object(event.usage))
-        return (self._envelope + b'],"usage":' + usage + b"}\n\n", _DONE)
 
     def _choice_object(self, index: int, choice: Choice) -> dict[str, Any]:
         content, reasoning = "", ""

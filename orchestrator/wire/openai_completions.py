@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, Literal, assert_never
 
 import msgspec
-import orjson
 
 from orchestrator.auth import Authenticator, Principal
 from orchestrator.core.context import CallContext
@@ -32,6 +31,14 @@ from orchestrator.wire.bodies import BodyReader, check_range
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_chat_reply import CompletionUsage
 from orchestrator.wire.openai_chat_request import StreamOptions
+from orchestrator.wire.openai_chunks import (
+    chunk_end,
+    envelope,
+    error_frames,
+    escaped,
+    last_frames,
+    whole_reply,
+)
 from orchestrator.wire.openai_log_probs import legacy_log_probs
 from orchestrator.wire.openai_types import (
     SamplingFields,
@@ -42,7 +49,6 @@ from orchestrator.wire.openai_types import (
     sampling_params,
     stop_strings,
     token_limit,
-    usage_object,
 )
 from orchestrator.wire.prompt_batch import generate_batch
 from orchestrator.wire.spelling import check_spelling
@@ -136,10 +142,6 @@ def _prompts(given: str | list[str | int | list[int]]) -> list[Prompt]:
     return [TextPrompt(text) for text in texts] or [TokenPrompt(tuple(one)) for one in lists]
 
 
-_escaped = json.encoder.encode_basestring_ascii
-_DONE = b"data: [DONE]\n\n"
-
-
 class Encoder:
     """Writes one generation down. One per request; frames as in the chat dialect.
 
@@ -160,8 +162,7 @@ class Encoder:
         self._log_probs = log_probs
         self._envelope = b'data: {"choices":['
         self._heads = [self._envelope + b'{"index":0,"text":']
-        # A client that asked for usage finds the member in every chunk; any other in none.
-        self._end = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._end = chunk_end(include_usage=include_usage)
         self._running = b',"logprobs":null,"finish_reason":null}' + self._end
         self._offsets = [len(echo) for echo in echoes]
 
@@ -177,49 +178,32 @@ class Encoder:
             case ChoiceFinished():
                 return (self._last_chunk(event.choice, _reason(event.reason), event.logprobs),)
             case GenerationFinished():
-                return self._finished(event)
+                return last_frames(self._envelope, event.usage, include_usage=self._include_usage)
             case _:
                 assert_never(event)
 
     def result(self, completion: Completion) -> bytes:
         """The whole reply."""
-        return orjson.dumps(
-            {
-                "id": _id(completion.id),
-                "object": "text_completion",
-                "created": completion.created_at,
-                "model": completion.model,
-                "system_fingerprint": self._fingerprint,
-                "choices": [
-                    self._choice_object(index, choice)
-                    for index, choice in enumerate(completion.choices)
-                ],
-                "usage": usage_object(completion.usage),
-            }
+        choices = [
+            self._choice_object(index, choice) for index, choice in enumerate(completion.choices)
+        ]
+        return whole_reply(
+            "text_completion", _id(completion.id), completion, self._fingerprint, choices
         )
 
     def error(self, members: dict[str, Any]) -> Sequence[bytes]:
-        """A last chunk with the error in it, and the end of the stream.
-
-        It has `choices`, because the simplest clients read them without looking.
-        """
-        chunk = self._last_chunk(0, "error")
-        rest = json.dumps(members, separators=(",", ":")).encode("ascii")[1:]
-        return (chunk.removesuffix(b"}\n\n") + b"," + rest + b"\n\n", _DONE)
+        """A last chunk with the error in it, and the end of the stream."""
+        return error_frames(self._last_chunk(0, "error"), members)
 
     def _started(self, event: GenerationStarted) -> Sequence[bytes]:
         """Renders what is the same in every chunk, and repeats the prompts."""
-        self._envelope = (
-            f'data: {{"id":{_escaped(_id(event.id))},"object":"text_completion",'
-            f'"created":{event.created_at},"model":{_escaped(event.model)},'
-            f'"system_fingerprint":{_escaped(self._fingerprint)},"choices":['
-        ).encode("ascii")
+        self._envelope = envelope("text_completion", _id(event.id), event, self._fingerprint)
         count = len(self._echoes)
         self._heads = [self._envelope + b'{"index":%d,"text":' % index for index in range(count)]
         return [self._chunk(index, echo) for index, echo in enumerate(self._echoes) if echo]
 
     def _chunk(self, choice: int, text: str) -> bytes:
-        return self._heads[choice] + _escaped(text).encode("ascii") + self._running
+        return self._heads[choice] + escaped(text).encode("ascii") + self._running
 
     def _delta(self, event: PartDelta) -> bytes:
         if not event.logprobs:
@@ -227,7 +211,7 @@ class Encoder:
             return self._chunk(event.choice, event.text)
         log_probs = self._log_probs_text(event.choice, event.logprobs)
         self._offsets[event.choice] += len(event.text)
-        text = self._heads[event.choice] + _escaped(event.text).encode("ascii")
+        text = self._heads[event.choice] + escaped(event.text).encode("ascii")
         return text + b',"logprobs":' + log_probs + b',"finish_reason":null}' + self._end
 
     def _last_chunk(self, choice: int, reason: str, tokens: Sequence[TokenLogprob] = ()) -> bytes:
@@ -238,12 +222,6 @@ class Encoder:
     def _log_probs_text(self, choice: int, tokens: Sequence[TokenLogprob]) -> bytes:
         log_probs = legacy_log_probs(tokens, self._offsets[choice])
         return json.dumps(log_probs, separators=(",", ":")).encode("ascii")
-
-    def _finished(self, event: GenerationFinished) -> Sequence[bytes]:
-        if not self._include_usage:
-            return (_DONE,)
-        usage = orjson.dumps(usage_object(event.usage))
-        return (self._envelope + b'],"usage":' + usage + b"}\n\n", _DONE)
 
     def _choice_object(self, index: int, choice: Choice) -> dict[str, Any]:
         echo = self._echoes[index]
