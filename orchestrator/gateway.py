@@ -259,8 +259,7 @@ class Gateway:
         self, principal: Principal, request: GenerationRequest, context: CallContext
     ) -> Sequence[int]:
         """The token ids that the engine would get for `request`. Raises: GatewayError."""
-        asked = Asked(request.model, "generate", request.route_hint, context.client_ip)
-        admitted = await self._gate.admit(principal, asked)
+        admitted = await self._gate.admit(principal, _asked(request, "generate", context))
         served = admitted.route.served
         return await served.renderer.arender(request.prompt, request.reasoning)
 
