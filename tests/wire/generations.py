@@ -1,4 +1,4 @@
-"""Generations made at random: parts of every kind, cut anywhere into deltas."""
+"""Generations for the encoders of all dialects: one that is known, and any made at random."""
 
 from __future__ import annotations
 
@@ -23,6 +23,23 @@ from orchestrator.core.events import (
 )
 from orchestrator.core.messages import Part, ReasoningPart, TextPart, ToolCallPart
 
+STARTED = GenerationStarted("chatcmpl-1", 'acme/ch"at\né', 1_700_000_000, 9)
+CALL = ToolCallPart("call_1", "weather", '{"city":"Zürich"}')
+TWO_CALLS: tuple[GenerationEvent, ...] = (
+    STARTED,
+    PartStarted(0, "text"),
+    PartDelta(0, "text", "Let me see."),
+    PartFinished(0, TextPart("Let me see.")),
+    PartStarted(0, "tool_call", CALL.id, CALL.name),
+    PartDelta(0, "tool_call", CALL.arguments[:5]),
+    PartDelta(0, "tool_call", CALL.arguments[5:]),
+    PartFinished(0, CALL),
+    PartStarted(0, "tool_call", "call_2", "now"),
+    PartFinished(0, ToolCallPart("call_2", "now", "")),
+    ChoiceFinished(0, "tool_calls"),
+    GenerationFinished(Usage(9, 20)),
+)
+"""What every dialect writes down: text, then a call in pieces, then one without arguments."""
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 ARGUMENTS = st.dictionaries(TEXTS, st.one_of(TEXTS, st.integers(0, 9), st.none()), max_size=3)
 

@@ -18,7 +18,6 @@ from orchestrator.core.events import (
     ChoiceFinished,
     GenerationEvent,
     GenerationFinished,
-    GenerationStarted,
     PartDelta,
     PartFinished,
     PartStarted,
@@ -39,7 +38,7 @@ from orchestrator.wire.anthropic_messages_types import CountBody, MessagesBody
 from orchestrator.wire.bodies import BodyReader
 from orchestrator.wire.errors import error_members
 
-from .generations import generations
+from .generations import STARTED, TWO_CALLS, generations
 from .golden import check, check_json
 from .harness import answer
 
@@ -314,8 +313,6 @@ def test_a_message_needs_its_limit() -> None:
         BodyReader(MessagesBody).read(json.dumps({"model": "m", "messages": [USER]}).encode())
 
 
-STARTED = GenerationStarted("chatcmpl-1", 'acme/ch"at\né', 1_700_000_000, 9)
-CALL = ToolCallPart("call_1", "weather", '{"city":"Zürich"}')
 THOUGHT: tuple[GenerationEvent, ...] = (
     STARTED,
     PartStarted(0, "reasoning"),
@@ -339,20 +336,7 @@ STREAMS: dict[str, tuple[GenerationEvent, ...]] = {
         ChoiceFinished(0, "stop", "two"),
         GenerationFinished(Usage(9, 2)),
     ),
-    "two calls": (
-        STARTED,
-        PartStarted(0, "text"),
-        PartDelta(0, "text", "Let me see."),
-        PartFinished(0, TextPart("Let me see.")),
-        PartStarted(0, "tool_call", CALL.id, CALL.name),
-        PartDelta(0, "tool_call", CALL.arguments[:5]),
-        PartDelta(0, "tool_call", CALL.arguments[5:]),
-        PartFinished(0, CALL),
-        PartStarted(0, "tool_call", "call_2", "now"),
-        PartFinished(0, ToolCallPart("call_2", "now", "")),
-        ChoiceFinished(0, "tool_calls"),
-        GenerationFinished(Usage(9, 20)),
-    ),
+    "two calls": TWO_CALLS,
     "call that was cut": (
         STARTED,
         PartStarted(0, "tool_call", "call_1", "weather"),

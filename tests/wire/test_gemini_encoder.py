@@ -17,7 +17,6 @@ from orchestrator.core.events import (
     ChoiceFinished,
     GenerationEvent,
     GenerationFinished,
-    GenerationStarted,
     LikelyToken,
     PartDelta,
     PartFinished,
@@ -31,12 +30,10 @@ from orchestrator.wire.errors import error_members
 from orchestrator.wire.gemini_encoder import Encoder
 from orchestrator.wire.gemini_replies import ErrorReply, GenerateContentResponse
 
-from .generations import generations
+from .generations import STARTED, TWO_CALLS, generations
 from .golden import check
 from .harness import answer
 
-STARTED = GenerationStarted("chatcmpl-1", 'acme/ch"at\né', 1_700_000_000, 9)
-CALL = ToolCallPart("call_1", "weather", '{"city":"Zürich"}')
 LIKELY = (LikelyToken(5, b"a", -0.25), LikelyToken(6, b"\xf0", -2.0))
 THOUGHT: tuple[GenerationEvent, ...] = (
     STARTED,
@@ -52,20 +49,7 @@ THOUGHT: tuple[GenerationEvent, ...] = (
 STREAMS: dict[str, tuple[GenerationEvent, ...]] = {
     "text": answer("Your", " data", "\n\"stays\" \\ here: é 東 😀"),
     "nothing": (STARTED, ChoiceFinished(0, "length"), GenerationFinished(Usage(9, 0))),
-    "two calls": (
-        STARTED,
-        PartStarted(0, "text"),
-        PartDelta(0, "text", "Let me see."),
-        PartFinished(0, TextPart("Let me see.")),
-        PartStarted(0, "tool_call", CALL.id, CALL.name),
-        PartDelta(0, "tool_call", CALL.arguments[:5]),
-        PartDelta(0, "tool_call", CALL.arguments[5:]),
-        PartFinished(0, CALL),
-        PartStarted(0, "tool_call", "call_2", "now"),
-        PartFinished(0, ToolCallPart("call_2", "now", "")),
-        ChoiceFinished(0, "tool_calls"),
-        GenerationFinished(Usage(9, 20)),
-    ),
+    "two calls": TWO_CALLS,
     "call that was cut": (
         STARTED,
         PartStarted(0, "tool_call", "call_1", "weather"),

@@ -16,7 +16,6 @@ from orchestrator.core.events import (
     ChoiceFinished,
     GenerationEvent,
     GenerationFinished,
-    GenerationStarted,
     LikelyToken,
     PartDelta,
     PartFinished,
@@ -25,34 +24,20 @@ from orchestrator.core.events import (
     Usage,
     fold,
 )
-from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
+from orchestrator.core.messages import ReasoningPart, TextPart
 from orchestrator.wire.errors import error_members
 from orchestrator.wire.openai_chat import Encoder
 
+from .generations import CALL, STARTED, TWO_CALLS
 from .golden import check
 from .harness import answer
 
-STARTED = GenerationStarted("chatcmpl-1", 'acme/ch"at\né', 1_700_000_000, 9)
-CALL = ToolCallPart("call_1", "weather", '{"city":"Zürich"}')
 DRAWN = TokenLogprob(7, b"Hi", -0.25, (LikelyToken(7, b"Hi", -0.25), LikelyToken(8, b"\xf0", -2)))
 HALVES = (TokenLogprob(1, "é".encode()[:1], -1), TokenLogprob(2, "é".encode()[1:], -math.inf))
 STREAMS: dict[str, tuple[GenerationEvent, ...]] = {
     "text": answer("Your", " data", "\n\"stays\" \\ here: é 東 😀"),
     "nothing": (STARTED, ChoiceFinished(0, "length"), GenerationFinished(Usage(9, 0, 4, 0))),
-    "two calls": (
-        STARTED,
-        PartStarted(0, "text"),
-        PartDelta(0, "text", "Let me see."),
-        PartFinished(0, TextPart("Let me see.")),
-        PartStarted(0, "tool_call", CALL.id, CALL.name),
-        PartDelta(0, "tool_call", CALL.arguments[:5]),
-        PartDelta(0, "tool_call", CALL.arguments[5:]),
-        PartFinished(0, CALL),
-        PartStarted(0, "tool_call", "call_2", "now"),
-        PartFinished(0, ToolCallPart("call_2", "now", "")),
-        ChoiceFinished(0, "tool_calls"),
-        GenerationFinished(Usage(9, 20)),
-    ),
+    "two calls": TWO_CALLS,
     "reasoning": (
         STARTED,
         PartStarted(0, "reasoning"),

@@ -25,7 +25,6 @@ from orchestrator.core.events import (
     ChoiceFinished,
     GenerationEvent,
     GenerationFinished,
-    GenerationStarted,
     LikelyToken,
     PartDelta,
     PartFinished,
@@ -45,6 +44,7 @@ from orchestrator.wire.openai_responses_schema import (
     response_object,
 )
 
+from .generations import CALL, STARTED, TWO_CALLS
 from .golden import check
 from .harness import answer
 from .test_openai_responses_requests import FUNCTION, ID, read
@@ -54,8 +54,6 @@ LOGPROBS = (
     TokenLogprob(7, b"\xe6\x9d", -0.5, (LikelyToken(7, b"\xe6\x9d", -0.5),)),
     TokenLogprob(8, b"\xb1", -0.25, ()),
 )
-STARTED = GenerationStarted("chatcmpl-1", 'acme/ch"at\né', 1_700_000_000, 9)
-CALL = ToolCallPart("call_1", "weather", '{"city":"Zürich"}')
 STREAMS: dict[str, tuple[GenerationEvent, ...]] = {
     "text": answer("Your", " data", "\n\"stays\" \\ here: é 東 😀"),
     "nothing": (STARTED, ChoiceFinished(0, "stop"), GenerationFinished(Usage(9, 0, 4, 0))),
@@ -69,20 +67,7 @@ STREAMS: dict[str, tuple[GenerationEvent, ...]] = {
         ChoiceFinished(0, "content_filter"),
         GenerationFinished(Usage(9, 1)),
     ),
-    "two calls": (
-        STARTED,
-        PartStarted(0, "text"),
-        PartDelta(0, "text", "Let me see."),
-        PartFinished(0, TextPart("Let me see.")),
-        PartStarted(0, "tool_call", CALL.id, CALL.name),
-        PartDelta(0, "tool_call", CALL.arguments[:5]),
-        PartDelta(0, "tool_call", CALL.arguments[5:]),
-        PartFinished(0, CALL),
-        PartStarted(0, "tool_call", "call_2", "now"),
-        PartFinished(0, ToolCallPart("call_2", "now", "")),
-        ChoiceFinished(0, "tool_calls"),
-        GenerationFinished(Usage(9, 20)),
-    ),
+    "two calls": TWO_CALLS,
     "cut call": (
         STARTED,
         PartStarted(0, "tool_call", CALL.id, CALL.name),
