@@ -31,7 +31,7 @@ def commands_for(family: Family, **recipe: Any) -> tuple[Command, ...]:
         family,
         model_with(**recipe),
         checkpoint=Path("/checkpoints/whisper-large-v3"),
-        work=Path("/work"),
+        work=Path("/build"),
         engine=Path("/engine"),
         examples=Path("/app/examples"),
     )
@@ -179,7 +179,7 @@ def test_whisper_is_an_encoder_and_a_decoder(dtype: str) -> None:
     assert options_of(convert)["--model_name"] == "large-v3"
     assert options_of(encoder)["--output_dir"] == "/engine/encoder"
     assert options_of(encoder)["--gemm_plugin"] == "disable"
-    assert options_of(decoder)["--checkpoint_dir"] == "/work/decoder"
+    assert options_of(decoder)["--checkpoint_dir"] == "/build/decoder"
     assert options_of(decoder)["--max_encoder_input_len"] == "3000"
 
 
