@@ -8,6 +8,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
@@ -53,7 +54,8 @@ class TokenStream:
         self._chunks: deque[TokenChunk] = deque()
         self._likeness = Likeness()
         self._error: GatewayError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self.on_news: Callable[[], None] = _nobody
+        """Called when there may be something to `take`, and when it is over."""
         self._stopped = False
         self.has_ended = False
         """Whether the engine's side is over."""
@@ -71,17 +73,30 @@ class TokenStream:
             on_end=self._end,
         )
 
-    async def next_chunk(self, timeout_s: float | None = None) -> TokenChunk | None:
-        """The next chunk, or None after the last. Raises: GatewayError, UpstreamTimeout."""
-        while not self._chunks:
+    def take(self) -> TokenChunk | None:
+        """What has come since the last call, if anything has. Raises: GatewayError."""
+        chunks = self._chunks
+        if not chunks:
             if self._error is not None:
                 raise self._error
-            if self.has_ended or self._stopped:
-                return None
-            await self._wait(timeout_s)
-        if len(self._chunks) == 1 or self.call.log_probs:
-            return self._chunks.popleft()
+            return None
+        if len(chunks) == 1 or self.call.log_probs:
+            return chunks.popleft()
         return self._all_that_wait()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing comes after what waits."""
+        return self.has_ended or self._stopped
+
+    async def next_chunk(self, timeout_s: float | None = None) -> TokenChunk | None:
+        """The next chunk, or None after the last. Raises: GatewayError, UpstreamTimeout.
+
+        For whoever reads this stream alone, and nothing else listens to it.
+        """
+        while (chunk := self.take()) is None and not self.is_over:
+            await self._wait(timeout_s)
+        return chunk
 
     def _all_that_wait(self) -> TokenChunk:
         """One chunk instead of several; what is told at the end is told by the last."""
@@ -96,7 +111,7 @@ class TokenStream:
             return
         self._stopped = True
         self._on_stop(self)
-        self._wake()
+        self.on_news()
 
     def give_up(self) -> None:
         """The engine is taken for dead: the reader gets a 503, the call is dropped."""
@@ -117,25 +132,22 @@ class TokenStream:
 
     async def _wait(self, timeout_s: float | None) -> None:
         loop = asyncio.get_running_loop()
-        waiter = self._waiter = loop.create_future()
+        waiter: asyncio.Future[None] = loop.create_future()
         late = None if timeout_s is None else loop.call_later(timeout_s, _expire, waiter)
+        self.on_news = partial(_wake, waiter)
         try:
             await waiter
         finally:
-            self._waiter = None
+            self.on_news = _nobody
             if late is not None:
                 late.cancel()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     def _end(self, status: Status) -> None:
         self.has_ended = True
         if status.code != OK and not self._stopped:
             self._fail(errors.from_status(status, model=self.call.model, request_id=self._id))
         self._on_end(self)
-        self._wake()
+        self.on_news()
         for ender in self._enders:
             if not ender.done():
                 ender.set_result(None)
@@ -175,7 +187,7 @@ class TokenStream:
             self.metrics = chunk.metrics
         if not self._stopped:
             self._chunks.append(chunk)
-            self._wake()
+            self.on_news()
 
     def _error_of(self, text: str) -> GatewayError:
         guide = self.call.guide
@@ -188,7 +200,16 @@ class TokenStream:
     def _fail(self, error: GatewayError) -> None:
         if self._error is None:
             self._error = error
-            self._wake()
+            self.on_news()
+
+
+def _nobody() -> None:
+    """Nobody waits."""
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _expire(waiter: asyncio.Future[None]) -> None:
