@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -34,8 +35,6 @@ from orchestrator.policy.engine import RegoPolicies
 from orchestrator.policy.start import start_policies
 from orchestrator.quota.limiter import Limiter
 from orchestrator.quota.memory import MemoryCounters
-from orchestrator.quota.redis_store import RedisStore
-from orchestrator.quota.shared import SharedCounters
 from orchestrator.quota.token_journal import TokenJournal
 from orchestrator.responses import Responses
 from orchestrator.responses.runs import Runs
@@ -56,6 +55,9 @@ from orchestrator.wire.metrics import routes as metrics_routes
 from orchestrator.wire.openai_responses import routes as response_routes
 from orchestrator.wire.policies import routes as policy_routes
 from orchestrator.wire.usage import routes as usage_routes
+
+if TYPE_CHECKING:
+    from orchestrator.quota.shared import SharedCounters
 
 _COLLECT_AFTER = (10_000, 20, 50)
 """A request makes hundreds of objects, nearly all of which go by themselves; by default there
@@ -248,11 +250,18 @@ async def _start_quota(settings: Settings, stack: AsyncExitStack) -> Limiter:
     database = Database(settings)
     stack.push_async_callback(database.close)
     journal = TokenJournal(settings.data_dir / "quota", database)
-    counters: MemoryCounters | SharedCounters
-    if settings.redis.url is None:
-        counters = MemoryCounters(journal)
-    else:
-        counters = SharedCounters(RedisStore(settings.redis), journal, settings)
+    counters = _counters(settings, journal)
     await counters.start()
     stack.push_async_callback(counters.close)
     return Limiter(counters)
+
+
+def _counters(settings: Settings, journal: TokenJournal) -> MemoryCounters | SharedCounters:
+    """In this process, or in Redis where it is set."""
+    if settings.redis.url is None:
+        return MemoryCounters(journal)
+    # Imported where it is used: the client costs 14 MB.
+    from orchestrator.quota.redis_store import RedisStore
+    from orchestrator.quota.shared import SharedCounters
+
+    return SharedCounters(RedisStore(settings.redis), journal, settings)

@@ -6,7 +6,6 @@ import time
 
 from orchestrator.policy.embedded import EmbeddedRego
 from orchestrator.policy.engine import Evaluator, RegoPolicies, evaluate_open
-from orchestrator.policy.opa import OpaHttp
 from orchestrator.policy.policies import Policies
 from orchestrator.policy.recorder import Recorder
 from orchestrator.settings import Settings
@@ -51,5 +50,8 @@ def _evaluator(settings: Settings, tally: Tally) -> Evaluator:
         case "embedded":
             return EmbeddedRego(timeout_s=policy.timeout_s, tally=tally)
         case "opa":
+            # Imported where it is used: an HTTP client costs 5 MB.
+            from orchestrator.policy.opa import OpaHttp
+
             token = policy.opa_token.get_secret_value() if policy.opa_token else None
             return OpaHttp(policy.opa_url, timeout_s=policy.timeout_s, token=token)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import sys
 
-from orchestrator.serve.appliance import Appliance
 from orchestrator.serve.claims import ClaimError
 from orchestrator.serve.worker import WorkerError, run_worker
 from orchestrator.settings import Settings
@@ -21,6 +20,9 @@ def run(settings: Settings) -> int:
 
     Raises: SettingsError, CatalogueError, StoreError.
     """
+    # Imported here: a worker has no use for what the parent does, migrations among it.
+    from orchestrator.serve.appliance import Appliance
+
     configure_logging(settings.logging)
     # Four lines about the same migration at every start.
     logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -14,16 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import grpc
 from google.protobuf.message import Message
-from tritonclient.grpc import service_pb2
 
 from orchestrator.core.errors import GatewayError, Overloaded
 from orchestrator.telemetry import engine_metadata
 from orchestrator.triton import contract, errors
 from orchestrator.triton.contract import GenerateCall
-from orchestrator.triton.grpc_aio import GrpcAioChannel
 from orchestrator.triton.http2 import Http2Channel
+from orchestrator.triton.messages import service_pb2
 from orchestrator.triton.stream import METHOD, TokenStream
 from orchestrator.triton.transport import RpcFailed, Transport
 
@@ -247,18 +245,19 @@ def _pass_over(answer: bytes) -> None:
 
 
 def _transport(endpoint: TritonEndpoint) -> Transport:
+    if not endpoint.tls and endpoint.transport == "http2":
+        return Http2Channel(endpoint.url)
+    # Imported where it is used: the gRPC library costs 10 MB and threads.
+    from orchestrator.triton.grpc_aio import GrpcAioChannel
+
     if not endpoint.tls:
-        return (
-            GrpcAioChannel(endpoint.url)
-            if endpoint.transport == "grpc"
-            else Http2Channel(endpoint.url)
-        )
-    credentials = grpc.ssl_channel_credentials(
+        return GrpcAioChannel(endpoint.url)
+    return GrpcAioChannel.over_tls(
+        endpoint.url,
         root_certificates=_read(endpoint.tls_ca_file),
         private_key=_read(endpoint.tls_key_file),
         certificate_chain=_read(endpoint.tls_cert_file),
     )
-    return GrpcAioChannel(endpoint.url, credentials)
 
 
 def _read(path: Path | None) -> bytes | None:

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from tritonclient.grpc import service_pb2
-
 from orchestrator.core.request import SamplingParams
+from orchestrator.triton.messages import service_pb2
 
 OUTPUT_IDS = "output_ids"
 SEQUENCE_LENGTH = "sequence_length"

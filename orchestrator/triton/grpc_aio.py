@@ -40,6 +40,20 @@ class GrpcAioChannel:
             self._channel = grpc.aio.secure_channel(url, credentials, options=_OPTIONS)
         self._calls: set[GrpcAioCall] = set()
 
+    @classmethod
+    def over_tls(
+        cls,
+        url: str,
+        *,
+        root_certificates: bytes | None,
+        private_key: bytes | None,
+        certificate_chain: bytes | None,
+    ) -> GrpcAioChannel:
+        """With these certificates (PEM); the system's own authorities where there is no root."""
+        return cls(
+            url, grpc.ssl_channel_credentials(root_certificates, private_key, certificate_chain)
+        )
+
     def start(
         self,
         method: str,

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from functools import partial
 
 from google.protobuf.message import DecodeError
-from tritonclient.grpc import service_pb2
 
 from orchestrator.core.errors import GatewayError, UpstreamFailed, UpstreamTimeout
 from orchestrator.triton import contract, errors
 from orchestrator.triton.contract import EngineMetrics, GenerateCall, TokenChunk
 from orchestrator.triton.likeness import Likeness
+from orchestrator.triton.messages import service_pb2
 from orchestrator.triton.transport import OK, Call, Metadata, Status, Transport
 
 logger = logging.getLogger(__name__)
