@@ -9,10 +9,11 @@ goes to the period that it was taken from and never becomes credit in a later on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
+
+import msgspec
 
 from orchestrator.core.limits import Bucket, LimitHit, Limits
 from orchestrator.quota import Caller
@@ -43,9 +44,22 @@ class Counter(NamedTuple):
         return f"{self.kind}:{self.scope}:{self.owner}:{self.period}"
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Room for `cost` under `limit`. A cost of 0 only asks how much is taken."""
+class Change(msgspec.Struct, frozen=True, gc=False):
+    """What is added to the two parts of a counter.
+
+    A struct, as the next two, because several of them are made for each request.
+    """
+
+    counter: Counter
+    used: int = 0
+    held: int = 0
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """Room for `cost` under `limit`. A cost of 0 only asks how much is taken.
+
+    `reset_at` is Unix seconds, 0 where nobody knows.
+    """
 
     counter: Counter
     limit: int
@@ -65,36 +79,21 @@ class Claim:
         taken = self.taken
         return Change(self.counter, used=-taken.used, held=-taken.held)
 
-    def settled(self, tokens: int) -> Change:
-        """Ends what was held; of a budget of tokens, `tokens` are used for good."""
-        if self.counter.kind == "tpd":
-            return Change(self.counter, used=tokens, held=-self.cost)
-        return Change(self.counter, held=self.taken.held and -self.cost)
-
-    def hit(self, count: int) -> LimitHit:
+    def hit(self, count: int, now: float) -> LimitHit:
         """This limit with `count` taken."""
         counter = self.counter
         remaining = max(0, self.limit - count)
-        return LimitHit(counter.scope, counter.kind, self.limit, remaining, self.reset_at)
+        reset_at = self.reset_at or int(now) + CONCURRENCY_RETRY_S
+        return LimitHit(counter.scope, counter.kind, self.limit, remaining, reset_at)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What is added to the two parts of a counter."""
-
-    counter: Counter
-    used: int = 0
-    held: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
+class Counted(msgspec.Struct, frozen=True):
     """`counts` has what is taken of each claim's counter, the claims themselves included if they
     were taken; `refused` is the index of the first claim without room.
     """
 
     refused: int | None
-    counts: tuple[int, ...]
+    counts: Sequence[int]
 
 
 Outage = Literal["refusing", "sharing"]
@@ -111,7 +110,7 @@ class Counters(Protocol):
         """
         ...
 
-    async def apply(self, changes: Sequence[Change]) -> None:
+    def apply(self, changes: Sequence[Change]) -> None:
         """Ends what was taken. Returns without waiting for a disk or a network; never raises."""
         ...
 
@@ -126,7 +125,10 @@ def utc_day(now: float) -> str:
 
 
 def request_claims(caller: Caller, bucket: Bucket, now: float) -> list[Claim]:
-    """One request: in the minute of its bucket, then among those at the same time."""
+    """One request: in the minute of its bucket, then among those at the same time.
+
+    The same for the whole minute.
+    """
     start = int(now) // WINDOW_S * WINDOW_S
     period, claims = f"{bucket}:{start}", []
     for scope, owner, limits in _scopes(caller):
@@ -137,18 +139,25 @@ def request_claims(caller: Caller, bucket: Bucket, now: float) -> list[Claim]:
     for scope, owner, limits in _scopes(caller):
         if limits.concurrency is not None:
             counter = Counter("concurrency", scope, owner, "")
-            claims.append(Claim(counter, limits.concurrency, 1, int(now) + CONCURRENCY_RETRY_S))
+            claims.append(Claim(counter, limits.concurrency, 1, 0))
     return claims
 
 
 def token_claims(caller: Caller, tokens: int, now: float) -> list[Claim]:
-    """`tokens` of the present UTC day."""
+    """`tokens` of the present UTC day; the same for the whole day but for them."""
     reset_at = (int(now) // DAY_S + 1) * DAY_S
     return [
         Claim(Counter("tpd", scope, owner, utc_day(now)), limits.tpd, tokens, reset_at)
         for scope, owner, limits in _scopes(caller)
         if limits.tpd is not None
     ]
+
+
+def is_past_minute(counter: Counter, now: float) -> bool:
+    """Whether it counts a minute that nobody asks for any more."""
+    if counter.kind != "rpm":
+        return False
+    return int(counter.period.rpartition(":")[2]) + 2 * WINDOW_S < now
 
 
 def _scopes(caller: Caller) -> tuple[tuple[ScopeName, str, Limits], ...]:

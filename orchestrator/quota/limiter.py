@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from orchestrator.core.limits import Bucket, LimitHit
+import msgspec
+
+from orchestrator.core.limits import Bucket
 from orchestrator.quota import NOTHING_TAKEN, Admission, Caller, Outlook
 from orchestrator.quota.counters import (
+    WINDOW_S,
     Change,
     Claim,
-    Counted,
     Counters,
     Outage,
     request_claims,
@@ -20,6 +22,21 @@ from orchestrator.quota.replies import refusal, reply_headers
 
 Clock = Callable[[], float]
 
+_MOST_PLANS = 4096
+
+
+class _Plan(msgspec.Struct, frozen=True):
+    """What one request of `caller` claims in the minute `minute`.
+
+    `days` are its budgets of tokens at a cost of 0: they are asked for together with the request,
+    so that the headers need no question of their own.
+    """
+
+    caller: Caller
+    minute: int
+    requests: list[Claim]
+    days: list[Claim]
+
 
 class Limiter:
     """Key and tenant must both have room; a caller without limits costs nothing at all."""
@@ -27,6 +44,7 @@ class Limiter:
     def __init__(self, counters: Counters, *, now: Clock = time.time) -> None:
         self._counters = counters
         self._now = now
+        self._plans: dict[tuple[int, Bucket], _Plan] = {}
 
     def outage(self) -> Outage | None:
         """What becomes of callers with limits, if limits cannot be counted together now."""
@@ -35,18 +53,16 @@ class Limiter:
     async def admit(self, caller: Caller, bucket: Bucket) -> Admission:
         """Counts one request. Raises: RateLimited, QuotaUnavailable, which cost nothing."""
         now = self._now()
-        requests = request_claims(caller, bucket, now)
-        # Asked for together with the request, so that the headers need no question of their own.
-        tokens = token_claims(caller, 0, now)
-        if not requests and not tokens:
+        plan = self._plan(caller, bucket, now)
+        claims = plan.requests + plan.days
+        if not claims:
             return NOTHING_TAKEN
-        claims = requests + tokens
         counted = await self._counters.take(claims)
-        admission = _Admission(self._counters, self._now, caller, requests, claims, counted)
-        if counted.refused is not None:
-            hit = claims[counted.refused].hit(counted.counts[counted.refused])
-            raise refusal(hit, 1, now, admission.headers)
-        return admission
+        counts = list(counted.counts)
+        if (refused := counted.refused) is not None:
+            hit = claims[refused].hit(counts[refused], now)
+            raise refusal(hit, 1, now, reply_headers(claims, counts, now))
+        return _Admission(self._counters, self._now, plan, claims, counts)
 
     async def outlook(self, caller: Caller, bucket: Bucket, tokens: int) -> Outlook:
         """What `admit` and then `reserve(tokens)` would do now; nothing is spent.
@@ -58,91 +74,105 @@ class Limiter:
         if not claims:
             return Outlook(None, None)
         counted = await self._counters.take(claims, dry=True)
-        hits = _hits(claims, counted.counts)
-        if counted.refused is not None:
-            claim, hit = claims[counted.refused], hits[counted.refused]
-            headers = reply_headers(hits, now)
-            return Outlook(refusal(hit, claim.cost, now, headers), hit)
+        counts = counted.counts
+        if (refused := counted.refused) is not None:
+            hit = claims[refused].hit(counts[refused], now)
+            headers = reply_headers(claims, counts, now)
+            return Outlook(refusal(hit, claims[refused].cost, now, headers), hit)
         left = [
-            claim.hit(count + claim.cost)
-            for claim, count in zip(claims, counted.counts, strict=True)
+            claim.hit(count + claim.cost, now) for claim, count in zip(claims, counts, strict=True)
         ]
         return Outlook(None, min(left, key=lambda hit: hit.remaining / max(1, hit.limit)))
 
+    def _plan(self, caller: Caller, bucket: Bucket, now: float) -> _Plan:
+        """Made once a minute for each caller, who is the same object from request to request."""
+        minute = int(now) // WINDOW_S
+        known = self._plans.get((id(caller), bucket))
+        if known is not None and known.caller is caller and known.minute == minute:
+            return known
+        plan = _Plan(
+            caller, minute, request_claims(caller, bucket, now), token_claims(caller, 0, now)
+        )
+        # It keeps the caller, so that its id is nobody else's meanwhile.
+        self._plans[id(caller), bucket] = plan
+        if len(self._plans) > _MOST_PLANS:
+            del self._plans[next(iter(self._plans))]
+        return plan
+
 
 class _Admission:
-    """One request that was counted."""
+    """One request that was counted. `counts` has what is taken of each of `claims`."""
 
-    __slots__ = ("_caller", "_claims", "_counters", "_counts", "_ended", "_held", "_now")
+    __slots__ = ("_claims", "_counters", "_counts", "_ended", "_now", "_plan", "_reserved")
 
     def __init__(
-        self,
-        counters: Counters,
-        now: Clock,
-        caller: Caller,
-        held: Sequence[Claim],
-        claims: Sequence[Claim],
-        counted: Counted,
+        self, counters: Counters, now: Clock, plan: _Plan, claims: list[Claim], counts: list[int]
     ) -> None:
         self._counters = counters
         self._now = now
-        self._caller = caller
-        self._held = list(held)
-        self._claims = {claim.counter: claim for claim in claims}
-        counts = zip(claims, counted.counts, strict=True)
-        self._counts = {claim.counter: count for claim, count in counts}
+        self._plan = plan
+        self._claims = claims
+        self._counts = counts
+        self._reserved = False
         self._ended = False
 
     @property
     def headers(self) -> Mapping[str, str]:
         """The rate-limit headers of the reply, as of the last step."""
-        hits = [self._claims[counter].hit(count) for counter, count in self._counts.items()]
-        return reply_headers(hits, self._now())
+        return reply_headers(self._claims, self._counts, self._now())
 
     async def reserve(self, tokens: int) -> None:
         """Takes `tokens` of the day. Raises: RateLimited, QuotaUnavailable."""
-        now = self._now()
-        claims = token_claims(self._caller, tokens, now)
-        if not claims:
+        days = self._plan.days
+        if not days:
             return
+        now = self._now()
+        if int(now) // WINDOW_S == self._plan.minute:
+            claims = [Claim(day.counter, day.limit, tokens, day.reset_at) for day in days]
+        else:
+            claims = token_claims(self._plan.caller, tokens, now)
         try:
             counted = await self._counters.take(claims)
         except BaseException:
             await self.cancel()
             raise
-        self._show(claims, counted.counts)
-        if counted.refused is not None:
+        # The newest counts; those of a day that has ended since go.
+        requests = len(self._plan.requests)
+        self._claims = self._claims[:requests] + claims
+        self._counts = [*self._counts[:requests], *counted.counts]
+        if (refused := counted.refused) is not None:
             await self.cancel()
-            hit = claims[counted.refused].hit(counted.counts[counted.refused])
+            hit = claims[refused].hit(counted.counts[refused], now)
             raise refusal(hit, tokens, now, self.headers)
-        self._held += claims
+        self._reserved = True
 
     async def settle(self, tokens: int) -> None:
         """Books what was really used on the day that it was reserved on."""
-        await self._end(lambda claim: claim.settled(tokens))
+        self._end(tokens, request=0)
 
     async def cancel(self) -> None:
         """Gives everything back, the request too."""
-        await self._end(lambda claim: claim.given_back)
+        self._end(0, request=-1)
 
-    async def _end(self, change_of: Callable[[Claim], Change]) -> None:
+    def _end(self, tokens: int, *, request: int) -> None:
+        """Ends what is held; `tokens` of the day and `request` of the minute are used for good."""
         if self._ended:
             return
         self._ended = True
-        changes = [change_of(claim) for claim in self._held]
-        for change in changes:
-            if change.counter in self._counts:
-                self._counts[change.counter] += change.used + change.held
-        await self._counters.apply([change for change in changes if change.used or change.held])
-
-    def _show(self, claims: Sequence[Claim], counts: Sequence[int]) -> None:
-        """Takes the newest counts over; those of a day that has ended since go."""
-        for counter in [counter for counter in self._counts if counter.kind == "tpd"]:
-            del self._counts[counter]
-        for claim, count in zip(claims, counts, strict=True):
-            self._claims[claim.counter] = claim
-            self._counts[claim.counter] = count
-
-
-def _hits(claims: Sequence[Claim], counts: Sequence[int]) -> list[LimitHit]:
-    return [claim.hit(count) for claim, count in zip(claims, counts, strict=True)]
+        changes = []
+        held = len(self._claims) if self._reserved else len(self._plan.requests)
+        for index in range(held):
+            claim = self._claims[index]
+            counter = claim.counter
+            kind = counter.kind
+            if kind == "tpd":
+                change = Change(counter, tokens, -claim.cost)
+            elif kind == "concurrency":
+                change = Change(counter, 0, -claim.cost)
+            else:
+                change = Change(counter, request, 0)
+            moved = change.used + change.held
+            self._counts[index] += moved
+            if change.used or change.held:
+                changes.append(change)
+        self._counters.apply(changes)

@@ -6,7 +6,7 @@ from collections import Counter as Tally
 from collections import deque
 from collections.abc import Iterable
 
-from orchestrator.quota.counters import WINDOW_S, Change, Counter
+from orchestrator.quota.counters import Change, Counter, is_past_minute
 from orchestrator.quota.token_journal import Line
 
 _MOST_AT_ONCE = 200
@@ -61,7 +61,7 @@ def _merged(lines: list[Line], now: float) -> list[Line]:
     held: Tally[Counter] = Tally()
     for line in lines:
         for change in line.changes:
-            if not _is_over(change.counter, now):
+            if not is_past_minute(change.counter, now):
                 used[change.counter] += change.used
                 held[change.counter] += change.held
     changes = tuple(
@@ -70,9 +70,3 @@ def _merged(lines: list[Line], now: float) -> list[Line]:
         if used[counter] or held[counter]
     )
     return [Line(lines[-1].owner, lines[-1].number, changes)] if changes else []
-
-
-def _is_over(counter: Counter, now: float) -> bool:
-    if counter.kind != "rpm":
-        return False
-    return int(counter.period.rpartition(":")[2]) + 2 * WINDOW_S < now

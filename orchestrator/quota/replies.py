@@ -8,31 +8,38 @@ from typing import assert_never
 
 from orchestrator.core.errors import RateLimited
 from orchestrator.core.limits import LimitHit
-from orchestrator.quota.counters import CONCURRENCY_RETRY_S, DAY_S, WINDOW_S
+from orchestrator.quota.counters import CONCURRENCY_RETRY_S, DAY_S, WINDOW_S, Claim
+
+_TOLD = (("rpm", "requests", WINDOW_S), ("tpd", "tokens", DAY_S))
 
 
-def reply_headers(hits: Sequence[LimitHit], now: float) -> dict[str, str]:
+def reply_headers(claims: Sequence[Claim], counts: Sequence[int], now: float) -> dict[str, str]:
     """Headers for the tighter of key and tenant. Requests at the same time have none.
 
-    Source: OpenAI's `x-ratelimit-*`, with a reset in Unix seconds; draft-ietf-httpapi-ratelimit-
-    headers-11 for the other two.
+    `counts` has what is taken of each of `claims`. Source: OpenAI's `x-ratelimit-*`, with a reset
+    in Unix seconds; draft-ietf-httpapi-ratelimit-headers-11 for the other two.
     """
     headers: dict[str, str] = {}
-    policies: list[str] = []
-    states: list[str] = []
-    for kind, noun, window_s in (("rpm", "requests", WINDOW_S), ("tpd", "tokens", DAY_S)):
-        of_kind = [hit for hit in hits if hit.kind == kind]
-        if not of_kind:
+    policies = states = ""
+    for kind, noun, window_s in _TOLD:
+        tightest, least = None, 0
+        for claim, count in zip(claims, counts, strict=True):
+            left = claim.limit - count
+            if claim.counter.kind == kind and (tightest is None or left < least):
+                tightest, least = claim, max(0, left)
+        if tightest is None:
             continue
-        hit = min(of_kind, key=lambda hit: hit.remaining)
-        headers[f"x-ratelimit-limit-{noun}"] = str(hit.limit)
-        headers[f"x-ratelimit-remaining-{noun}"] = str(hit.remaining)
-        headers[f"x-ratelimit-reset-{noun}"] = str(hit.reset_at)
-        policies.append(f'"{kind}";q={hit.limit};w={window_s}')
-        states.append(f'"{kind}";r={hit.remaining};t={max(0, hit.reset_at - int(now))}')
+        limit, reset_at = tightest.limit, tightest.reset_at
+        headers[f"x-ratelimit-limit-{noun}"] = str(limit)
+        headers[f"x-ratelimit-remaining-{noun}"] = str(least)
+        headers[f"x-ratelimit-reset-{noun}"] = str(reset_at)
+        comma = ", " if policies else ""
+        wait_s = max(0, reset_at - int(now))
+        policies += f'{comma}"{kind}";q={limit};w={window_s}'
+        states += f'{comma}"{kind}";r={least};t={wait_s}'
     if policies:
-        headers["ratelimit-policy"] = ", ".join(policies)
-        headers["ratelimit"] = ", ".join(states)
+        headers["ratelimit-policy"] = policies
+        headers["ratelimit"] = states
     return headers
 
 

@@ -124,7 +124,7 @@ class SharedCounters:
             undoing.add_done_callback(self._undoing.discard)
             raise
 
-    async def apply(self, changes: Sequence[Change]) -> None:
+    def apply(self, changes: Sequence[Change]) -> None:
         """Ends what was taken; tokens used are in the journal when it returns."""
         for change in changes:
             self._hold(change)
@@ -168,7 +168,7 @@ class SharedCounters:
     async def _undo(self, taking: asyncio.Task[Counted], claims: Sequence[Claim]) -> None:
         with contextlib.suppress(QuotaUnavailable):
             if (await taking).refused is None:
-                await self.apply([claim.given_back for claim in claims if claim.cost])
+                self.apply([claim.given_back for claim in claims if claim.cost])
 
     async def _seed(self, counters: Sequence[Counter]) -> bool:
         """Tells Redis what the store knows; whether the store could be asked."""

@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import orjson
+
 from orchestrator.core.ids import new_id
 from orchestrator.quota.counters import Change, Counter
 from orchestrator.store import token_days
@@ -37,8 +40,7 @@ _KEEP_OWNERS_S = 7 * 86_400
 _SUFFIX = ".journal"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """Changes that belong together. `number` grows by one with every line of an owner."""
 
     owner: str
@@ -81,6 +83,8 @@ class TokenJournal:
         self._flying: _Group | None = None
         self._unsynced = asyncio.Event()
         self._unstored = asyncio.Event()
+        self._is_behind = False
+        """Whether both events are set for what was appended last."""
         self._failed = False
         self._closing = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -142,17 +146,19 @@ class TokenJournal:
     def append(self, changes: Sequence[Change]) -> Line:
         """The line of `changes`; tokens used among them are in the file. Never raises."""
         self._number += 1
-        used = tuple(one for one in changes if one.counter.kind == "tpd" and one.used)
         line = Line(self.owner, self._number, tuple(changes))
+        used = tuple([one for one in changes if one.used and one.counter.kind == "tpd"])
         if used:
-            kept = Line(self.owner, self._number, used)
+            kept = line if len(used) == len(changes) else Line(self.owner, self._number, used)
             try:
                 self._write(kept)
             except OSError as error:
                 _log.error("the journal `%s` cannot be written: %s", self._path, error.strerror)
             self._next.add(kept)
-            self._unsynced.set()
-            self._unstored.set()
+            if not self._is_behind:
+                self._is_behind = True
+                self._unsynced.set()
+                self._unstored.set()
         return line
 
     async def used_on(self, day: str) -> Mapping[Counter, int]:
@@ -181,9 +187,9 @@ class TokenJournal:
         if self._file < 0:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        used = [[*_day_key(change.counter), change.used] for change in line.changes]
+        used = [(*_day_key(change.counter), change.used) for change in line.changes]
         record = {"owner": line.owner, "line": line.number, "used": used}
-        os.write(self._file, json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        os.write(self._file, orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
 
     async def _add(self, group: _Group) -> None:
         now_ms = int(self._now() * 1000)
@@ -217,6 +223,7 @@ class TokenJournal:
         while not self._closing.is_set():
             await self._unsynced.wait()
             self._unsynced.clear()
+            self._is_behind = False
             if self._file >= 0:
                 await asyncio.to_thread(os.fsync, self._file)
             await self._pause(_SYNC_EVERY_S)
@@ -225,6 +232,7 @@ class TokenJournal:
         while not self._closing.is_set():
             await self._unstored.wait()
             self._unstored.clear()
+            self._is_behind = False
             try:
                 await self.store()
             except StoreError as error:

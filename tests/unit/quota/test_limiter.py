@@ -189,6 +189,44 @@ async def test_headers_are_those_of_the_tighter_limit(limiter: Limiter) -> None:
     }
 
 
+async def test_what_a_caller_may_is_known_anew_in_every_minute(
+    limiter: Limiter, counters: MemoryCounters, clock: Clock
+) -> None:
+    who = caller(Limits(rpm=1, tpd=100))
+    late = await limiter.admit(who, "chat")
+    clock.at = MINUTE_END
+    fresh = await limiter.admit(who, "chat")
+    assert fresh.headers["x-ratelimit-reset-requests"] == str(MINUTE_END + 60)
+    with pytest.raises(RateLimited):
+        await limiter.admit(who, "chat")
+    await late.cancel()  # goes to the minute that is over
+    with pytest.raises(RateLimited):
+        await limiter.admit(who, "chat")
+    clock.at = MIDNIGHT
+    await fresh.reserve(70)
+    assert fresh.headers["x-ratelimit-remaining-tokens"] == "30"
+    assert fresh.headers["x-ratelimit-reset-tokens"] == str(MIDNIGHT + 86_400)
+
+
+async def test_callers_of_one_key_are_told_apart_by_their_limits(limiter: Limiter) -> None:
+    first = await limiter.admit(caller(Limits(rpm=5)), "chat")
+    changed = await limiter.admit(caller(Limits(rpm=9)), "chat")
+    assert first.headers["x-ratelimit-limit-requests"] == "5"
+    assert changed.headers["x-ratelimit-limit-requests"] == "9"
+    assert changed.headers["x-ratelimit-remaining-requests"] == "7"
+
+
+async def test_requests_at_the_same_time_are_to_be_asked_for_again_in_a_second(
+    limiter: Limiter, clock: Clock
+) -> None:
+    who = caller(Limits(concurrency=1))
+    await limiter.admit(who, "chat")
+    clock.at = MORNING + 3.7
+    with pytest.raises(RateLimited) as refused:
+        await limiter.admit(who, "chat")
+    assert refused.value.hit == LimitHit("key", "concurrency", 1, 0, int(MORNING) + 4)
+
+
 async def test_the_outlook_names_the_limit_that_bites_first_and_spends_nothing(
     limiter: Limiter,
 ) -> None:
