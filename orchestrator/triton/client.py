@@ -20,6 +20,7 @@ from orchestrator.core.errors import GatewayError, Overloaded
 from orchestrator.telemetry import engine_metadata
 from orchestrator.triton import contract, errors
 from orchestrator.triton.contract import GenerateCall
+from orchestrator.triton.embedding import EmbedCall, embed_request, read_rows
 from orchestrator.triton.http2 import Http2Channel
 from orchestrator.triton.messages import service_pb2
 from orchestrator.triton.stream import METHOD, TokenStream
@@ -73,7 +74,7 @@ class TritonClient:
         self._metadata = endpoint.call_metadata
         self._transport = _transport(endpoint)
         self._stopping: set[asyncio.Task[None]] = set()
-        self._calls: dict[asyncio.Task[list[memoryview]], str] = {}
+        self._calls: set[EmbedCall] = set()
         self._streams: set[TokenStream] = set()
         self._answered_at: dict[str, float] = {}
 
@@ -97,8 +98,8 @@ class TritonClient:
         """Gives up on everything that `model` still owes: each reader gets its 503 now."""
         for stream in [stream for stream in self._streams if stream.call.model == model]:
             stream.give_up()
-        for call in [call for call, owner in self._calls.items() if owner == model]:
-            call.cancel()
+        for call in [call for call in self._calls if call.model == model]:
+            call.give_up()
 
     def _note_answer(self, model: str) -> None:
         self._answered_at[model] = time.monotonic()
@@ -107,7 +108,7 @@ class TritonClient:
         """Stops what is in flight, waits for it within the drain time, closes the channel."""
         for stream in list(self._streams):
             stream.stop()
-        if pending := self._stopping | self._calls.keys():
+        if pending := [*self._stopping, *(call.over for call in self._calls)]:
             await asyncio.wait(pending, timeout=self._timeouts.cancel_drain_s)
         for stream in list(self._streams):
             stream.cut()
@@ -142,38 +143,20 @@ class TritonClient:
         """
         if len(self._calls) >= MOST_EMBED_CALLS:
             raise Overloaded("The model's queue is full.", retry_after_s=errors.RETRY_AFTER_S)
-        task = asyncio.create_task(self._embed(model, request_id, rows))
-        self._calls[task] = model
-        task.add_done_callback(self._forget_call)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if task.cancelled() and caller is not None and not caller.cancelling():
-                # It was given up on; whoever asked is still there.
-                raise errors.unavailable() from None
-            raise
+        call = EmbedCall(model, request_id, on_end=self._end_call)
+        self._calls.add(call)
+        call.start(
+            self._transport,
+            embed_request(model, request_id, rows),
+            metadata=(*self._metadata, *engine_metadata()),
+            timeout_s=self._timeouts.request_s,
+        )
+        return read_rows(await call.answer())
 
-    def _forget_call(self, task: asyncio.Task[list[memoryview]]) -> None:
-        self._calls.pop(task, None)
-        if not task.cancelled():
-            # Marks the error as seen: its caller may have gone.
-            task.exception()
-
-    async def _embed(
-        self, model: str, request_id: str, rows: Sequence[Sequence[int]]
-    ) -> list[memoryview]:
-        try:
-            answer = await self._transport.unary(
-                "ModelInfer",
-                contract.embed_request(model, request_id, rows).SerializeToString(),
-                metadata=(*self._metadata, *engine_metadata()),
-                timeout_s=self._timeouts.request_s,
-            )
-        except RpcFailed as error:
-            raise errors.from_status(error.status, model=model, request_id=request_id) from error
-        self._note_answer(model)
-        return contract.read_rows(service_pb2.ModelInferResponse.FromString(answer))
+    def _end_call(self, call: EmbedCall) -> None:
+        self._calls.discard(call)
+        if call.answered_at:
+            self._answered_at[call.model] = call.answered_at
 
     async def server_id(self) -> str:
         """The name that the server was started with. Raises: GatewayError."""

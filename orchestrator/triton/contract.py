@@ -23,7 +23,6 @@ TOP_IDS = "top_log_prob_ids"
 TOP_LOG_PROBS = "top_log_probs"
 REUSED_BLOCKS = "kv_cache_reused_blocks"
 CLOCKS = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
-EMBEDDING = "embedding"
 FINAL_RESPONSE = "triton_final_response"
 
 GuideKind = Literal["json", "json_schema", "regex", "ebnf_grammar"]
@@ -147,26 +146,6 @@ def stop_request(model: str, request_id: str) -> service_pb2.ModelInferRequest:
     return request
 
 
-def embed_request(
-    model: str, request_id: str, rows: Sequence[Sequence[int]]
-) -> service_pb2.ModelInferRequest:
-    """One batch of token id rows, padded on the right to the longest."""
-    request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
-    tensors = _Tensors(request)
-    width = max(len(row) for row in rows)
-    ids, mask = array("i"), array("i")
-    for row in rows:
-        padding = width - len(row)
-        ids.extend(row)
-        ids.extend([0] * padding)
-        mask.extend([1] * len(row) + [0] * padding)
-    shape = [len(rows), width]
-    tensors.add("input_ids", "INT32", shape, ids.tobytes())
-    tensors.add("attention_mask", "INT32", shape, mask.tobytes())
-    request.outputs.add(name=EMBEDDING)
-    return request
-
-
 def read_chunk(response: service_pb2.ModelInferResponse, received: int = 0) -> TokenChunk:
     """The tokens that `response` adds to the `received` ones before it."""
     raw = response.raw_output_contents
@@ -192,16 +171,6 @@ def read_chunk(response: service_pb2.ModelInferResponse, received: int = 0) -> T
         return TokenChunk(tokens, final, reason)
     log_probs = _log_probs(response, others, valid, received)
     return TokenChunk(tokens, final, reason, log_probs, _metrics(raw, others))
-
-
-def read_rows(response: service_pb2.ModelInferResponse) -> list[memoryview]:
-    """The vectors of an `embed_request`: float32 little endian, one view a row, nothing copied."""
-    for index, output in enumerate(response.outputs):
-        if output.name == EMBEDDING:
-            rows, width = output.shape[0], output.shape[1] * 4
-            raw = memoryview(response.raw_output_contents[index])
-            return [raw[row * width : (row + 1) * width] for row in range(rows)]
-    raise ValueError(f"the response has no output `{EMBEDDING}`")
 
 
 def _log_probs(

@@ -97,12 +97,6 @@ def test_a_seed_fits_the_unsigned_tensor(seed: int) -> None:
     assert struct.unpack("<Q", sent["seed"][2]) == (seed % 2**64,)
 
 
-def test_rows_are_padded_on_the_right_and_masked() -> None:
-    sent = tensors(contract.embed_request("embed", "req_1", [[1, 2, 3], [4]]))
-    assert sent["input_ids"] == ("INT32", [2, 3], struct.pack("<6i", 1, 2, 3, 4, 0, 0))
-    assert struct.unpack("<6i", sent["attention_mask"][2]) == (1, 1, 1, 1, 0, 0)
-
-
 def response(ids: tuple[int, ...], length: int, *, final: bool) -> service_pb2.ModelInferResponse:
     message = service_pb2.ModelInferResponse()
     # The order of outputs is the server's choice, so it is another one here.
@@ -129,14 +123,6 @@ def test_the_engines_finish_reason_is_read_where_it_is_given() -> None:
     message.outputs.add(name="finish_reason", datatype="BYTES", shape=[1, 1])
     message.raw_output_contents.append(struct.pack("<I", 6) + b"length")
     assert contract.read_chunk(message).finish_reason == "length"
-
-
-def test_vectors_are_views_of_the_answer() -> None:
-    message = service_pb2.ModelInferResponse()
-    message.outputs.add(name="embedding", datatype="FP32", shape=[2, 2])
-    message.raw_output_contents.append(struct.pack("<4f", 1, 2, 3, 4))
-    rows = contract.read_rows(message)
-    assert [struct.unpack("<2f", row) for row in rows] == [(1.0, 2.0), (3.0, 4.0)]
 
 
 def test_log_probs_guides_and_clocks_are_asked_for_only_when_wanted() -> None:
