@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from orchestrator.auth import Principal
-from orchestrator.backends import Run
 from orchestrator.core.context import CallContext
 from orchestrator.core.errors import GatewayError, UpstreamFailed
-from orchestrator.core.events import GenerationEvent, GenerationFinished, Usage
+from orchestrator.core.events import Usage
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest
 from orchestrator.deployments import Deployment, Deployments
 from orchestrator.explain import Explainer
 from orchestrator.gate import Admitted, Asked, Gate, unknown_model
+from orchestrator.generation import Account, Generation
 from orchestrator.meter import Meter
 from orchestrator.metering import Books, Outcome
 from orchestrator.policy import PolicyEngine
@@ -51,67 +51,6 @@ class Embeddings:
     vectors: Sequence[memoryview]
     prompt_tokens: int
     headers: Mapping[str, str]
-
-
-class Generation:
-    """A generation whose first event is there already. Iterate it to its end, and close it."""
-
-    def __init__(
-        self,
-        first: GenerationEvent,
-        events: AsyncGenerator[GenerationEvent, None],
-        headers: Mapping[str, str],
-        before_end: Callable[[Outcome], None],
-        on_end: Callable[[Outcome], None],
-        meter: Meter | None = None,
-        so_far: Callable[[], Usage] | None = None,
-    ) -> None:
-        """`before_end` is called before the reader can know of the end, `on_end` after it.
-
-        `meter` is told how it ends, before both. `so_far` knows what the engine has produced.
-        """
-        self.headers = headers
-        self._first = first
-        self._events = events
-        self._before_end = before_end
-        self._on_end = on_end
-        self._meter = meter
-        self._so_far = so_far
-        self._outcome: Outcome = "cancelled"
-        self._closed = False
-
-    @property
-    def usage(self) -> Usage | None:
-        """What it has used until now; of one that ends early the books have the last word."""
-        return None if self._so_far is None else self._so_far()
-
-    async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
-        """The events from the first. Raises: GatewayError."""
-        yield self._first
-        try:
-            async for event in self._events:
-                if isinstance(event, GenerationFinished):
-                    self._outcome = "ok"
-                    if self._meter is not None:
-                        self._meter.finished(event)
-                    self._before_end("ok")
-                yield event
-        except Exception as error:
-            self._outcome = "failed"
-            if self._meter is not None:
-                self._meter.failed(error)
-            self._before_end("failed")
-            raise
-
-    async def aclose(self) -> None:
-        """Stops the engine's side if it still runs; settles what it produced. Twice is once."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            await self._events.aclose()
-        finally:
-            self._on_end(self._outcome)
 
 
 class Gateway:
@@ -177,42 +116,20 @@ class Gateway:
             await self._reserve(admission, prepared.most_tokens, meter, route)
         meter.start(route.served.model.id, request)
         run = route.backend.generate(prepared, context.engine_id)
-        events = meter.watched(run.events()) if meter.call.sampled else run.events()
-        promised: Outcome | None = None
-
-        def promise(outcome: Outcome) -> None:
-            nonlocal promised
-            if outcome == promised:
-                return
-            promised = outcome
-            usage = _charged(run.so_far(), outcome)
-            self._books.promise(meter.entry(route.backend.name, usage, outcome))
-
-        def end(outcome: Outcome) -> None:
-            if outcome == "cancelled":
-                meter.stop("cancelled")
-            try:
-                promise(outcome)
-            finally:
-                meter.ended(_charged(run.so_far(), outcome), outcome)
-                self._own(self._settle(run, route, admission, meter, outcome))
-
+        account = Account(run, route, admission, meter, self._books, self._own)
         try:
-            first = await anext(events, None)
-            if first is None:
+            first = await run.next()
+            if not first:
                 raise UpstreamFailed("The engine gave no answer.")
         except BaseException as error:
             meter.failed(error)
-            try:
-                await events.aclose()
-            finally:
-                end("failed" if isinstance(error, Exception) else "cancelled")
+            await account.close("failed" if isinstance(error, Exception) else "cancelled")
             _tell_limits(error, admission)
             raise
         meter.first_token()
         headers = _headers(route, admission)
         meter.limits(headers)
-        return Generation(first, events, headers, promise, end, meter, run.so_far)
+        return Generation(first, headers, account)
 
     async def embed(
         self, principal: Principal, request: EmbeddingRequest, context: CallContext
@@ -313,38 +230,14 @@ class Gateway:
             stage.note(names.RESERVED_TOKENS, tokens)
         meter.reserved(route.served.model.id, tokens)
 
-    async def _settle(
-        self, run: Run, route: Route, admission: Admission, meter: Meter, outcome: Outcome
-    ) -> None:
-        """Charges what the engine produced, once its side has ended."""
-        usage = _charged(await run.produced(), outcome)
-        meter.settled(usage, outcome)
-        # The books first: they are always there, a quota may be out of reach.
-        try:
-            self._books.record(meter.entry(route.backend.name, usage, outcome))
-        finally:
-            await admission.settle(usage.total_tokens)
-
     def _own(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._settling.add(task)
-        task.add_done_callback(self._settled)
-
-    def _settled(self, task: asyncio.Task[None]) -> None:
-        self._settling.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a request could not be settled", exc_info=error)
+        task.add_done_callback(self._settling.discard)
 
 
 def _asked(request: GenerationRequest | EmbeddingRequest, task: str, context: CallContext) -> Asked:
     return Asked(request.model, task, request.route_hint, context.client_ip)
-
-
-def _charged(produced: Usage, outcome: Outcome) -> Usage:
-    """What a request costs: nothing when it failed before the engine had produced anything."""
-    if produced.completion_tokens == 0 and outcome == "failed":
-        return Usage(0, 0)
-    return produced
 
 
 def _in_scope(principal: Principal, deployment: Deployment) -> bool:

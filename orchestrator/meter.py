@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Token
 from typing import TYPE_CHECKING
@@ -77,6 +77,8 @@ class Meter:
         self._first_s: float | None = None
         self._duration_s: float | None = None
         self._waits = False
+        self._reasons: list[str] = []
+        self._parts: list[Part] = []
 
     @property
     def _name(self) -> str:
@@ -185,30 +187,23 @@ class Meter:
             self._telemetry.finish(self.call, self._name, self._own)
             self._own = None
 
-    async def watched(
-        self, events: AsyncGenerator[GenerationEvent, None]
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        """`events` of a call that is traced, looked at on their way."""
-        reasons: list[str] = []
-        parts: list[Part] = []
+    def watch(self, events: Iterable[GenerationEvent]) -> None:
+        """Looks at events of a call that is traced, on their way to the reader."""
         assert self._engine is not None
         attributes = self._engine.attributes
-        try:
-            async for event in events:
-                match event:
-                    case GenerationStarted():
-                        attributes[names.RESPONSE_ID] = event.id
-                        attributes[names.RESPONSE_MODEL] = event.model
-                    case PartFinished() if self._keeps_content:
-                        parts.append(event.part)
-                    case ChoiceFinished():
-                        reasons.append(event.reason)
-                        attributes[names.FINISH_REASONS] = tuple(reasons)
-                        if parts:
-                            attributes[names.OUTPUT_MESSAGES] = output_messages(parts, event.reason)
-                yield event
-        finally:
-            await events.aclose()
+        for event in events:
+            match event:
+                case GenerationStarted():
+                    attributes[names.RESPONSE_ID] = event.id
+                    attributes[names.RESPONSE_MODEL] = event.model
+                case PartFinished() if self._keeps_content:
+                    self._parts.append(event.part)
+                case ChoiceFinished():
+                    self._reasons.append(event.reason)
+                    attributes[names.FINISH_REASONS] = tuple(self._reasons)
+                    if self._parts:
+                        told = output_messages(self._parts, event.reason)
+                        attributes[names.OUTPUT_MESSAGES] = told
 
     def entry(self, route: str, usage: Usage, outcome: Outcome) -> UsageRecord:
         """The record for the books, always of the same id."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.catalogue import Model
-from orchestrator.core.events import GenerationEvent, Usage
+from orchestrator.core.event_source import EventSource
+from orchestrator.core.events import Usage
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest, SamplingParams
 from orchestrator.manifest import Manifest
 from orchestrator.rendering import Renderer
@@ -63,27 +65,29 @@ class PreparedEmbedding:
         return sum(len(row) for row in self.rows)
 
 
-class Run(Protocol):
-    """One generation at work."""
+class Run(EventSource):
+    """One generation at work, and its events: the first come with the first token."""
 
-    def events(self) -> AsyncGenerator[GenerationEvent, None]:
-        """Its events, once; the first comes with the first token.
+    @abstractmethod
+    def stop(self) -> None:
+        """Ends the work on the engine's side, if it has not ended. Twice is once."""
 
-        Closing the iterator ends the work on the engine's side. Raises: GatewayError.
-        """
-        ...
-
+    @abstractmethod
     def so_far(self) -> Usage:
         """What the engine has produced until now."""
-        ...
 
+    @property
+    @abstractmethod
+    def has_ended(self) -> bool:
+        """Whether the engine's side has ended; it may go on for a moment when it is stopped."""
+
+    @abstractmethod
     async def produced(self) -> Usage:
         """What the engine has produced, told when its side has ended.
 
-        To be called when `events` has ended or was closed. It counts what came after a reader
+        To be called when the events have ended or after `stop`. It counts what came after a reader
         left, too.
         """
-        ...
 
 
 class Backend(Protocol):

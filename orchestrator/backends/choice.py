@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from orchestrator.backends.placed_stream import PlacedStream
@@ -30,6 +29,10 @@ class Attempt:
         self._renderer = renderer
         self._end_ids = frozenset((stream.call.end_id, *stream.call.extra_end_ids))
         self._received = 0
+        self.begun = False
+        """Whether the engine has begun; its first token may hold no whole character yet."""
+        self.over = False
+        """Whether the end of the choice was taken."""
 
     @property
     def tokens(self) -> int:
@@ -68,33 +71,36 @@ class Attempt:
             last_token_at_ns=told.last_token_ns + ahead,
         )
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the engine's side is over."""
+        return self._stream.has_ended
+
     async def ended(self) -> None:
         """Returns when the engine's side is over."""
         await self._stream.ended()
 
-    async def events(self) -> AsyncGenerator[GenerationEvent | None, None]:
-        """`None` when the engine has begun, then the part events and the end of the choice.
+    def listen(self, on_news: Callable[[], None]) -> None:
+        """`on_news` is called when there may be something to take."""
+        self._stream.listen(on_news)
 
-        The first token may hold no whole character yet, so that beginning is told apart.
-        Raises: GatewayError.
-        """
+    def take(self) -> list[GenerationEvent]:
+        """The part events since the last call, and the end of the choice. Raises: GatewayError."""
         decoder, stream = self._decoder, self._stream
-        begun = False
-        while True:
-            chunk = await stream.next_chunk()
-            if not begun:
-                begun = True
-                yield None
+        events: list[GenerationEvent] = []
+        # What gives no event must not hide what waits behind it.
+        while not events and (chunk := stream.take()) is not None:
+            self.begun = True
             self._received += len(chunk.token_ids)
             token_ids = self._visible(chunk.token_ids)
-            for event in decoder.feed(token_ids, self._log_probs(token_ids, chunk.log_probs)):
-                yield event
+            events = decoder.feed(token_ids, self._log_probs(token_ids, chunk.log_probs))
             if decoder.stopped:
                 stream.stop()
             if decoder.stopped or chunk.final:
-                for event in decoder.finish(self._reason(chunk)):
-                    yield event
-                return
+                events += decoder.finish(self._reason(chunk))
+                self.over = True
+                break
+        return events
 
     def _visible(self, token_ids: Sequence[int]) -> Sequence[int]:
         """Without a closing end id: TensorRT-LLM drops `end_id` and keeps stop words."""
@@ -148,6 +154,7 @@ class Choice:
     def __init__(self, first: Attempt, otherwise: Callable[[], Attempt] | None = None) -> None:
         self._attempts = [first]
         self._otherwise = otherwise
+        self._on_news: Callable[[], None] = _nobody
 
     @property
     def _attempt(self) -> Attempt:
@@ -183,41 +190,58 @@ class Choice:
         for attempt in self._attempts:
             attempt.stop()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the engine's side is over."""
+        return all(attempt.has_ended for attempt in self._attempts)
+
     async def ended(self) -> None:
         """Returns when the engine's side is over."""
         for attempt in self._attempts:
             await attempt.ended()
 
-    def events(self) -> AsyncGenerator[GenerationEvent | None, None]:
-        """`None` when the engine has begun, then the part events and the end of this choice.
+    @property
+    def begun(self) -> bool:
+        """Whether the engine has begun."""
+        return self._attempts[0].begun
 
-        Raises: GatewayError.
-        """
-        if self._otherwise is None:
-            return self._attempt.events()
-        return self._calls_or(self._otherwise)
+    @property
+    def over(self) -> bool:
+        """Whether the end of this choice was taken."""
+        return self._attempt.over
 
-    async def _calls_or(
-        self, otherwise: Callable[[], Attempt]
-    ) -> AsyncGenerator[GenerationEvent | None, None]:
-        called = False
-        async with aclosing(self._attempt.events()) as events:
-            async for event in events:
-                called = called or (isinstance(event, PartStarted) and event.kind == "tool_call")
-                if not called and _says_something(event):
-                    break
-                yield event
-            else:
-                return
-        self._attempt.stop()
-        self._attempts.append(otherwise())
-        async with aclosing(self._attempt.events()) as events:
-            async for event in events:
-                if event is not None:
-                    yield event
+    def listen(self, on_news: Callable[[], None]) -> None:
+        """`on_news` is called when there may be something to take."""
+        self._on_news = on_news
+        self._attempt.listen(on_news)
+
+    def take(self) -> list[GenerationEvent]:
+        """The part events since the last call, and the end of this choice. Raises: GatewayError."""
+        events = self._attempt.take()
+        return events if self._otherwise is None else self._if_call(events, self._otherwise)
+
+    def _if_call(
+        self, events: list[GenerationEvent], otherwise: Callable[[], Attempt]
+    ) -> list[GenerationEvent]:
+        """Those of `events` that count while it is open whether this is a tool call."""
+        for index, event in enumerate(events):
+            if isinstance(event, PartStarted) and event.kind == "tool_call":
+                self._otherwise = None
+                return events
+            if _says_something(event):
+                self._otherwise = None
+                self._attempt.stop()
+                self._attempts.append(otherwise())
+                self._attempt.listen(self._on_news)
+                return events[:index]
+        return events
 
 
-def _says_something(event: GenerationEvent | None) -> bool:
+def _nobody() -> None:
+    """Nobody waits yet."""
+
+
+def _says_something(event: GenerationEvent) -> bool:
     """Whether this is the beginning of an answer, or the end of one that says nothing."""
     text = isinstance(event, PartStarted) and event.kind == "text"
     return text or isinstance(event, ChoiceFinished)

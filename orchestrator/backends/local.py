@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
+from orchestrator.backends import Prepared, PreparedEmbedding, Run, ServedModel
 from orchestrator.backends.affinity import Blocks
 from orchestrator.backends.choice import Attempt, Choice
 from orchestrator.backends.guides import guide_for, may_call_instead
-from orchestrator.backends.merge import merged
 from orchestrator.backends.placed_stream import PlacedStream
 from orchestrator.backends.placement import Placements, Way
 from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest, ModelUnavailable
@@ -165,31 +163,46 @@ class LocalBackend:
         return Attempt(stream, decoder, served.renderer)
 
 
-class LocalRun:
+class LocalRun(Run):
     """One generation at work: a Triton stream for each of its choices."""
 
     def __init__(self, prepared: Prepared, choices: Sequence[Choice]) -> None:
         self._prepared = prepared
         self._choices = choices
+        self._begun = False
 
-    async def events(self) -> AsyncGenerator[GenerationEvent, None]:
-        """The events of all choices; closing the iterator stops the engine's side."""
-        choices, prepared = self._choices, self._prepared
-        sources = [choice.events() for choice in choices]
-        started = False
-        try:
-            async with aclosing(sources[0] if len(sources) == 1 else merged(sources)) as events:
-                async for event in events:
-                    if not started:
-                        started = True
-                        yield _started(prepared)
-                    if event is not None:
-                        yield event
+    def take(self) -> list[GenerationEvent]:
+        """See `EventSource.take`; the first come with the first token, the last with the end."""
+        choices = self._choices
+        if len(choices) == 1:
+            events = choices[0].take()
+        else:
+            events = [event for one in choices if not one.over for event in one.take()]
+        if not self._begun:
+            if not any(choice.begun for choice in choices):
+                return events
+            self._begun = True
+            events.insert(0, _started(self._prepared))
+        if all(choice.over for choice in choices):
+            self.over = True
             usage = self._usage(sum(choice.tokens for choice in choices))
-            yield GenerationFinished(usage, self._timings())
-        finally:
-            for choice in choices:
-                choice.stop()
+            events.append(GenerationFinished(usage, self._timings()))
+        return events
+
+    def listen(self, on_news: Callable[[], None]) -> None:
+        """See `EventSource.listen`."""
+        for choice in self._choices:
+            choice.listen(on_news)
+
+    def stop(self) -> None:
+        """Ends the engine's side, if it has not ended."""
+        for choice in self._choices:
+            choice.stop()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the engine's side is over."""
+        return all(choice.has_ended for choice in self._choices)
 
     def so_far(self) -> Usage:
         """What the engine has produced until now."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orchestrator.backends.placement import Placement, Way
-from orchestrator.core.errors import ModelUnavailable
+from orchestrator.core.errors import ModelUnavailable, UpstreamTimeout
 from orchestrator.triton.contract import EngineMetrics, GenerateCall, TokenChunk
 from orchestrator.triton.errors import unavailable
 
@@ -27,9 +28,13 @@ class PlacedStream:
     ) -> None:
         self.call = call
         self._way = Way(placement, blocks, call.request_id, first_token_timeout_s)
-        self._stream = self._started()
+        self._on_news: Callable[[], None] = _nobody
         self._begun = False
         self._stopped = False
+        self._expired = False
+        self._stream = self._started()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(first_token_timeout_s, self._expire)
 
     @property
     def produced(self) -> int:
@@ -46,44 +51,68 @@ class PlacedStream:
         """When the server that answers was asked, in Unix nanoseconds."""
         return self._stream.asked_at_ns
 
-    def next_chunk(self) -> Coroutine[None, None, TokenChunk]:
-        """The next chunk; none may be asked for after the final one. Raises: GatewayError."""
-        return self._read(None) if self._begun else self._first()
+    def listen(self, on_news: Callable[[], None]) -> None:
+        """`on_news` is called when there may be something to take."""
+        self._on_news = self._stream.on_news = on_news
+
+    def take(self) -> TokenChunk | None:
+        """What has come since the last call, if anything has.
+
+        Not to be called after the final chunk. Raises: GatewayError.
+        """
+        try:
+            chunk = self._taken()
+        except ModelUnavailable as error:
+            if not self._stopped:
+                self._way.failed(error)
+            if self._begun or self._stopped or not self._way.moves():
+                raise
+            self._stream.stop()
+            self._stream = self._started()
+            return None
+        if chunk is not None and not self._begun:
+            self._begun = True
+            self._timer.cancel()
+        return chunk
 
     def stop(self) -> None:
         """Ends the generation on the engine's side, in the background. Twice is once."""
         self._stopped = True
+        self._timer.cancel()
         self._stream.stop()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the engine's side is over."""
+        return self._stream.has_ended
 
     async def ended(self) -> None:
         """Returns when the engine's side is over."""
         await self._stream.ended()
 
-    async def _first(self) -> TokenChunk:
-        while True:
-            try:
-                chunk = await self._read(self._way.left_s)
-            except ModelUnavailable:
-                if self._stopped or not self._way.moves():
-                    raise
-                self._stream.stop()
-                self._stream = self._started()
-            else:
-                self._begun = True
-                return chunk
+    def _taken(self) -> TokenChunk | None:
+        stream = self._stream
+        chunk = stream.take()
+        if chunk is None:
+            if stream.is_over:
+                # Without a final response: Triton goes away in good order.
+                raise unavailable()
+            if self._expired:
+                raise UpstreamTimeout("The engine did not answer in time.")
+        elif chunk.finish_reason == "cancelled" and not stream.produced:
+            # Without a token and by no wish of ours: the same.
+            raise unavailable()
+        return chunk
 
     def _started(self) -> TokenStream:
-        return self._way.replica.client.generate(self.call)
+        stream = self._way.replica.client.generate(self.call)
+        stream.on_news = self._on_news
+        return stream
 
-    async def _read(self, timeout_s: float | None) -> TokenChunk:
-        try:
-            chunk = await self._stream.next_chunk(timeout_s)
-            # Without a final response, or without a token and by no wish of ours: Triton goes away
-            # in good order.
-            if chunk is None or (chunk.finish_reason == "cancelled" and not self.produced):
-                raise unavailable()
-        except ModelUnavailable as error:
-            if not self._stopped:
-                self._way.failed(error)
-            raise
-        return chunk
+    def _expire(self) -> None:
+        self._expired = True
+        self._on_news()
+
+
+def _nobody() -> None:
+    """Nobody waits yet."""

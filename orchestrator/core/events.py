@@ -8,9 +8,9 @@ event.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, assert_never
+from typing import Literal, Protocol, assert_never
 
 from orchestrator.core.messages import Part
 
@@ -126,9 +126,8 @@ class GenerationFinished:
     timings: tuple[EngineTimings, ...] = ()
 
 
-GenerationEvent = (
-    GenerationStarted | PartStarted | PartDelta | PartFinished | ChoiceFinished | GenerationFinished
-)
+ChoiceEvent = PartStarted | PartDelta | PartFinished | ChoiceFinished
+GenerationEvent = GenerationStarted | ChoiceEvent | GenerationFinished
 
 
 @dataclass(slots=True)
@@ -153,30 +152,30 @@ class Completion:
     timings: tuple[EngineTimings, ...] = ()
 
 
-async def fold(events: AsyncIterable[GenerationEvent]) -> Completion:
-    """The completion that `events` add up to. Raises what the stream raises."""
+class Batches(Protocol):
+    """Events in the groups that they came in."""
+
+    async def next(self) -> Sequence[GenerationEvent]:
+        """The next events, at least one; none after the last. Raises: GatewayError."""
+        ...
+
+
+async def fold(source: Batches) -> Completion:
+    """The completion that the events of `source` add up to. Raises what it raises."""
     started: GenerationStarted | None = None
     finished: GenerationFinished | None = None
     choices: dict[int, Choice] = {}
-    async for event in events:
-        match event:
-            case GenerationStarted():
-                started = event
-            case PartFinished(choice=index, part=part):
-                choices.setdefault(index, Choice()).parts.append(part)
-            case PartDelta(choice=index, logprobs=logprobs):
-                if logprobs:
-                    choices.setdefault(index, Choice()).logprobs.extend(logprobs)
-            case ChoiceFinished(choice=index):
-                choice = choices.setdefault(index, Choice())
-                choice.reason, choice.stop_sequence = event.reason, event.stop_sequence
-                choice.logprobs.extend(event.logprobs)
-            case GenerationFinished():
-                finished = event
-            case PartStarted():
-                pass
-            case _:
-                assert_never(event)
+    while events := await source.next():
+        for event in events:
+            match event:
+                case GenerationStarted():
+                    started = event
+                case GenerationFinished():
+                    finished = event
+                case _:
+                    if (choice := choices.get(event.choice)) is None:
+                        choice = choices[event.choice] = Choice()
+                    _add(choice, event)
     if started is None or finished is None:
         raise ValueError("the event stream ended before it was complete")
     return Completion(
@@ -187,3 +186,19 @@ async def fold(events: AsyncIterable[GenerationEvent]) -> Completion:
         finished.usage,
         finished.timings,
     )
+
+
+def _add(choice: Choice, event: ChoiceEvent) -> None:
+    match event:
+        case PartFinished(part=part):
+            choice.parts.append(part)
+        case PartDelta(logprobs=logprobs):
+            if logprobs:
+                choice.logprobs.extend(logprobs)
+        case ChoiceFinished():
+            choice.reason, choice.stop_sequence = event.reason, event.stop_sequence
+            choice.logprobs.extend(event.logprobs)
+        case PartStarted():
+            pass
+        case _:
+            assert_never(event)

@@ -14,7 +14,8 @@ from orchestrator.core.context import CallContext
 from orchestrator.core.errors import GatewayError, Internal, ResponseNotFound
 from orchestrator.core.events import GenerationEvent, GenerationFinished
 from orchestrator.core.request import GenerationRequest
-from orchestrator.gateway import Gateway, Generation
+from orchestrator.gateway import Gateway
+from orchestrator.generation import Generation
 from orchestrator.responses import Responses
 from orchestrator.responses.values import Kept
 from orchestrator.store.database import StoreError
@@ -49,17 +50,12 @@ class Answer:
         self._encoder = encoder
         self._keep = keep
         self._whole = whole
+        self._end: list[GenerationEvent] = []
 
-    async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
-        """The events of the generation. Raises: GatewayError."""
+    async def next(self) -> Sequence[GenerationEvent]:
+        """The next events of the generation; its end comes alone. Raises: GatewayError."""
         try:
-            async for event in self._generation:
-                if isinstance(event, GenerationFinished):
-                    self._encoder.conclude(event.usage)
-                    await self._store()
-                if self._whole:
-                    self._encoder.event(event)
-                yield event
+            return await self._next()
         except GatewayError as error:
             await self._fail(error)
             raise
@@ -71,6 +67,27 @@ class Answer:
     async def aclose(self) -> None:
         """Closes the generation."""
         await self._generation.aclose()
+
+    async def _next(self) -> Sequence[GenerationEvent]:
+        events = self._end or await self._generation.next()
+        if not events or not isinstance(last := events[-1], GenerationFinished):
+            self._read(events)
+            return events
+        if len(events) > 1:
+            # What comes before the end has to pass through the encoder before it is stored.
+            self._end = [last]
+            self._read(events[:-1])
+            return events[:-1]
+        self._end = []
+        self._encoder.conclude(last.usage)
+        await self._store()
+        self._read(events)
+        return events
+
+    def _read(self, events: Sequence[GenerationEvent]) -> None:
+        if self._whole:
+            for event in events:
+                self._encoder.event(event)
 
     async def _fail(self, error: GatewayError) -> None:
         self._encoder.fail(error)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.auth import Principal
-from orchestrator.backends.merge import merged
 from orchestrator.core.context import CallContext
+from orchestrator.core.event_source import EventSource
 from orchestrator.core.events import (
     EngineTimings,
     GenerationEvent,
@@ -18,7 +17,9 @@ from orchestrator.core.events import (
     Usage,
 )
 from orchestrator.core.request import GenerationRequest
-from orchestrator.gateway import Gateway, Generation
+from orchestrator.gateway import Gateway
+from orchestrator.generation import Generation
+from orchestrator.wire.sse import Answer
 
 
 async def generate_batch(
@@ -26,7 +27,7 @@ async def generate_batch(
     principal: Principal,
     requests: Sequence[GenerationRequest],
     context: CallContext,
-) -> Generation:
+) -> Answer:
     """One generation whose choices are those of all `requests`, in the order of the prompts.
 
     Each request is admitted and reserved by itself. Either all of them begin or none goes on.
@@ -42,12 +43,7 @@ async def generate_batch(
     except BaseException:
         await _close_all(tasks)
         raise
-    events = _batched(generations, requests[0].n)
-    return Generation(await anext(events), events, generations[-1].headers, _nothing, _nothing)
-
-
-def _nothing(_: object) -> None:
-    """Each generation of a batch keeps its own books."""
+    return _Batch(generations, requests[0].n)
 
 
 async def _close_all(tasks: Sequence[asyncio.Task[Generation]]) -> None:
@@ -59,41 +55,49 @@ async def _close_all(tasks: Sequence[asyncio.Task[Generation]]) -> None:
             await outcome.aclose()
 
 
-async def _batched(
-    generations: Sequence[Generation], choices: int
-) -> AsyncGenerator[GenerationEvent, None]:
+class _Batch(EventSource):
     """The events of all as one stream; the first error ends all of them."""
-    ends: dict[int, GenerationFinished] = {}
-    try:
-        sources = [aiter(generation) for generation in generations]
-        # Each of them has its first event already.
-        yield _begin([await anext(source) for source in sources])
-        numbered = [_numbered(source, number, choices) for number, source in enumerate(sources)]
-        async with aclosing(merged(numbered)) as events:
-            async for number, event in events:
-                if isinstance(event, GenerationFinished):
-                    ends[number] = event
+
+    def __init__(self, generations: Sequence[Generation], choices: int) -> None:
+        self.headers: Mapping[str, str] = generations[-1].headers
+        self._generations = generations
+        self._choices = choices
+        self._begun = False
+        self._ends: dict[int, GenerationFinished] = {}
+
+    def take(self) -> list[GenerationEvent]:
+        """See `EventSource.take`."""
+        events: list[GenerationEvent] = []
+        starts: list[GenerationStarted] = []
+        for number, generation in enumerate(self._generations):
+            for event in () if generation.over else generation.take():
+                if isinstance(event, GenerationStarted):
+                    starts.append(event)
+                elif isinstance(event, GenerationFinished):
+                    self._ends[number] = event
                 else:
-                    yield event
-        yield _end([ends[number] for number in sorted(ends)])
-    finally:
-        for generation in generations:
+                    events.append(replace(event, choice=number * self._choices + event.choice))
+        if not self._begun:
+            # Each of them has its first events already.
+            self._begun = True
+            events.insert(0, _begin(starts))
+        if len(self._ends) == len(self._generations):
+            self.over = True
+            events.append(_end([self._ends[number] for number in sorted(self._ends)]))
+        return events
+
+    def listen(self, on_news: Callable[[], None]) -> None:
+        """See `EventSource.listen`."""
+        for generation in self._generations:
+            generation.listen(on_news)
+
+    async def aclose(self) -> None:
+        """Closes every generation."""
+        for generation in self._generations:
             await generation.aclose()
 
 
-async def _numbered(
-    events: AsyncIterator[GenerationEvent], number: int, choices: int
-) -> AsyncGenerator[tuple[int, GenerationEvent], None]:
-    """The events of the prompt of that number, with the choices of the whole batch."""
-    async for event in events:
-        if isinstance(event, GenerationStarted | GenerationFinished):
-            yield number, event
-        else:
-            yield number, replace(event, choice=number * choices + event.choice)
-
-
-def _begin(firsts: Sequence[GenerationEvent]) -> GenerationStarted:
-    started = [event for event in firsts if isinstance(event, GenerationStarted)]
+def _begin(started: Sequence[GenerationStarted]) -> GenerationStarted:
     return replace(started[0], prompt_tokens=sum(event.prompt_tokens for event in started))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,8 +41,8 @@ class Answer(Protocol):
     def headers(self) -> Mapping[str, str]:
         """What the reply tells of it."""
 
-    def __aiter__(self) -> AsyncIterator[GenerationEvent]:
-        """The events from the first. Raises: GatewayError."""
+    async def next(self) -> Sequence[GenerationEvent]:
+        """The events that have come, at least one; none after the last. Raises: GatewayError."""
 
     async def aclose(self) -> None:
         """Stops what still runs. Twice is once."""
@@ -80,7 +80,7 @@ async def send_stream(
     framing: Framing = EVENT_STREAM,
     ping_after_s: float = PING_AFTER_S,
 ) -> None:
-    """Sends every event as it comes, its frames in one write, and closes `generation` in any case.
+    """Sends events as they come, in one write what came together; closes `generation` in any case.
 
     The status went out with the first event, so an error after it is told as an event.
     """
@@ -94,10 +94,11 @@ async def send_stream(
         await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
         pings.start()
         try:
-            async for event in generation:
-                if isinstance(event, GenerationFinished):
-                    exchange.usage = event.usage
-                if frames := encoder.event(event):
+            while events := await generation.next():
+                frames = [frame for event in events for frame in encoder.event(event)]
+                if isinstance(last := events[-1], GenerationFinished):
+                    exchange.usage = last.usage
+                if frames:
                     pings.touch()
                     await exchange.send_piece(b"".join(frames))
         except GatewayError as error:

@@ -37,7 +37,7 @@ class Local:
         request = GenerationRequest("demo/chat", prompt, **greedy)
         prepared = await self._backend.prepare(self.served, request)
         run = self._backend.generate(prepared, f"local-{self._count}")
-        completion = await fold(run.events())
+        completion = await fold(run)
         assert (await run.produced()).cached_tokens == completion.usage.cached_tokens
         return completion
 

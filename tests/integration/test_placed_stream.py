@@ -53,7 +53,7 @@ class Placed:
         backend = self._backend("demo-chat", alone=alone)
         prepared = await backend.prepare(self.served("demo-chat"), request)
         run = backend.generate(prepared, f"placed-{self._count}")
-        completion = await fold(run.events())
+        completion = await fold(run)
         assert await run.produced() == completion.usage
         return completion
 
@@ -139,7 +139,7 @@ async def test_where_every_server_is_away_the_caller_is_told(
     prepared = await backend.prepare(placed.served("demo-chat"), request)
     run = backend.generate(prepared, "away")
     with pytest.raises(ModelUnavailable):
-        await fold(run.events())
+        await fold(run)
     assert (await run.produced()).completion_tokens == 0
     assert not placements.of("demo-chat").ready
     for client in (*away, placed.there):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -48,6 +48,7 @@ from orchestrator.quota import Admission, Caller, Outlook
 from orchestrator.rendering import Renderer
 from orchestrator.routing import Router
 from orchestrator.triton.client import TritonClient, TritonEndpoint
+from tests.scripted_run import ScriptedRun
 
 CHAT = Model("acme/chat", "chat", "generate", 64, EngineRecipe("-"), aliases=("chat-alias",))
 EMBED = Model("acme/embed", "embed", "embed", 64, EngineRecipe("-"))
@@ -59,26 +60,6 @@ EVENTS: tuple[GenerationEvent, ...] = (
 )
 ASKED = GenerationRequest("acme/chat", TextPrompt("hello"))
 ANYBODY = Principal("key_1", "quickstart", "ten_1", admin=False, allowed_models=("*",))
-
-
-@dataclass
-class ScriptedRun:
-    backend: ScriptedBackend
-
-    async def events(self) -> AsyncGenerator[GenerationEvent, None]:
-        try:
-            for event in self.backend.script:
-                yield event
-            if self.backend.error is not None:
-                raise self.backend.error
-        finally:
-            self.backend.closed += 1
-
-    def so_far(self) -> Usage:
-        return self.backend.so_far or self.backend.produced
-
-    async def produced(self) -> Usage:
-        return self.backend.produced
 
 
 @dataclass
@@ -99,7 +80,16 @@ class ScriptedBackend:
         return Prepared(served, request, (1, 2, 3), 5)
 
     def generate(self, prepared: Prepared, request_id: str) -> ScriptedRun:
-        return ScriptedRun(self)
+        return ScriptedRun(
+            self.script,
+            error=self.error,
+            produced=self.produced,
+            so_far=self.so_far,
+            on_stop=self._close,
+        )
+
+    def _close(self) -> None:
+        self.closed += 1
 
     async def prepare_embedding(
         self, served: ServedModel, request: EmbeddingRequest

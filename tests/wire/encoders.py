@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -265,12 +265,6 @@ def _tokens(usage: dict[str, Any], prompt: str, completion: str) -> tuple[int, i
 
 def _anthropic_tokens(usage: dict[str, Any]) -> tuple[int, int]:
     return usage["input_tokens"] + usage["cache_read_input_tokens"], usage["output_tokens"]
-
-
-async def stream(events: Sequence[GenerationEvent]) -> AsyncIterator[GenerationEvent]:
-    """`events` as a backend gives them."""
-    for event in events:
-        yield event
 
 
 DIALECTS: dict[str, Read] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,7 @@ from orchestrator.telemetry.process import Telemetry
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 from orchestrator.wire import surfaces
 from orchestrator.wire.openai_responses import routes as response_routes
+from tests.scripted_run import ScriptedRun
 
 KEY = "op_live_26f2_" + "0123456789abcdef" * 2
 NARROW_KEY = "op_live_26f3_" + "0123456789abcdef" * 2
@@ -102,7 +103,13 @@ class ScriptedBackend:
 
     def generate(self, prepared: Prepared, request_id: str) -> ScriptedRun:
         self.ids.append(request_id)
-        return ScriptedRun(self)
+        return ScriptedRun(
+            self.events,
+            error=self.error,
+            hangs=self.hangs,
+            on_end=self.running.set,
+            on_stop=self.closed.set,
+        )
 
     async def prepare_embedding(
         self, served: ServedModel, request: EmbeddingRequest
@@ -116,32 +123,6 @@ class ScriptedBackend:
             raise self.error
         count = len(self.vectors)
         return [memoryview(self.vectors[i % count]) for i in range(len(prepared.rows))]
-
-
-@dataclass
-class ScriptedRun:
-    """One generation of a `ScriptedBackend`."""
-
-    backend: ScriptedBackend
-
-    async def events(self) -> AsyncGenerator[GenerationEvent, None]:
-        backend = self.backend
-        try:
-            for event in backend.events:
-                yield event
-            backend.running.set()
-            if backend.hangs:
-                await asyncio.Event().wait()
-            if backend.error is not None:
-                raise backend.error
-        finally:
-            backend.closed.set()
-
-    def so_far(self) -> Usage:
-        return Usage(3, 2)
-
-    async def produced(self) -> Usage:
-        return Usage(3, 2)
 
 
 @dataclass

@@ -42,8 +42,9 @@ from orchestrator.triton.client import TritonClient, TritonEndpoint
 from orchestrator.wire import surfaces
 from orchestrator.wire.keys import routes as key_routes
 from orchestrator.wire.policies import routes as policy_routes
+from tests.scripted_run import ScriptedRun
 
-from .harness import MODELS, ScriptedBackend, ScriptedRun
+from .harness import MODELS, ScriptedBackend
 
 ADMIN = "op_live_aaaa_" + "0123456789abcdef" * 2
 OTHER_ADMIN = "op_live_bbbb_" + "0123456789abcdef" * 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -37,6 +37,7 @@ from orchestrator.wire.anthropic_messages_replies import MessageErrorReply, Mess
 from orchestrator.wire.anthropic_messages_types import CountBody, MessagesBody
 from orchestrator.wire.bodies import BodyReader
 from orchestrator.wire.errors import error_members
+from tests.scripted_run import ScriptedRun
 
 from .generations import STARTED, TWO_CALLS, generations
 from .golden import check, check_json
@@ -363,7 +364,7 @@ async def test_a_stream_and_the_whole_are_these_very_bytes_and_say_the_same(name
     written, file = encoder(name), name.replace(" ", "_")
     frames = [frame for event in STREAMS[name] for frame in written.event(event)]
     check(f"anthropic/streams/{file}.sse", b"".join(frames))
-    body = encoder(name).result(await fold(stream(STREAMS[name])))
+    body = encoder(name).result(await fold(ScriptedRun(STREAMS[name])))
     check(f"anthropic/results/{file}.json", body)
     told = msgspec.json.decode(body, type=MessageReply)
     assert msgspec.to_builtins(told) == json.loads(body)
@@ -386,11 +387,6 @@ def test_an_error_closes_the_block_that_is_open_and_is_an_event_of_its_own(event
     assert parsed(frames[-1])["error"]["type"] == "overloaded_error"
     if events == 3:
         check("anthropic/streams/error.sse", b"".join(frames))
-
-
-async def stream(events: Sequence[GenerationEvent]) -> AsyncIterator[GenerationEvent]:
-    for event in events:
-        yield event
 
 
 def parsed(frame: bytes) -> dict[str, Any]:
@@ -440,7 +436,7 @@ async def test_any_stream_adds_up_to_the_whole(
 ) -> None:
     written = Encoder(thinking=thinking, omit_thoughts=omitted)
     frames = [frame for event in events for frame in written.event(event)]
-    body = written.result(await fold(stream(events)))
+    body = written.result(await fold(ScriptedRun(events)))
     assert assembled(frames) == json.loads(body)
 
 
@@ -453,7 +449,7 @@ async def test_arguments_that_are_no_object_are_an_empty_one(arguments: str) -> 
         ChoiceFinished(0, "tool_calls"),
         GenerationFinished(Usage(9, 2)),
     )
-    body = json.loads(encoder("").result(await fold(stream(events))))
+    body = json.loads(encoder("").result(await fold(ScriptedRun(events))))
     assert body["content"] == [{"type": "tool_use", "id": "call_1", "name": "f", "input": {}}]
 
 

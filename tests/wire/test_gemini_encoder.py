@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
@@ -29,6 +29,7 @@ from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
 from orchestrator.wire.errors import error_members
 from orchestrator.wire.gemini_encoder import Encoder
 from orchestrator.wire.gemini_replies import ErrorReply, GenerateContentResponse
+from tests.scripted_run import ScriptedRun
 
 from .generations import STARTED, TWO_CALLS, generations
 from .golden import check
@@ -109,7 +110,7 @@ async def test_a_stream_and_the_whole_are_these_very_bytes_and_say_the_same(name
     array = b"".join(written(encoder(name, events=False), STREAMS[name]))
     check(f"gemini/streams/{file}.json", array)
     assert json.loads(array) == [parsed(frame) for frame in frames]
-    body = encoder(name).result(await fold(stream(STREAMS[name])))
+    body = encoder(name).result(await fold(ScriptedRun(STREAMS[name])))
     check(f"gemini/results/{file}.json", body)
     SdkResponse.model_validate_json(body)
     for reply in (json.loads(body), *json.loads(array)):
@@ -135,11 +136,6 @@ def test_an_error_is_a_chunk_of_its_own_and_the_last(events: bool, seen: int) ->
     assert msgspec.to_builtins(told) == chunks[-1]
     if seen == 3:
         check(f"gemini/streams/error.{'sse' if events else 'json'}", b"".join(frames))
-
-
-async def stream(events: Sequence[GenerationEvent]) -> AsyncIterator[GenerationEvent]:
-    for event in events:
-        yield event
 
 
 def written(encoding: Encoder, events: Sequence[GenerationEvent]) -> list[bytes]:
@@ -191,7 +187,7 @@ def summary(reply: dict[str, Any]) -> tuple[Summary, Any]:
 )
 async def test_a_word_is_given_without_its_quotes(written_text: str, told: str) -> None:
     events = answer(written_text[:1], written_text[1:] or " ")
-    whole = Encoder(unquoted=True, events=True).result(await fold(stream(events)))
+    whole = Encoder(unquoted=True, events=True).result(await fold(ScriptedRun(events)))
     frames = written(Encoder(unquoted=True, events=True), events)
     assert assembled([parsed(frame) for frame in frames])[0] == summary(json.loads(whole))[0]
     assert summary(json.loads(whole))[0][0][1].strip() == told
@@ -204,5 +200,5 @@ async def test_any_stream_adds_up_to_the_whole(
     frames = written(Encoder(thoughts=thoughts, events=True), events)
     array = b"".join(written(Encoder(thoughts=thoughts, events=False), events))
     assert json.loads(array) == [parsed(frame) for frame in frames]
-    body = Encoder(thoughts=thoughts, events=True).result(await fold(stream(events)))
+    body = Encoder(thoughts=thoughts, events=True).result(await fold(ScriptedRun(events)))
     assert assembled(json.loads(array)) == summary(json.loads(body))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ from orchestrator.core.events import (
 from orchestrator.core.messages import ReasoningPart, TextPart
 from orchestrator.wire.errors import error_members
 from orchestrator.wire.openai_chat import Encoder
+from tests.scripted_run import ScriptedRun
 
 from .generations import CALL, STARTED, TWO_CALLS
 from .golden import check
@@ -104,7 +105,7 @@ def test_events_become_these_very_bytes(name: str, include_usage: bool) -> None:
 
 @pytest.mark.parametrize("name", STREAMS)
 async def test_the_whole_answer_becomes_these_very_bytes(name: str) -> None:
-    completion = await fold(stream(STREAMS[name]))
+    completion = await fold(ScriptedRun(STREAMS[name]))
     check(f"chat/results/{name.replace(' ', '_')}.json", encoder(name).result(completion))
 
 
@@ -123,11 +124,6 @@ def test_an_error_before_any_event_is_a_chunk_all_the_same() -> None:
     chunk = json.loads(frames[0][6:])
     assert chunk["choices"][0]["finish_reason"] == "error"
     assert chunk["error"]["code"] == "model_unavailable"
-
-
-async def stream(events: Sequence[GenerationEvent]) -> AsyncIterator[GenerationEvent]:
-    for event in events:
-        yield event
 
 
 def check_frames(frames: Sequence[bytes], *, include_usage: bool) -> None:

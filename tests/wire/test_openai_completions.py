@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -30,6 +29,7 @@ from orchestrator.core.messages import TextPart
 from orchestrator.wire.bodies import BodyReader
 from orchestrator.wire.errors import error_members
 from orchestrator.wire.openai_completions import CompletionRequest, Encoder, decode
+from tests.scripted_run import ScriptedRun
 
 from .golden import check, check_json
 from .harness import answer
@@ -162,14 +162,9 @@ def test_events_become_these_very_bytes(name: str, include_usage: bool) -> None:
         assert ("usage" in json.loads(frame[6:])) == include_usage
 
 
-async def events_of(events: Sequence[GenerationEvent]) -> AsyncIterator[GenerationEvent]:
-    for event in events:
-        yield event
-
-
 @pytest.mark.parametrize("name", STREAMS)
 async def test_stream_and_whole_answer_say_the_same(name: str) -> None:
-    whole = encoder(name).result(await fold(events_of(STREAMS[name][1])))
+    whole = encoder(name).result(await fold(ScriptedRun(STREAMS[name][1])))
     check(f"completions/results/{name.replace(' ', '_')}.json", whole)
     written = encoder(name)
     frames = [frame for event in STREAMS[name][1] for frame in written.event(event)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from orchestrator.core.errors import ContextLengthExceeded, GatewayError, RateLimited
 from orchestrator.core.events import GenerationFinished, Usage
 from orchestrator.core.request import GenerationRequest
-from orchestrator.gateway import Generation
+from orchestrator.generation import Generation
 from orchestrator.wire.http import ClientLeftError, internal_error
 from orchestrator.wire.realtime.response import Response, ServerEvent, rate_limits
 from orchestrator.wire.realtime.session import Plan

@@ -15,7 +15,8 @@ from orchestrator.core.errors import GatewayError, ModelUnavailable
 from orchestrator.core.events import Usage
 from orchestrator.core.ids import new_id
 from orchestrator.core.request import GenerationRequest
-from orchestrator.gateway import Gateway, Generation
+from orchestrator.gateway import Gateway
+from orchestrator.generation import Generation
 from orchestrator.settings import RealtimeSettings
 from orchestrator.wire.bodies import shown
 from orchestrator.wire.http import DRAIN, ClientLeftError, Exchange, Message

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,9 @@ import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from orchestrator.core.events import GenerationEvent
 from orchestrator.serve.websockets import DrainingWebSocket
+from tests.scripted_run import ScriptedRun
 from tests.unit.wire.realtime.client import HELLO, TIMEOUT_S
 from tests.wire.harness import KEY, Bench, answer, bench
 
@@ -90,27 +92,32 @@ async def test_an_idle_session_is_told_of_a_restart(tmp_path: Path) -> None:
         assert await closed(client) == 1012
 
 
+class GatedRun(ScriptedRun):
+    """Gives the last of `events`, from the fourth, when `gate` is open."""
+
+    def __init__(self, events: Sequence[GenerationEvent], gate: asyncio.Event) -> None:
+        super().__init__(events)
+        self._before = 3
+        self._gate = gate
+
+    def take(self) -> list[GenerationEvent]:
+        if not self._before and not self._gate.is_set():
+            return []
+        self._before = max(0, self._before - 1)
+        return super().take()
+
+    def listen(self, on_news: Callable[[], None]) -> None:
+        self._opened = asyncio.create_task(self._gate.wait())
+        self._opened.add_done_callback(lambda _: on_news())
+
+
 async def test_a_running_response_ends_before_the_server_does(tmp_path: Path) -> None:
     async with serving(tmp_path) as served, served.connect() as client:
         gate = asyncio.Event()
         events = answer("Hello", " there")
-        run = served.service.backend.generate
-
-        def slow(prepared: Any, request_id: str) -> Any:
-            made = run(prepared, request_id)
-            inner = made.events
-
-            async def waiting() -> Any:
-                async for event in inner():
-                    if event is events[3]:
-                        await gate.wait()
-                    yield event
-
-            made.events = waiting  # type: ignore[method-assign]  # waits in between
-            return made
-
-        served.service.backend.events = events
-        served.service.backend.generate = slow  # type: ignore[method-assign]
+        served.service.backend.generate = (  # type: ignore[method-assign]
+            lambda prepared, request_id: GatedRun(events, gate)
+        )
         await client.send(json.dumps(CREATE))
         await until(client, "response.output_text.delta")
         served.server.should_exit = True

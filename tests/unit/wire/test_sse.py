@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import orjson
 
 from orchestrator.core.events import GenerationEvent
-from orchestrator.gateway import Generation
 from orchestrator.settings import HostsSettings, ServerSettings
 from orchestrator.wire.http import Exchange
 from orchestrator.wire.openai_chat import Encoder
@@ -42,16 +41,31 @@ async def test_what_one_step_brings_about_is_one_write(service: Bench) -> None:
     assert end == {"type": "http.response.body", "body": b"", "more_body": False}
 
 
+class Delayed:
+    """Events that come after a wait each."""
+
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, events: Sequence[tuple[float, GenerationEvent]]) -> None:
+        self._events = iter(events)
+        self.closed = 0
+
+    async def next(self) -> list[GenerationEvent]:
+        wait_s, event = next(self._events, (0.0, None))
+        if event is None:
+            return []
+        await asyncio.sleep(wait_s)
+        return [event]
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
 async def stream(
     events: list[tuple[float, GenerationEvent]], framing: Framing = EVENT_STREAM
 ) -> list[bytes]:
     """What is written for events that come after a wait each, with pings after 50 ms."""
     written: list[bytes] = []
-
-    async def delayed() -> AsyncGenerator[GenerationEvent, None]:
-        for wait_s, event in events:
-            await asyncio.sleep(wait_s)
-            yield event
 
     async def send(message: Any) -> None:
         written.append(message.get("body", b""))
@@ -61,12 +75,10 @@ async def stream(
 
     scope: dict[str, Any] = {"type": "http", "path": "/", "method": "POST", "headers": []}
     exchange = Exchange(scope, receive, cast("Any", send), ServerSettings(), HostsSettings())
-    source = delayed()
-    ends: list[str] = []
-    generation = Generation(await anext(source), source, {}, ends.append, ends.append)
+    delayed = Delayed(events)
     encoder = Encoder(choices=1, include_usage=False, fingerprint="fp")
-    await send_stream(exchange, generation, encoder, framing=framing, ping_after_s=0.05)
-    assert ends == ["ok", "ok"]
+    await send_stream(exchange, delayed, encoder, framing=framing, ping_after_s=0.05)
+    assert delayed.closed == 1
     return written
 
 

@@ -1,0 +1,53 @@
+"""Where the events of a generation are read from."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+
+from orchestrator.core.events import GenerationEvent
+
+
+class EventSource(ABC):
+    """Events as they come, taken without waiting: what has come together is taken together.
+
+    Between what brings news (a read of a socket) and who writes them out there is one wake-up,
+    however many layers a token passes: all of them hand it on in `take`.
+    """
+
+    over = False
+    """Whether the last event was taken."""
+    _waiter: asyncio.Future[None] | None = None
+    _is_heard = False
+
+    @abstractmethod
+    def take(self) -> list[GenerationEvent]:
+        """The events since the last call, perhaps none. Raises: GatewayError."""
+
+    @abstractmethod
+    def listen(self, on_news: Callable[[], None]) -> None:
+        """`on_news` is called from now on when there may be something to take; nobody else is."""
+
+    async def next(self) -> list[GenerationEvent]:
+        """The next events, as soon as there are any; none after the last. Raises: GatewayError."""
+        while not (events := self.take()):
+            if self.over:
+                return events
+            if not self._is_heard:
+                self._is_heard = True
+                self.listen(self._wake)
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return events
+
+    async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
+        """The events one by one, for whoever looks at each. Raises: GatewayError."""
+        while events := await self.next():
+            for event in events:
+                yield event
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

@@ -1,0 +1,142 @@
+"""A generation at work as its reader sees it, and what it owes when it ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+
+from orchestrator.backends import Run
+from orchestrator.core.event_source import EventSource
+from orchestrator.core.events import GenerationEvent, GenerationFinished, Usage
+from orchestrator.meter import Meter
+from orchestrator.metering import Books, Outcome
+from orchestrator.quota import Admission
+from orchestrator.routing import Route
+
+logger = logging.getLogger(__name__)
+
+
+class Account:
+    """What one generation owes to the books and the limits, from its start to its end."""
+
+    __slots__ = ("_admission", "_books", "_own", "_promised", "_route", "meter", "run")
+
+    def __init__(
+        self,
+        run: Run,
+        route: Route,
+        admission: Admission,
+        meter: Meter,
+        books: Books,
+        own: Callable[[Coroutine[None, None, None]], None],
+    ) -> None:
+        """`own` takes what goes on after the reader has gone."""
+        self.run = run
+        self.meter = meter
+        self._route = route
+        self._admission = admission
+        self._books = books
+        self._own = own
+        self._promised: Outcome | None = None
+
+    def promise(self, outcome: Outcome) -> None:
+        """Takes down what is known now, for the case that nothing more can be. Twice is once."""
+        if outcome != self._promised:
+            self._promised = outcome
+            usage = _charged(self.run.so_far(), outcome)
+            self._books.promise(self.meter.entry(self._route.backend.name, usage, outcome))
+
+    async def close(self, outcome: Outcome) -> None:
+        """Stops the engine's side, and settles once it has ended: now, where it has."""
+        run, meter = self.run, self.meter
+        run.stop()
+        if outcome == "cancelled":
+            meter.stop("cancelled")
+        try:
+            self.promise(outcome)
+        finally:
+            meter.ended(_charged(run.so_far(), outcome), outcome)
+            settling = self._settle(outcome)
+            if run.has_ended:
+                await settling
+            else:
+                self._own(settling)
+
+    async def _settle(self, outcome: Outcome) -> None:
+        """Charges what the engine produced, once its side has ended."""
+        usage = _charged(await self.run.produced(), outcome)
+        try:
+            self.meter.settled(usage, outcome)
+            # The books first: they are always there, a quota may be out of reach.
+            self._books.record(self.meter.entry(self._route.backend.name, usage, outcome))
+        except Exception:
+            # Its reader has the answer and can do nothing about it.
+            logger.exception("a request could not be settled")
+        finally:
+            await self._admission.settle(usage.total_tokens)
+
+
+class Generation(EventSource):
+    """A generation whose first events are there already. Read it to its end, and close it."""
+
+    def __init__(
+        self,
+        first: list[GenerationEvent],
+        headers: Mapping[str, str],
+        account: Account,
+    ) -> None:
+        """`account` is told how it ends."""
+        self.headers = headers
+        self._first = first
+        self._account = account
+        self._outcome: Outcome = "cancelled"
+        self._closed = False
+        self.over = False
+
+    @property
+    def usage(self) -> Usage:
+        """What it has used until now; of one that ends early the books have the last word."""
+        return self._account.run.so_far()
+
+    def take(self) -> list[GenerationEvent]:
+        """See `EventSource.take`."""
+        events, self._first = self._first, []
+        try:
+            events = events or self._account.run.take()
+            if events:
+                self._look(events)
+        except Exception as error:
+            self._outcome = "failed"
+            self._account.meter.failed(error)
+            self._account.promise("failed")
+            raise
+        return events
+
+    def listen(self, on_news: Callable[[], None]) -> None:
+        """See `EventSource.listen`."""
+        self._account.run.listen(on_news)
+
+    async def aclose(self) -> None:
+        """Stops the engine's side if it still runs; settles what it produced. Twice is once."""
+        if self._closed:
+            return
+        self._closed = True
+        self.over = True
+        await self._account.close(self._outcome)
+
+    def _look(self, events: list[GenerationEvent]) -> None:
+        """Everything that has to be done before the reader knows of the end is done here."""
+        meter, last = self._account.meter, events[-1]
+        if meter.call.sampled:
+            meter.watch(events)
+        if isinstance(last, GenerationFinished):
+            self._outcome, self.over = "ok", True
+            meter.finished(last)
+            self._account.promise("ok")
+
+
+def _charged(produced: Usage, outcome: Outcome) -> Usage:
+    """What a request costs: nothing when it failed before the engine had produced anything."""
+    if produced.completion_tokens == 0 and outcome == "failed":
+        return Usage(0, 0)
+    return produced

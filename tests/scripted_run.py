@@ -1,0 +1,61 @@
+"""A generation whose events are given beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from orchestrator.backends import Run
+from orchestrator.core.events import GenerationEvent, Usage
+
+
+class ScriptedRun(Run):
+    """Gives `events` one by one, then raises `error` if there is one, or waits for ever."""
+
+    def __init__(
+        self,
+        events: Sequence[GenerationEvent],
+        *,
+        error: BaseException | None = None,
+        hangs: bool = False,
+        produced: Usage | None = None,
+        so_far: Usage | None = None,
+        on_end: Callable[[], None] = lambda: None,
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_end` is called when all events are given, `on_stop` at the first `stop`."""
+        self._events = iter(events)
+        self._error = error
+        self._hangs = hangs
+        self._produced = produced or Usage(3, 2)
+        self._so_far = so_far or self._produced
+        self._on_end = on_end
+        self._on_stop = on_stop
+        self._stopped = False
+
+    def take(self) -> list[GenerationEvent]:
+        event = next(self._events, None)
+        if event is not None:
+            return [event]
+        self._on_end()
+        if self._error is not None:
+            raise self._error
+        self.over = not self._hangs
+        return []
+
+    def listen(self, on_news: Callable[[], None]) -> None:
+        """Nothing ever comes by itself."""
+
+    def stop(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            self._on_stop()
+
+    def so_far(self) -> Usage:
+        return self._so_far
+
+    @property
+    def has_ended(self) -> bool:
+        return True
+
+    async def produced(self) -> Usage:
+        return self._produced
