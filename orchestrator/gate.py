@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
 
 from orchestrator.auth import Principal
 from orchestrator.core.errors import ModelNotFound, PolicyDenied
@@ -14,19 +16,21 @@ from orchestrator.quota import Caller
 from orchestrator.routing import Route, Router
 from orchestrator.telemetry import current_call, names
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 _VERBS = {"generate": "generate text", "embed": "embed text"}
+_MOST_REMEMBERED = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(msgspec.Struct, frozen=True):
     """Where an allowed request goes, and whose budgets it uses: the policy's limits are in them."""
 
     route: Route
     caller: Caller
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """What is asked for, as far as a decision depends on it. `at` of `None` is now.
 
     A decision about a moment that is named is recorded nowhere.
@@ -46,6 +50,10 @@ class Gate:
         self._deployments = deployments
         self._policy = policy
         self._router = router
+        # What follows from objects that others remember, by their ids; each entry keeps them, so
+        # that the ids are nobody else's meanwhile.
+        self._questions: dict[tuple[int, Asked], tuple[Principal, PolicyInput]] = {}
+        self._callers: dict[tuple[int, int], tuple[Principal, Decision, Caller]] = {}
 
     async def admit(self, principal: Principal, asked: Asked) -> Admitted:
         """Raises: GatewayError."""
@@ -53,12 +61,14 @@ class Gate:
         call = current_call()
         with call.stage(names.POLICY) as stage:
             decision = await self.decide(principal, deployment, asked)
-            stage.note(names.POLICY_RULE, decision.rule)
-            stage.note(names.POLICY_ID, decision.policy_id)
+            if call.sampled:
+                stage.note(names.POLICY_RULE, decision.rule)
+                stage.note(names.POLICY_ID, decision.policy_id)
             _require(decision)
         with call.stage(names.ROUTING) as stage:
             admitted = self.enter(principal, deployment, decision, asked)
-            stage.note(names.ROUTE, admitted.route.backend.name)
+            if call.sampled:
+                stage.note(names.ROUTE, admitted.route.backend.name)
         return admitted
 
     def find(self, name: str) -> Deployment:
@@ -70,27 +80,13 @@ class Gate:
 
     async def decide(self, principal: Principal, deployment: Deployment, asked: Asked) -> Decision:
         """What the key's policy says. Raises: PolicyUnavailable."""
-        model = deployment.model
-        return await self._policy.decide(
-            PolicyInput(
-                key_id=principal.key_id,
-                tenant_id=principal.tenant_id,
-                model=model.id,
-                task=asked.task,
-                route_hint=asked.route_hint,
-                client_ip=asked.client_ip,
-                key_label=principal.key_label,
-                admin=principal.admin,
-                allowed_models=principal.allowed_models,
-                plan=principal.plan or principal.tenant_plan,
-                route_policy=principal.route_policy,
-                policy_id=principal.policy_id,
-                api_disabled=principal.api_disabled,
-                model_names=(model.id, *model.aliases),
-                requested=asked.model,
-                at=asked.at,
-            )
-        )
+        known = self._questions.get((id(principal), asked))
+        if known is not None:
+            return await self._policy.decide(known[1])
+        question = _question(principal, deployment, asked)
+        if asked.at is None:
+            _remember(self._questions, (id(principal), asked), (principal, question))
+        return await self._policy.decide(question)
 
     def enter(
         self, principal: Principal, deployment: Deployment, decision: Decision, asked: Asked
@@ -106,9 +102,46 @@ class Gate:
             )
         served = deployment.require_ready()
         route = self._router.route(served, decision.routes, asked.route_hint)
+        return Admitted(route, self._caller(principal, decision))
+
+    def _caller(self, principal: Principal, decision: Decision) -> Caller:
+        """Whose budgets are used; the same object for the same two."""
+        key = (id(principal), id(decision))
+        known = self._callers.get(key)
+        if known is not None:
+            return known[2]
         limits = tighter(principal.limits, decision.limits)
         caller = Caller(principal.key_id, principal.tenant_id, limits, principal.tenant_limits)
-        return Admitted(route, caller)
+        _remember(self._callers, key, (principal, decision, caller))
+        return caller
+
+
+def _question(principal: Principal, deployment: Deployment, asked: Asked) -> PolicyInput:
+    model = deployment.model
+    return PolicyInput(
+        key_id=principal.key_id,
+        tenant_id=principal.tenant_id,
+        model=model.id,
+        task=asked.task,
+        route_hint=asked.route_hint,
+        client_ip=asked.client_ip,
+        key_label=principal.key_label,
+        admin=principal.admin,
+        allowed_models=principal.allowed_models,
+        plan=principal.plan or principal.tenant_plan,
+        route_policy=principal.route_policy,
+        policy_id=principal.policy_id,
+        api_disabled=principal.api_disabled,
+        model_names=(model.id, *model.aliases),
+        requested=asked.model,
+        at=asked.at,
+    )
+
+
+def _remember(known: dict[K, V], key: K, value: V) -> None:
+    known[key] = value
+    if len(known) > _MOST_REMEMBERED:
+        del known[next(iter(known))]
 
 
 def _require(decision: Decision) -> None:

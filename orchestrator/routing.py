@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from orchestrator.backends import Backend, ServedModel
 from orchestrator.core.request import RouteHint
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """A backend and the model it is to run. `reason` says why a wish was not granted, in a word."""
 
     backend: Backend

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import msgspec
+
 from orchestrator.core.limits import UNLIMITED, Limits
 from orchestrator.core.request import RouteHint
 
@@ -12,9 +14,10 @@ RouteName = Literal["local", "cloud"]
 DEFAULT_POLICY = "pol_default"
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyInput:
+class PolicyInput(msgspec.Struct, frozen=True):
     """What a decision is made on; never any text of a prompt.
+
+    A struct, because one is made for each request.
 
     `at` is the moment that is asked about, in Unix seconds; `None` is now. `model_names` are the
     model's id and its aliases, `requested` the one that the caller used.
@@ -72,7 +75,7 @@ class AllowAll:
         """Yes, if the key names the model or all models."""
         allowed = asked.allowed_models
         if "*" in allowed or any(name in allowed for name in (asked.model, *asked.model_names)):
-            return Decision(allow=True, rule="allow_all")
+            return _ALLOWED
         return Decision(
             allow=False,
             rule="model_not_allowed",
@@ -80,3 +83,6 @@ class AllowAll:
             word="model_not_allowed",
             param="model",
         )
+
+
+_ALLOWED = Decision(allow=True, rule="allow_all")

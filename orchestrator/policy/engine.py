@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from orchestrator.policy import Decision, PolicyInput
 from orchestrator.policy.inputs import PolicyVersion, version_of

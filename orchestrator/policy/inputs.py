@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
+from msgspec.structs import asdict
 
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.policy import PolicyInput
@@ -35,8 +38,7 @@ def version_of(
 Key = tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """A request before one version of a policy. `key` holds all that the answer depends on."""
 
     version: PolicyVersion
@@ -52,11 +54,11 @@ class Question:
         """Equal for questions whose `document` is equal, for one version of a policy."""
         asked = self.asked
         return (
-            *(asked.key_id, asked.key_label, asked.admin, asked.plan, asked.allowed_models),
-            *(asked.route_policy, asked.tenant_id, asked.api_disabled, asked.requested),
-            *(asked.model, asked.model_names, asked.task, asked.route_hint, self._address),
-            *(self.in_networks, self.in_window, self.minute),
-        )
+            asked.key_id, asked.key_label, asked.admin, asked.plan, asked.allowed_models,
+            asked.route_policy, asked.tenant_id, asked.api_disabled, asked.requested,
+            asked.model, asked.model_names, asked.task, asked.route_hint, self._address,
+            self.in_networks, self.in_window, self.minute,
+        )  # fmt: skip
 
     def document(self) -> dict[str, Any]:
         """Rego's `input`."""
@@ -135,7 +137,7 @@ _FLAGS = ("admin", "api_disabled")
 
 def from_facts(facts: Mapping[str, Any], where: str = "input") -> PolicyInput:
     """The facts that `as_facts` wrote, or that somebody made up. Raises: InvalidRequest."""
-    known = {one.name for one in fields(PolicyInput)}
+    known = PolicyInput.__struct_fields__
     given = {
         "key_id": "key_test", "tenant_id": "", "model": "", "task": "generate",
         "route_hint": "local-only", "key_label": "test",
