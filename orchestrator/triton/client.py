@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from orchestrator.core.errors import GatewayError, Overloaded
 from orchestrator.telemetry import engine_metadata
-from orchestrator.triton import contract, errors
+from orchestrator.triton import encoding, errors
 from orchestrator.triton.contract import GenerateCall
 from orchestrator.triton.embedding import EmbedCall, embed_request, read_rows
 from orchestrator.triton.http2 import Http2Channel
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 STOP_AGAIN_S = 0.5
 MOST_EMBED_CALLS = 512
+_KEPT = 0.9
 PROTOCOL_TOKEN_HEADER = "triton-grpc-protocol-tok"  # noqa: S105  # the header's name, no secret
 
 
@@ -63,6 +64,27 @@ class Timeouts:
     request_s: float = 600.0
     cancel_drain_s: float = 5.0
     control_s: float = 5.0
+    silence_s: float = 1.0
+    """How long an engine may go without a word because nobody minds."""
+
+
+class Pace:
+    """What a token of one model takes, its share of waiting included, of late."""
+
+    __slots__ = ("_spent_s", "_tokens")
+
+    def __init__(self) -> None:
+        self._spent_s = self._tokens = 0.0
+
+    @property
+    def token_s(self) -> float:
+        """Seconds a token."""
+        return self._spent_s / self._tokens
+
+    def took(self, spent_s: float, tokens: int) -> None:
+        """An answer of so many tokens took so long."""
+        self._spent_s = _KEPT * self._spent_s + spent_s
+        self._tokens = _KEPT * self._tokens + tokens
 
 
 class TritonClient:
@@ -77,6 +99,8 @@ class TritonClient:
         self._calls: set[EmbedCall] = set()
         self._streams: set[TokenStream] = set()
         self._answered_at: dict[str, float] = {}
+        self._paces: dict[str, Pace] = {}
+        self._only_streaming: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -90,9 +114,13 @@ class TritonClient:
 
     def last_answer_at(self, model: str | None = None) -> float:
         """When `model`, or any of them, last answered, by `time.monotonic()`; 0 if never."""
+        latest = max(
+            (one.answered_at for one in self._streams if model in (None, one.call.model)),
+            default=0.0,
+        )
         if model is not None:
-            return self._answered_at.get(model, 0.0)
-        return max(self._answered_at.values(), default=0.0)
+            return max(latest, self._answered_at.get(model, 0.0))
+        return max(latest, *self._answered_at.values(), 0.0)
 
     def fail_in_flight(self, model: str) -> None:
         """Gives up on everything that `model` still owes: each reader gets its 503 now."""
@@ -101,8 +129,9 @@ class TritonClient:
         for call in [call for call in self._calls if call.model == model]:
             call.give_up()
 
-    def _note_answer(self, model: str) -> None:
-        self._answered_at[model] = time.monotonic()
+    def stream_only(self, model: str, only: bool = True) -> None:
+        """`model` is not to be asked for an answer in one response, or may be again."""
+        (self._only_streaming.add if only else self._only_streaming.discard)(model)
 
     async def close(self) -> None:
         """Stops what is in flight, waits for it within the drain time, closes the channel."""
@@ -121,9 +150,9 @@ class TritonClient:
         """
         stream = TokenStream(
             call,
-            on_answer=self._note_answer,
+            streaming=not (call.whole and self._is_soon_over(call)),
             on_stop=self._stop,
-            on_end=self._streams.discard,
+            on_end=self._end,
         )
         self._streams.add(stream)
         stream.start(
@@ -132,6 +161,31 @@ class TritonClient:
             timeout_s=self._timeouts.request_s + self._timeouts.cancel_drain_s,
         )
         return stream
+
+    def _is_soon_over(self, call: GenerateCall) -> bool:
+        """Whether `call` can be asked for one response and nothing before it.
+
+        While it computes, its engine tells nobody that it is alive, and one that is full answers
+        no test request either: whoever watches would take it for dead. So that silence must be
+        short.
+        """
+        pace = self._paces.get(call.model)
+        return (
+            pace is not None
+            and call.max_tokens * pace.token_s <= self._timeouts.silence_s
+            and call.model not in self._only_streaming
+        )
+
+    def _end(self, stream: TokenStream) -> None:
+        self._streams.discard(stream)
+        if not stream.answered_at:
+            return
+        model = stream.call.model
+        self._answered_at[model] = max(stream.answered_at, self._answered_at.get(model, 0.0))
+        if stream.produced:
+            if (pace := self._paces.get(model)) is None:
+                pace = self._paces[model] = Pace()
+            pace.took(stream.answered_at - stream.began_at, stream.produced)
 
     async def embed(
         self, model: str, request_id: str, rows: Sequence[Sequence[int]]
@@ -214,7 +268,7 @@ class TritonClient:
         ended = asyncio.get_running_loop().create_future()
         self._transport.start(
             METHOD,
-            contract.stop_request(stream.call.model, stream.call.request_id).SerializeToString(),
+            encoding.stop_request(stream.call.model, stream.call.request_id),
             metadata=self._metadata,
             timeout_s=self._timeouts.cancel_drain_s,
             on_message=_pass_over,

@@ -9,11 +9,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 
 from google.protobuf.message import DecodeError
 
 from orchestrator.core.errors import GatewayError, UpstreamFailed, UpstreamTimeout
-from orchestrator.triton import contract, errors
+from orchestrator.triton import contract, encoding, errors
 from orchestrator.triton.contract import EngineMetrics, GenerateCall, TokenChunk
 from orchestrator.triton.likeness import Likeness
 from orchestrator.triton.messages import service_pb2
@@ -36,22 +37,29 @@ class TokenStream:
         self,
         call: GenerateCall,
         *,
-        on_answer: Callable[[str], None],
+        streaming: bool = True,
         on_stop: Callable[[TokenStream], None],
         on_end: Callable[[TokenStream], None],
     ) -> None:
+        """Without `streaming` the engine tells nothing until it tells all."""
         self.call = call
+        self.streaming = streaming
         self.produced = 0
         """Tokens that the engine has sent, read by anybody or not."""
         self.metrics: EngineMetrics | None = None
         """What the engine told at the end, where it tells it."""
         self.asked_at_ns = 0
         """When the request was sent, in Unix nanoseconds."""
+        self.began_at = 0.0
+        """The same by `time.monotonic()`."""
+        self.answered_at = 0.0
+        """When the engine last sent anything, by `time.monotonic()`; 0 if it has not."""
         self._rpc: Call | None = None
-        self._on_answer = on_answer
         self._on_stop = on_stop
         self._on_end = on_end
         self._chunks: deque[TokenChunk] = deque()
+        self._tokens: list[int] = []
+        """What came after the chunks, one token a response and nothing else in it."""
         self._likeness = Likeness()
         self._error: GatewayError | None = None
         self.on_news: Callable[[], None] = _nobody
@@ -64,9 +72,10 @@ class TokenStream:
     def start(self, transport: Transport, *, metadata: Metadata, timeout_s: float) -> None:
         """Sends the request and begins to read."""
         self.asked_at_ns = time.time_ns()
+        self.began_at = monotonic()
         self._rpc = transport.start(
             METHOD,
-            contract.generate_request(self.call).SerializeToString(),
+            encoding.generate_request(self.call, streaming=self.streaming),
             metadata=metadata,
             timeout_s=timeout_s,
             on_message=self._take,
@@ -75,13 +84,15 @@ class TokenStream:
 
     def take(self) -> TokenChunk | None:
         """What has come since the last call, if anything has. Raises: GatewayError."""
-        chunks = self._chunks
-        if not chunks:
+        if not self._chunks:
+            if self._tokens:
+                tokens, self._tokens = self._tokens, []
+                return TokenChunk(tokens, final=False)
             if self._error is not None:
                 raise self._error
             return None
-        if len(chunks) == 1 or self.call.log_probs:
-            return chunks.popleft()
+        if self.call.log_probs or not (self._tokens or len(self._chunks) > 1):
+            return self._chunks.popleft()
         return self._all_that_wait()
 
     @property
@@ -102,7 +113,9 @@ class TokenStream:
         """One chunk instead of several; what is told at the end is told by the last."""
         last = self._chunks[-1]
         token_ids = [token_id for chunk in self._chunks for token_id in chunk.token_ids]
+        token_ids += self._tokens
         self._chunks.clear()
+        self._tokens = []
         return TokenChunk(token_ids, last.final, last.finish_reason, None, last.metrics)
 
     def stop(self) -> None:
@@ -158,9 +171,14 @@ class TokenStream:
         return self.call.request_id
 
     def _take(self, answer: bytes) -> None:
-        self._on_answer(self.call.model)
-        if (token := self._likeness.token(answer)) is not None:
-            self._add(TokenChunk((token,), final=False))
+        """Every token comes through here: as few calls as can be."""
+        self.answered_at = monotonic()
+        token = self._likeness.token(answer)
+        if token is not None:
+            self.produced += 1
+            if not self._stopped:
+                self._tokens.append(token)
+                self.on_news()
             return
         try:
             self._read(answer)
@@ -186,6 +204,9 @@ class TokenStream:
         if chunk.metrics is not None:
             self.metrics = chunk.metrics
         if not self._stopped:
+            if self._tokens:
+                self._chunks.append(TokenChunk(self._tokens, final=False))
+                self._tokens = []
             self._chunks.append(chunk)
             self.on_news()
 

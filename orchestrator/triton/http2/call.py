@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from orchestrator.triton.http2 import frames
 from orchestrator.triton.transport import (
     CANCELLED,
+    DEADLINE_EXCEEDED,
     INTERNAL,
     OK,
     UNAVAILABLE,
@@ -20,6 +21,8 @@ MOST_MESSAGE_BYTES = 2**31 - 1
 _PREFIX = struct.Struct(">BL")
 _PREFIX_BYTES = 5
 _MOST_DIGITS = 10
+_DONE = Status(OK)
+_CUT = Status(CANCELLED, "cancelled")
 
 _OF_HTTP: Mapping[str, int] = {
     "400": INTERNAL,
@@ -46,33 +49,45 @@ def message(body: bytes) -> bytes:
 
 
 class GrpcCall:
-    """Puts messages together and finds out how the call ended."""
+    """Puts messages together and finds out how the call ended. Implements `Call`."""
 
-    __slots__ = ("_buffer", "_has_ended", "_on_end", "_on_message", "_wanted", "number", "on_over")
+    __slots__ = (
+        "_has_ended", "_have", "_is_inside", "_on_end", "_on_message", "_pieces", "_wanted",
+        "number",
+    )  # fmt: skip
 
     def __init__(
-        self,
-        on_message: Callable[[bytes], None],
-        on_end: Callable[[Status], None],
-        on_over: Callable[[GrpcCall], None],
+        self, on_message: Callable[[bytes], None], on_end: Callable[[Status], None]
     ) -> None:
-        """`on_over` is called before `on_end`, however the call ended."""
         self.number = 0
         """Of its stream; 0 while it has none."""
-        self.on_over = on_over
         self._on_message = on_message
         self._on_end = on_end
-        self._buffer = bytearray()
-        self._wanted = _PREFIX_BYTES
         self._has_ended = False
+        self._pieces: list[bytes] = []
+        """What has come of a message that is not whole; without its prefix if `_is_inside`."""
+        self._have = 0
+        self._wanted = _PREFIX_BYTES
+        self._is_inside = False
+
+    def over(self) -> None:
+        """Called once, before `on_end` is, however the call ended."""
 
     def end(self, status: Status) -> None:
         """The call is over. The first word on it counts."""
         if not self._has_ended:
             self._has_ended = True
-            self._buffer.clear()
-            self.on_over(self)
+            self._pieces.clear()
+            self.over()
             self._on_end(status)
+
+    def cancel(self) -> None:
+        """Cuts the call."""
+        self.end(_CUT)
+
+    def expire(self) -> None:
+        """Ends a call whose time is over."""
+        self.end(Status(DEADLINE_EXCEEDED, "the deadline has passed"))
 
     def headers(self, values: Mapping[str, str], *, last: bool) -> None:
         """The beginning of the reply, or its trailers."""
@@ -90,14 +105,13 @@ class GrpcCall:
         """Some of the messages."""
         if self._has_ended:
             return
-        if not self._buffer and len(payload) >= _PREFIX_BYTES:
+        if not self._pieces and len(payload) >= _PREFIX_BYTES:
             compressed, size = _PREFIX.unpack_from(payload)
             if not compressed and len(payload) == size + _PREFIX_BYTES:
                 # The usual case: one message, whole.
                 self._on_message(payload[_PREFIX_BYTES:])
                 return
-        self._buffer += payload
-        self._read_messages()
+        self._take(payload)
 
     def ended(self) -> None:
         """The stream ended without trailers."""
@@ -107,30 +121,42 @@ class GrpcCall:
         """The stream was ended by force."""
         self.end(Status(_OF_RESET.get(code, UNAVAILABLE), f"stream reset, code {code}"))
 
-    def _read_messages(self) -> None:
-        buffer, position = self._buffer, 0
-        while len(buffer) - position >= self._wanted and not self._has_ended:
-            compressed, size = _PREFIX.unpack_from(buffer, position)
+    def _take(self, payload: bytes) -> None:
+        """A message that came in pieces, or several at once; a long one is copied only once."""
+        self._pieces.append(payload)
+        self._have += len(payload)
+        if self._have < self._wanted:
+            return
+        come, position = b"".join(self._pieces), 0
+        self._pieces.clear()
+        if self._is_inside:
+            self._is_inside, position = False, self._wanted
+            self._on_message(come if position == len(come) else come[:position])
+        self._wanted = _PREFIX_BYTES
+        while len(come) - position >= _PREFIX_BYTES and not self._has_ended:
+            compressed, size = _PREFIX.unpack_from(come, position)
             if compressed or size > MOST_MESSAGE_BYTES:
                 self.end(Status(INTERNAL, "a message that is compressed or too long"))
                 return
-            end = position + _PREFIX_BYTES + size
-            if len(buffer) < end:
-                # Looked at again when it is whole, so that long messages cost no more than short.
-                self._wanted = _PREFIX_BYTES + size
+            position += _PREFIX_BYTES
+            if len(come) - position < size:
+                self._is_inside, self._wanted = True, size
                 break
-            found = bytes(buffer[position + _PREFIX_BYTES : end])
-            position = end
-            self._wanted = _PREFIX_BYTES
-            self._on_message(found)
-        del buffer[:position]
+            position += size
+            self._on_message(come[position - size : position])
+        self._have = len(come) - position
+        if self._have or self._is_inside:
+            self._pieces.append(come[position:])
 
     def _end_by(self, values: Mapping[str, str]) -> None:
         text = values.get("grpc-status", "")
+        if text == "0" and not self._pieces:
+            self.end(_DONE)
+            return
         # A longer one could not even be read as a number.
         if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
             self.end(Status(UNKNOWN, "the answer ended without a status"))
-        elif int(text) == OK and self._buffer:
+        elif int(text) == OK and self._pieces:
             self.end(Status(INTERNAL, "the answer ended inside a message"))
         else:
             self.end(Status(int(text), unquote(values.get("grpc-message", ""))))

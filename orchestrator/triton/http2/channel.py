@@ -8,14 +8,13 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import cast
+from typing import TypeAlias, cast
 
 from orchestrator.triton.http2 import frames, headers
 from orchestrator.triton.http2.call import GrpcCall, message
 from orchestrator.triton.http2.connection import Connection, ConnectionFault
 from orchestrator.triton.transport import (
     CANCELLED,
-    DEADLINE_EXCEEDED,
     SERVICE,
     UNAVAILABLE,
     Metadata,
@@ -29,6 +28,8 @@ CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 20.0
 _CLOSE_S = 1.0
 _UNIX = "unix:"
+_HeadKey: TypeAlias = tuple[str, tuple[tuple[str, str], ...], float]
+"""Method, metadata and seconds until the deadline of a call."""
 
 
 class Http2Channel:
@@ -46,7 +47,8 @@ class Http2Channel:
         self._links: set[_Link] = set()
         self._connecting: asyncio.Task[None] | None = None
         self._waiting: deque[_Waiting] = deque()
-        self._heads: dict[tuple[str, tuple[tuple[str, str], ...]], bytes] = {}
+        self._heads: dict[_HeadKey, bytes] = {}
+        self._deadlines = Deadlines()
         self._closed = False
 
     def start(
@@ -60,16 +62,18 @@ class Http2Channel:
         on_end: Callable[[Status], None],
     ) -> Http2Call:
         """See `Transport.start`."""
-        call = Http2Call(self, on_message, on_end, timeout_s)
+        call = Http2Call(self, on_message, on_end)
+        self._deadlines.add(call, timeout_s)
         if self._closed:
             asyncio.get_running_loop().call_soon(call.cancel)
             return call
-        waiting = _Waiting(call, self._head(method, metadata, timeout_s), message(request))
+        key = (method, tuple(metadata), timeout_s)
+        head = self._heads.get(key) or self._new_head(key)
         link = self._link
-        if link is not None and link.connection.has_room and not self._waiting:
-            link.open(waiting)
+        if link is not None and not self._waiting and link.connection.has_room:
+            link.open(call, head, message(request))
         else:
-            self._waiting.append(waiting)
+            self._waiting.append(_Waiting(call, head, message(request)))
             self._advance()
         return call
 
@@ -118,6 +122,7 @@ class Http2Channel:
             # A peer that does not read would hold what is left to send for ever.
             link.abort()
             await link.gone
+        self._deadlines.close()
 
     def keep(self, link: _Link) -> None:
         """`link` is connected and will tell when it is gone."""
@@ -132,12 +137,14 @@ class Http2Channel:
         if self._waiting:
             self._advance()
 
-    def drop(self, call: Http2Call) -> None:
-        """`call` waits no longer."""
-        self._waiting = deque(one for one in self._waiting if one.call is not call)
-
-    def has_news(self, link: _Link) -> None:
-        """Streams of `link` have ended: there may be room."""
+    def over(self, call: Http2Call) -> None:
+        """`call` has ended: there may be room on its connection."""
+        self._deadlines.discard(call)
+        link = call.link
+        if link is None:
+            self._waiting = deque(one for one in self._waiting if one.call is not call)
+            return
+        link.connection.cancel(call.number)
         if link.connection.closing:
             self.forget(link)
             link.close_if_idle()
@@ -148,7 +155,8 @@ class Http2Channel:
         """Opens what can be opened, and connects when nothing is connected."""
         link = self._link
         while self._waiting and link is not None and link.connection.has_room:
-            link.open(self._waiting.popleft())
+            one = self._waiting.popleft()
+            link.open(one.call, one.head, one.body)
         if self._waiting and link is None and self._connecting is None and not self._closed:
             self._connecting = asyncio.create_task(self._connect())
 
@@ -179,71 +187,92 @@ class Http2Channel:
     def _fail_waiting(self, status: Status) -> None:
         waiting, self._waiting = self._waiting, deque()
         for one in waiting:
-            one.call.finish(status)
+            one.call.end(status)
 
-    def _head(self, method: str, metadata: Metadata, timeout_s: float) -> bytes:
-        """The header block of a call; all but its deadline is the same for many."""
-        key = (method, tuple(metadata))
-        head = self._heads.get(key)
-        if head is None:
-            if len(self._heads) >= 64:
-                # Metadata of one call only, such as its trace, would fill it for nothing.
-                self._heads.clear()
-            head = self._heads[key] = headers.encode(
-                [
-                    (b":method", b"POST"),
-                    (b":scheme", b"http"),
-                    (b":path", (SERVICE + method).encode()),
-                    (b":authority", b"localhost" if self._is_unix else self._url.encode()),
-                    (b"content-type", b"application/grpc"),
-                    (b"te", b"trailers"),
-                    *((name.lower().encode(), value.encode()) for name, value in metadata),
-                ]
-            )
-        timeout = b"%dm" % min(round(timeout_s * 1000), 99_999_999)
-        return head + headers.encode([(b"grpc-timeout", timeout)])
+    def _new_head(self, key: _HeadKey) -> bytes:
+        """The header block of a call; it is the same for many."""
+        method, metadata, timeout_s = key
+        if len(self._heads) >= 64:
+            # Metadata of one call only, such as its trace, would fill it for nothing.
+            self._heads.clear()
+        head = self._heads[key] = headers.encode(
+            [
+                (b":method", b"POST"),
+                (b":scheme", b"http"),
+                (b":path", (SERVICE + method).encode()),
+                (b":authority", b"localhost" if self._is_unix else self._url.encode()),
+                (b"content-type", b"application/grpc"),
+                (b"te", b"trailers"),
+                *((name.lower().encode(), value.encode()) for name, value in metadata),
+                (b"grpc-timeout", b"%dm" % min(round(timeout_s * 1000), 99_999_999)),
+            ]
+        )
+        return head
 
     @property
     def _is_unix(self) -> bool:
         return self._url.startswith(_UNIX)
 
 
-class Http2Call:
-    """A call, waiting for a connection or on its way. Implements `Call`."""
+class Http2Call(GrpcCall):
+    """A call, waiting for a connection or on its way."""
 
-    __slots__ = ("_channel", "_deadline", "grpc", "link")
+    __slots__ = ("_channel", "deadline_at", "link")
 
     def __init__(
         self,
         channel: Http2Channel,
         on_message: Callable[[bytes], None],
         on_end: Callable[[Status], None],
-        timeout_s: float,
     ) -> None:
+        super().__init__(on_message, on_end)
         self._channel = channel
         self.link: _Link | None = None
-        self.grpc = GrpcCall(on_message, on_end, self._over)
+        self.deadline_at = 0.0
+        """By the loop's clock."""
+
+    def over(self) -> None:
+        """See `GrpcCall.over`."""
+        self._channel.over(self)
+
+
+class Deadlines:
+    """Ends calls whose time is over, with one timer for all: a timer each would cost more."""
+
+    def __init__(self) -> None:
+        self._calls: set[Http2Call] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_at = 0.0
+
+    def add(self, call: Http2Call, timeout_s: float) -> None:
+        """`call` has `timeout_s` from now."""
         loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(timeout_s, self._expire)
+        self._calls.add(call)
+        call.deadline_at = loop.time() + timeout_s
+        if self._timer is None or call.deadline_at < self._due_at:
+            self._set(call.deadline_at)
 
-    def cancel(self) -> None:
-        """Cuts the call."""
-        self.finish(Status(CANCELLED, "cancelled"))
+    def discard(self, call: Http2Call) -> None:
+        """`call` has ended."""
+        self._calls.discard(call)
 
-    def finish(self, status: Status) -> None:
-        """Ends the call from our side."""
-        self.grpc.end(status)
+    def close(self) -> None:
+        """Ends no call any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _expire(self) -> None:
-        self.finish(Status(DEADLINE_EXCEEDED, "the deadline has passed"))
+    def _set(self, due_at: float) -> None:
+        self.close()
+        self._due_at = due_at
+        self._timer = asyncio.get_running_loop().call_at(due_at, self._look)
 
-    def _over(self, call: GrpcCall) -> None:
-        self._deadline.cancel()
-        if self.link is None:
-            self._channel.drop(self)
-            return
-        self.link.connection.cancel(call.number)
-        self._channel.has_news(self.link)
+    def _look(self) -> None:
+        self._timer = None
+        for call in [call for call in self._calls if call.deadline_at <= self._due_at]:
+            call.expire()
+        if self._calls:
+            self._set(min(call.deadline_at for call in self._calls))
 
 
 class _Waiting:
@@ -310,11 +339,10 @@ class _Link(asyncio.Protocol):
         self.connection.lost(frames.REFUSED_STREAM)
         self._channel.forget(self)
 
-    def open(self, waiting: _Waiting) -> None:
+    def open(self, call: Http2Call, head: bytes, body: bytes) -> None:
         """Begins the stream of a call."""
-        call = waiting.call
         call.link = self
-        call.grpc.number = self.connection.open(waiting.head, waiting.body, call.grpc)
+        call.number = self.connection.open(head, body, call)
 
     def close(self) -> None:
         """Ends the connection and what is on it."""

@@ -15,6 +15,8 @@ from orchestrator.triton.http2 import frames, headers
 STREAM_WINDOW = 4 * 1024 * 1024
 CONNECTION_WINDOW = 64 * 1024 * 1024
 LAST_STREAM = frames.LARGEST_WINDOW
+_OWED, _STREAM_OWED = CONNECTION_WINDOW // 2, STREAM_WINDOW // 2
+"""What is owed to the peer's windows at most before it is given back."""
 
 
 class ConnectionFault(Exception):
@@ -121,14 +123,23 @@ class Connection:
         number = self._next
         self._next += 2
         stream = self._streams[number] = _Stream(handler, body, self._stream_window)
-        if len(body) <= min(self._window, stream.window, self._frame_size) and not self._blocked:
+        size, head, most = len(body), len(block), self._frame_size
+        room = min(most, self._window, stream.window)
+        if head <= most and size <= room and not self._blocked:
             # The usual case, in one write.
-            self._window -= len(body)
-            stream.window -= len(body)
-            stream.sent = len(body)
+            self._window -= size
+            stream.window -= size
+            stream.sent = size
+            pack = frames.header.pack
             self._write(
-                self._headers(number, block)
-                + frames.frame(frames.DATA, frames.END_STREAM, number, body)
+                b"".join(
+                    (
+                        pack(head >> 8, head & 0xFF, frames.HEADERS, frames.END_HEADERS, number),
+                        block,
+                        pack(size >> 8, size & 0xFF, frames.DATA, frames.END_STREAM, number),
+                        body,
+                    )
+                )
             )
         else:
             self._write(self._headers(number, block))
@@ -157,8 +168,9 @@ class Connection:
         """Takes in what the peer sent, cut anywhere. Raises: ConnectionFault."""
         chunk = self._rest + received if self._rest else received
         position, end = 0, len(chunk)
+        unpack, plain = frames.header.unpack_from, frames.DATA
         while end - position >= frames.HEADER_BYTES:
-            high, low, kind, flags, stream = frames.header.unpack_from(chunk, position)
+            high, low, kind, flags, number = unpack(chunk, position)
             size = high << 8 | low
             if size > frames.DEFAULT_FRAME_SIZE:
                 raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
@@ -166,7 +178,16 @@ class Connection:
             if end - start < size:
                 break
             position = start + size
-            self._take(kind, flags, stream & LAST_STREAM, chunk[start:position])
+            # A token comes in a frame like this; `_take` and `_take_data` have all cases.
+            if kind == plain and not flags and size and self._block is None and self._greeted:
+                stream = self._streams.get(number)
+                owed = self._owed + size
+                if stream is not None and owed < _OWED and stream.owed + size < _STREAM_OWED:
+                    self._owed = owed
+                    stream.owed += size
+                    stream.handler.data(chunk[start:position])
+                    continue
+            self._take(kind, flags, number & LAST_STREAM, chunk[start:position])
         self._rest = chunk[position:]
 
     def _take(self, kind: int, flags: int, number: int, payload: bytes) -> None:
@@ -188,7 +209,7 @@ class Connection:
         self._owed += len(payload)
         if self._owed > CONNECTION_WINDOW:
             raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "more data than the window takes")
-        if self._owed > CONNECTION_WINDOW // 2:
+        if self._owed > _OWED:
             self._write(frames.window_update(0, self._owed))
             self._owed = 0
         stream = self._streams.get(number)
@@ -197,7 +218,7 @@ class Connection:
             return
         last = bool(flags & frames.END_STREAM)
         stream.owed += len(payload)
-        if stream.owed > STREAM_WINDOW // 2 and not last:
+        if stream.owed > _STREAM_OWED and not last:
             self._write(frames.window_update(number, stream.owed))
             stream.owed = 0
         if flags & frames.PADDED:
@@ -324,7 +345,7 @@ class Connection:
         stream = self._streams.pop(number, None)
         if stream is None:
             return False
-        if stream.has_more:
+        if stream.sent < len(stream.body):
             self._write(frames.reset(number, frames.NO_ERROR))
         return True
 

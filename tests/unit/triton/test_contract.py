@@ -9,7 +9,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from orchestrator.core.request import SamplingParams
-from orchestrator.triton import contract, errors
+from orchestrator.triton import contract, encoding, errors
 from orchestrator.triton.contract import GenerateCall
 
 
@@ -29,6 +29,10 @@ def call(**changes: Any) -> GenerateCall:
     return GenerateCall(**{**values, **changes})
 
 
+def generated(one: GenerateCall) -> service_pb2.ModelInferRequest:
+    return service_pb2.ModelInferRequest.FromString(encoding.generate_request(one))
+
+
 def tensors(request: service_pb2.ModelInferRequest) -> dict[str, tuple[str, list[int], bytes]]:
     return {
         tensor.name: (tensor.datatype, list(tensor.shape), raw)
@@ -37,7 +41,7 @@ def tensors(request: service_pb2.ModelInferRequest) -> dict[str, tuple[str, list
 
 
 def test_a_plain_call_sends_what_the_engine_needs_and_no_more() -> None:
-    request = contract.generate_request(call())
+    request = generated(call())
     sent = tensors(request)
     assert set(sent) == {
         "input_ids", "input_lengths", "request_output_len", "end_id", "streaming", "runtime_top_p",
@@ -50,20 +54,20 @@ def test_a_plain_call_sends_what_the_engine_needs_and_no_more() -> None:
 
 def test_arguments_that_shifted_in_1_2_are_never_sent() -> None:
     sampling = SamplingParams(0.5, 0.9, 40, 0.1, 1, 0.5, 0.5, 1.1, {3: 1.0})
-    sent = tensors(contract.generate_request(call(sampling=sampling)))
+    sent = tensors(generated(call(sampling=sampling)))
     assert not {"len_penalty", "early_stopping", "num_return_sequences"} & set(sent)
     assert "no_repeat_ngram_size" not in sent
 
 
 def test_temperature_zero_is_greedy_and_never_sent_as_a_temperature() -> None:
-    sent = tensors(contract.generate_request(call(sampling=SamplingParams(0.0, 0.5, 40))))
+    sent = tensors(generated(call(sampling=SamplingParams(0.0, 0.5, 40))))
     assert sent["runtime_top_k"][2] == struct.pack("<i", 1)
     assert not {"temperature", "runtime_top_p"} & set(sent)
 
 
 def test_neutral_values_are_left_to_the_engine() -> None:
     sampling = SamplingParams(presence_penalty=0.0, repetition_penalty=1.0)
-    sent = tensors(contract.generate_request(call(sampling=sampling)))
+    sent = tensors(generated(call(sampling=sampling)))
     assert not {"presence_penalty", "repetition_penalty"} & set(sent)
 
 
@@ -71,12 +75,12 @@ def test_neutral_values_are_left_to_the_engine() -> None:
 def test_sampling_always_names_a_nucleus_because_the_engine_is_greedy_without(
     top_p: float | None, value: float
 ) -> None:
-    sent = tensors(contract.generate_request(call(sampling=SamplingParams(top_p=top_p))))
+    sent = tensors(generated(call(sampling=SamplingParams(top_p=top_p))))
     assert struct.unpack("<f", sent["runtime_top_p"][2])[0] == pytest.approx(value)
 
 
 def test_extra_end_ids_travel_as_one_word_each() -> None:
-    sent = tensors(contract.generate_request(call(extra_end_ids=(11, 12))))
+    sent = tensors(generated(call(extra_end_ids=(11, 12))))
     datatype, shape, raw = sent["stop_words_list"]
     assert (datatype, shape) == ("INT32", [1, 2, 2])
     assert struct.unpack("<4i", raw) == (11, 12, 1, 2)
@@ -84,7 +88,7 @@ def test_extra_end_ids_travel_as_one_word_each() -> None:
 
 def test_logit_bias_is_dense_over_the_engines_vocabulary() -> None:
     sampling = SamplingParams(logit_bias={3: -100.0, 15: 2.5})
-    sent = tensors(contract.generate_request(call(sampling=sampling)))
+    sent = tensors(generated(call(sampling=sampling)))
     _, shape, raw = sent["embedding_bias"]
     values = struct.unpack("<16f", raw)
     assert shape == [1, 16]
@@ -93,7 +97,7 @@ def test_logit_bias_is_dense_over_the_engines_vocabulary() -> None:
 
 @pytest.mark.parametrize("seed", [0, 7, 2**63, -1])
 def test_a_seed_fits_the_unsigned_tensor(seed: int) -> None:
-    sent = tensors(contract.generate_request(call(sampling=SamplingParams(seed=seed))))
+    sent = tensors(generated(call(sampling=SamplingParams(seed=seed))))
     assert struct.unpack("<Q", sent["seed"][2]) == (seed % 2**64,)
 
 
@@ -127,7 +131,7 @@ def test_the_engines_finish_reason_is_read_where_it_is_given() -> None:
 
 def test_log_probs_guides_and_clocks_are_asked_for_only_when_wanted() -> None:
     guide = contract.Guide("json_schema", '{"type":"null"}')
-    request = contract.generate_request(
+    request = generated(
         call(log_probs=True, top_log_probs=2, guide=guide, reports_perf_metrics=True)
     )
     sent = tensors(request)
@@ -140,7 +144,7 @@ def test_log_probs_guides_and_clocks_are_asked_for_only_when_wanted() -> None:
         "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns",
         "kv_cache_reused_blocks",
     ]  # fmt: skip
-    json = tensors(contract.generate_request(call(guide=contract.Guide("json"))))
+    json = tensors(generated(call(guide=contract.Guide("json"))))
     assert "guided_decoding_guide" not in json
 
 

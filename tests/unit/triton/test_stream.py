@@ -84,7 +84,7 @@ def answer(**outputs: bytes | None) -> bytes:
 )
 async def test_what_cannot_be_read_fails_its_own_call_only(unreadable: bytes) -> None:
     stopped: list[TokenStream] = []
-    stream = TokenStream(CALL, on_answer=_told, on_stop=stopped.append, on_end=_never)
+    stream = TokenStream(CALL, on_stop=stopped.append, on_end=_never)
     # Whoever reads from the connection gets no exception.
     stream.start(Wire(unreadable), metadata=(), timeout_s=1.0)
     with pytest.raises(UpstreamFailed, match="cannot be read"):

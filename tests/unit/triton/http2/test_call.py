@@ -15,6 +15,13 @@ from orchestrator.triton.transport import Status
 OPENING = {":status": "200", "content-type": "application/grpc"}
 
 
+class _Call(GrpcCall):
+    heard: Listener
+
+    def over(self) -> None:
+        self.heard.overs += 1
+
+
 class Listener:
     """What a call told."""
 
@@ -22,11 +29,8 @@ class Listener:
         self.messages: list[bytes] = []
         self.ends: list[Status] = []
         self.overs = 0
-        self.call = GrpcCall(self.messages.append, self.ends.append, self._over)
-
-    def _over(self, call: GrpcCall) -> None:
-        assert call is self.call
-        self.overs += 1
+        self.call = _Call(self.messages.append, self.ends.append)
+        self.call.heard = self
 
 
 @given(
@@ -113,7 +117,7 @@ def test_the_end_may_come_from_a_message() -> None:
         messages.append(one)
         call.end(Status(1, "enough"))
 
-    call = GrpcCall(take, heard.ends.append, lambda _: None)
+    call = GrpcCall(take, heard.ends.append)
     call.data(message(b"first") + message(b"second"))
     assert messages == [b"first"]
     assert heard.ends == [Status(1, "enough")]
