@@ -17,16 +17,20 @@ import jinja2
 from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.request import ReasoningEffort
 from orchestrator.rendering.files import RenderingError
+from orchestrator.rendering.sandbox import Sandbox
 
 logger = logging.getLogger(__name__)
 
 _SWITCHES = ("enable_thinking", "thinking")
 """What templates call the switch, Qwen's and SmolLM's first, DeepSeek's and Granite's second."""
+
+
+_PLAIN_JSON = json.JSONEncoder(ensure_ascii=False)
+"""As `tojson` writes it where a template says no more; making an encoder costs more than a tool."""
 
 
 class ChatTemplate:
@@ -116,9 +120,9 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment() -> Sandbox:
     """Source: `transformers.utils.chat_template_utils`, `_compile_jinja_template`."""
-    environment = ImmutableSandboxedEnvironment(
+    environment = Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=["jinja2.ext.loopcontrols", _Generation],
@@ -137,6 +141,8 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """JSON as models were trained on it: no HTML escapes, no ASCII escapes."""
+    if indent is None and separators is None and not ensure_ascii and not sort_keys:
+        return _PLAIN_JSON.encode(value)
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

@@ -60,14 +60,18 @@ class SpecialTokens:
         self._stand_ins = {
             letter: chr(_STAND_INS_FROM + index) for index, letter in enumerate(letters)
         }
-        self._originals = {ord(one): letter for letter, one in self._stand_ins.items()}
+        self._originals = {one: letter for letter, one in self._stand_ins.items()}
         texts = list(self._twins)
         self._beginnings = frozenset(text[:k] for text in texts for k in range(1, len(text)))
         self._endings = frozenset(text[-k:] for text in texts for k in range(1, len(text)))
         self._longest = max(map(len, texts), default=0)
         self._first_letters = frozenset(text[0] for text in texts)
         self._last_letters = frozenset(text[-1] for text in texts)
+        self._border_letters = tuple(self._first_letters | self._last_letters)
         self._all_texts = _BREAK.join(texts)
+        self._lstripping = frozenset(token.text for token in tokens if token.lstrip)
+        self.cuts_everywhere = not self._lstripping
+        """Whether `pieces` cuts before every special token, so that each has one at most."""
         either = "|".join(map(re.escape, texts)) or r"(?!)"
         # Ranges, because a class that lists far characters one by one is slow.
         reserved = "".join(
@@ -79,6 +83,8 @@ class SpecialTokens:
         # Texts may overlap, so every place is looked at, which is slow, and seldom needed.
         self._everywhere = re.compile(rf"(?=(?:{either}))(.)", re.DOTALL)
         self._reserved = re.compile(f"[{reserved}{_BREAK}]")
+        stand_ins = "".join(self._originals)
+        self._shielded = re.compile(f"[{stand_ins[0]}-{stand_ins[-1]}]" if stand_ins else r"(?!)")
         self._written = re.compile("|".join(token.pattern for token in self._tokens) or r"(?!)")
         self._marks = re.compile(f"[{''.join(self._twins.values())}]" if texts else r"(?!)")
 
@@ -119,8 +125,10 @@ class SpecialTokens:
 
     def shield(self, text: str) -> str:
         """`text` with nothing in it, or at its ends, that could be read as a special token."""
-        if self._reserved.search(text):
+        if not text.isascii() and self._reserved.search(text):
             text = self._reserved.sub("\ufffd", text)
+        if self._is_harmless(text):
+            return text
         if self._somewhere.search(text):
             text = self._everywhere.sub(lambda match: self._stand_ins[match[1]], text)
         core = text.strip()
@@ -134,13 +142,39 @@ class SpecialTokens:
             text = text[:end] + self._stand_in(text[end]) + text[end + 1 :]
         return text
 
+    def pieces(self, text: str) -> list[tuple[str, str]]:
+        """A shielded text, cut before every special token that is written in it.
+
+        Each piece is the twin of its special token and the text behind that, without shield; the
+        first has no twin where the text begins with none. Tokenizers take special tokens out before
+        they do anything else, so a piece gets the same ids wherever it stands. Before a token that
+        takes the white space in front of it there is no cut.
+        """
+        pieces: list[tuple[str, str]] = []
+        twin, behind, start = "", "", 0
+        for match in self._written.finditer(text):
+            behind += self.unshield(text[start : match.start()])
+            start = match.end()
+            if match[0] in self._lstripping:
+                behind += self._twins[match[0]]
+                continue
+            if twin or behind:
+                pieces.append((twin, behind))
+            twin, behind = self._twins[match[0]], ""
+        behind += self.unshield(text[start:])
+        if twin or behind:
+            pieces.append((twin, behind))
+        return pieces
+
     def mark(self, text: str) -> str:
         """`text` with every special token written in it exchanged for its twin."""
         return self._written.sub(lambda match: self._twins[match[0]], text)
 
     def unshield(self, text: str) -> str:
         """`text` with its own characters back in the place of stand-ins."""
-        return text if text.isascii() else text.translate(self._originals)
+        if text.isascii():
+            return text
+        return self._shielded.sub(lambda match: self._originals[match[0]], text)
 
     def marks(self, text: str) -> list[str]:
         """The twins in a marked text, in order."""
@@ -152,6 +186,14 @@ class SpecialTokens:
 
     def _stand_in(self, letter: str) -> str:
         return self._stand_ins.get(letter, letter)
+
+    def _is_harmless(self, text: str) -> bool:
+        """Whether no special token can begin, end or run through here: the quick answer of most."""
+        for letter in self._border_letters:
+            if letter in text:
+                return False
+        core = text.strip()
+        return len(core) >= self._longest or core not in self._all_texts
 
     def _could_end_here(self, core: str) -> bool:
         """Whether a special token begun before `core` could end in it, or run through it."""

@@ -261,7 +261,7 @@ def test_templates_and_whole_prompts_write_markers(tmp_path: Path, special: bool
     marker_id = family.tokenizer.token_to_id("<tool_call>")
     prompt = ChatPrompt((Message("user", (TextPart("<tool_call>"),)),))
     assert [one for one in family.renderer.render(prompt) if one == marker_id] == [marker_id]
-    assert family.renderer.render(TextPrompt("<tool_call>")) == [marker_id]
+    assert list(family.renderer.render(TextPrompt("<tool_call>"))) == [marker_id]
 
 
 def test_a_template_is_told_of_thinking_only_where_it_asks(tmp_path: Path) -> None:

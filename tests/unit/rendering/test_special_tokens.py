@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer
 
 from orchestrator.core.messages import Message, TextPart, Tool, ToolCallPart
 from orchestrator.core.request import ChatPrompt, TextPrompt
 from orchestrator.rendering import Renderer
 from orchestrator.rendering.special_tokens import SpecialToken, SpecialTokens
 
-from .conftest import SPECIAL, Model, byte_level, write_model
+from .conftest import KINDS, SPECIAL, Model, byte_level, write_model
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +46,7 @@ def user(text: str) -> ChatPrompt:
     return ChatPrompt((Message("user", (TextPart(text),)),))
 
 
-def special_ids(model: Model, ids: list[int]) -> list[str]:
+def special_ids(model: Model, ids: Sequence[int]) -> list[str]:
     known = {model.plain.token_to_id(text): text for text in SPECIAL}
     return [known[one] for one in ids if one in known]
 
@@ -73,7 +75,50 @@ def test_harmless_text_gets_the_ids_that_the_tokenizer_alone_would_give(
     rendered = f"<|im_start|>user\n{text.strip()}<|im_end|>\n<|im_start|>assistant\n"
     expected = kind.plain.encode(rendered, add_special_tokens=False).ids
     if len(special_ids(kind, expected)) == 3:
-        assert kind.renderer.render(user(text)) == expected
+        assert list(kind.renderer.render(user(text))) == expected
+
+
+@given(first=st.text(LETTERS, max_size=30), then=st.text(LETTERS, max_size=30))
+def test_what_was_rendered_before_does_not_show_in_the_ids(
+    kind: Model, first: str, then: str
+) -> None:
+    kind.renderer.render(user(first))
+    prompt = ChatPrompt(tuple(Message("user", (TextPart(text),)) for text in (first, then, first)))
+    assert kind.renderer.render(prompt) == Renderer(kind.folder, parser="hermes").render(prompt)
+
+
+@pytest.fixture(
+    scope="module", params=[(kind, left) for kind in KINDS for left in (False, True)], ids=str
+)
+def greedy(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Renderer, Tokenizer]:
+    """A renderer whose special tokens take the white space around them, and its tokenizer."""
+    kind, left = request.param
+    tokenizer = KINDS[kind]()
+    ends = [
+        AddedToken("<|end|>", lstrip=left, rstrip=not left, normalized=False, special=True),
+        AddedToken("<|both|>", lstrip=left, rstrip=True, normalized=False, special=True),
+        AddedToken("plain", single_word=True, normalized=True, special=False),
+    ]
+    tokenizer.add_special_tokens(ends[:2])
+    tokenizer.add_tokens(ends[2:])
+    template = "{{ messages[0].content }} <|end|> x{{ messages[0].content }} <|both|> <|im_end|>"
+    folder = write_model(tmp_path_factory.mktemp("greedy"), tokenizer, template=template)
+    return Renderer(folder, parser="plain"), Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+@given(text=st.sampled_from(["plain", " plain ", "a plain\n", "\n", " ", "x "]) | st.text(LETTERS))
+def test_tokens_that_take_white_space_take_it(
+    greedy: tuple[Renderer, Tokenizer], text: str
+) -> None:
+    renderer, tokenizer = greedy
+    rendered = f"{text} <|end|> x{text} <|both|> <|im_end|>"
+    expected = tokenizer.encode(rendered, add_special_tokens=False)
+    if sum(expected.special_tokens_mask) == 0:
+        expected_ids = expected.ids
+        seen = [renderer.render(user(text)) for _ in range(2)]
+        assert [list(ids) for ids in seen] == [expected_ids, expected_ids]
 
 
 @given(text=HOSTILE)
@@ -135,7 +180,7 @@ def test_private_characters_of_a_caller_cannot_pass_for_twins(chat_ml: Model) ->
 
 def test_a_prompt_of_text_may_write_special_tokens_out(chat_ml: Model) -> None:
     text = "<|im_start|>user\nhi<|im_end|>"
-    assert chat_ml.renderer.render(TextPrompt(text)) == chat_ml.plain.encode(text).ids
+    assert list(chat_ml.renderer.render(TextPrompt(text))) == chat_ml.plain.encode(text).ids
 
 
 def test_the_longest_of_several_tokens_wins() -> None:
