@@ -107,7 +107,7 @@ class Gateway:
     ) -> Generation:
         """A started generation. Raises: GatewayError, from 403 to 504, before any event."""
         meter = Meter(self._telemetry, principal, request.model, context)
-        with meter.refusals():
+        with meter:
             admitted = await self._gate.admit(principal, _asked(request, "generate", context))
             route = admitted.route
             admission = await self._admit(admitted, meter)
@@ -136,7 +136,7 @@ class Gateway:
     ) -> Embeddings:
         """The vectors of `request`. Raises: GatewayError."""
         meter = Meter(self._telemetry, principal, request.model, context)
-        with meter.refusals():
+        with meter:
             admitted = await self._gate.admit(principal, _asked(request, "embed", context))
             route = admitted.route
             admission = await self._admit(admitted, meter)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from contextvars import Token
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from orchestrator.auth import Principal
@@ -84,15 +84,15 @@ class Meter:
     def _name(self) -> str:
         return f"{self._operation} {self._model or self._asked_model}"
 
-    @contextmanager
-    def refusals(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Around everything that can refuse the call before its engine is asked."""
-        try:
-            yield
-        except BaseException as error:
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if error is not None:
             self.failed(error)
             self.ended(Usage(0, 0), "failed")
-            raise
 
     def start(self, model: str, request: GenerationRequest | EmbeddingRequest) -> None:
         """The engine of `model`, by its id in the catalogue, is asked now."""
@@ -124,7 +124,7 @@ class Meter:
         if self._engine is not None:
             self._engine.event(names.EVENT_FIRST_TOKEN)
             self._engine.note(names.TIME_TO_FIRST_CHUNK, self._first_s)
-        self._stream = self.call.stage(names.STREAM).begin()
+        self._stream = self.call.stage(names.STREAM)
 
     def finished(self, event: GenerationFinished) -> None:
         """The engine's answer is complete; its reader gets the end next."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 Outcome = Literal["ok", "cancelled", "failed"]
 
 
-@dataclass(frozen=True, slots=True)
-class UsageRecord:
+class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     """One request. `at` is Unix seconds of its start; `first_token_s` None when none came.
 
     `completion_tokens` is what the engine produced, whether or not its reader was still there.
@@ -47,7 +46,7 @@ class UsageRecord:
     first_token_s: float | None
     duration_s: float
     outcome: Outcome
-    record_id: str = field(default_factory=lambda: new_id("use"))
+    record_id: str = msgspec.field(default_factory=partial(new_id, "use"))
 
 
 class Books(Protocol):

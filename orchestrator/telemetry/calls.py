@@ -6,15 +6,17 @@ It is noted in plain values whether or not the request is traced, because the re
 
 from __future__ import annotations
 
-import contextlib
 import random
 import re
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
+from time import perf_counter_ns
 from types import TracebackType
 from typing import Literal
+
+import msgspec
 
 from orchestrator.core.events import EngineTimings
 from orchestrator.telemetry import names
@@ -37,89 +39,71 @@ class Parent:
     state: str = ""
 
 
-class Stage:
-    """A part of a request, from `with` to its end. Times are those of `time.perf_counter_ns`.
+class Stage(msgspec.Struct, eq=False):
+    """A part of a request, from its making to its end. Times are those of `time.perf_counter_ns`.
 
-    A stage that an error ends has its type as `error`; `end` twice is once.
+    As a block it ends with the block; an error that ends it has its type as `error`; `end` twice
+    is once. A struct, as `Call`, because there are ten of them for each request.
     """
 
-    __slots__ = ("_call", "attributes", "began_ns", "ended_ns", "error", "events", "kind", "name")
-
-    def __init__(self, call: Call, name: str, kind: Kind = "internal") -> None:
-        self._call = call
-        self.name = name
-        self.kind = kind
-        self.began_ns = self.ended_ns = 0
-        self.error = ""
-        self.attributes: dict[str, Value] = {}
-        self.events: list[tuple[str, int]] = []
-
-    def begin(self) -> Stage:
-        """Begins now."""
-        self.began_ns = time.perf_counter_ns()
-        self._call.stages.append(self)
-        return self
+    name: str
+    is_traced: bool = False
+    kind: Kind = "internal"
+    began_ns: int = msgspec.field(default_factory=perf_counter_ns)
+    ended_ns: int = 0
+    error: str = ""
+    attributes: dict[str, Value] = msgspec.field(default_factory=dict)
+    events: list[tuple[str, int]] = msgspec.field(default_factory=list)
 
     def end(self) -> None:
         """Ends now."""
         if not self.ended_ns:
-            self.ended_ns = time.perf_counter_ns()
+            self.ended_ns = perf_counter_ns()
 
     def note(self, name: str, value: Value) -> None:
         """An attribute of the stage's span; of a request that is not traced nothing is kept."""
-        if self._call.sampled:
+        if self.is_traced:
             self.attributes[name] = value
 
     def event(self, name: str) -> None:
         """Something that happened just now."""
-        self.events.append((name, time.perf_counter_ns()))
-
-    @property
-    def duration_ns(self) -> int:
-        """Until its end, or until now."""
-        return (self.ended_ns or time.perf_counter_ns()) - self.began_ns
+        self.events.append((name, perf_counter_ns()))
 
     def __enter__(self) -> Stage:
-        return self.begin()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self.end()
+        if not self.ended_ns:
+            self.ended_ns = perf_counter_ns()
         if kind is not None:
             self.error = getattr(error, "code", None) or kind.__name__
 
 
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One request. `trace_id` is 0 where nobody traces; `sampled` tells whether spans are kept.
 
     In a session, which is one request to HTTP, each call to a model is noted by itself. `server` is
     the name of the Triton that answers, where there are several.
     """
 
-    __slots__ = (
-        "attributes", "began_at_ns", "began_ns", "call_id", "client_stage", "engine_span_id",
-        "is_over", "is_session", "parent", "request_id", "sampled", "server", "span_id", "stages",
-        "timings", "trace_id",
-    )  # fmt: skip
-
-    def __init__(self, request_id: str = "", call_id: str = "") -> None:
-        self.request_id = request_id
-        self.call_id = call_id
-        self.trace_id = 0
-        self.span_id = 0
-        self.engine_span_id = 0
-        self.sampled = False
-        self.is_over = False
-        self.is_session = False
-        self.parent: Parent | None = None
-        self.began_at_ns = time.time_ns()
-        self.began_ns = time.perf_counter_ns()
-        self.stages: list[Stage] = []
-        self.attributes: dict[str, Value] = {}
-        self.client_stage: Stage | None = None
-        self.server = ""
-        self.timings: tuple[EngineTimings, ...] = ()
+    request_id: str = ""
+    call_id: str = ""
+    trace_id: int = 0
+    span_id: int = 0
+    engine_span_id: int = 0
+    sampled: bool = False
+    is_over: bool = False
+    is_session: bool = False
+    parent: Parent | None = None
+    began_at_ns: int = msgspec.field(default_factory=time.time_ns)
+    began_ns: int = msgspec.field(default_factory=perf_counter_ns)
+    stages: list[Stage] = msgspec.field(default_factory=list)
+    attributes: dict[str, Value] = msgspec.field(default_factory=dict)
+    client_stage: Stage | None = None
+    server: str = ""
+    timings: tuple[EngineTimings, ...] = ()
 
     def sample(self) -> None:
         """The request is traced: its spans get ids now, because others are told of them."""
@@ -137,13 +121,16 @@ class Call:
         return child
 
     def stage(self, name: str) -> Stage:
-        """A part of the request, to be entered."""
-        return Stage(self, name)
+        """A part of the request, begun now."""
+        stage = Stage(name, self.sampled)
+        self.stages.append(stage)
+        return stage
 
     def engine_stage(self, name: str) -> Stage:
         """The call to the engine, begun now; what the engine tells of it goes below."""
-        self.client_stage = Stage(self, name, "client")
-        return self.client_stage.begin()
+        stage = self.client_stage = Stage(name, self.sampled, "client")
+        self.stages.append(stage)
+        return stage
 
     def unix_ns(self, at_ns: int) -> int:
         """The moment `at_ns` of the stages' clock as Unix time."""
@@ -175,8 +162,10 @@ def enter(call: Call) -> Token[Call | None]:
 
 def leave(token: Token[Call | None]) -> None:
     """Makes it what it was before `enter`; in another task than that one it does nothing."""
-    with contextlib.suppress(ValueError):
+    try:
         _current.reset(token)
+    except ValueError:
+        return
 
 
 def outlive() -> None:
@@ -248,14 +237,17 @@ def server_timing(call: Call) -> str:
 
     Source: W3C Server Timing. Where the engine told its times they stand for the call to it.
     """
+    now_ns = perf_counter_ns()
     spent: dict[str, int] = {}
     for stage in call.stages:
+        name = stage.name
+        duration_ns = (stage.ended_ns or now_ns) - stage.began_ns
         if stage.kind == "client":
-            spent |= engine_phases(call.timings) or {"engine": stage.duration_ns}
-        elif stage.name != names.STREAM:
-            spent[stage.name] = spent.get(stage.name, 0) + stage.duration_ns
-    spent["total"] = time.perf_counter_ns() - call.began_ns
-    return ", ".join(f"{name};dur={spent[name] / 1e6:.3f}" for name in spent)
+            spent |= engine_phases(call.timings) or {"engine": duration_ns}
+        elif name != names.STREAM:
+            spent[name] = spent.get(name, 0) + duration_ns
+    spent["total"] = now_ns - call.began_ns
+    return ", ".join([f"{name};dur={spent_ns / 1e6:.3f}" for name, spent_ns in spent.items()])
 
 
 def engine_phases(timings: tuple[EngineTimings, ...]) -> dict[str, int]:

@@ -11,7 +11,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
 Kind = Literal["counter", "gauge", "histogram"]
 Labels = tuple[str, ...]
@@ -19,7 +19,6 @@ Observed = Iterable[tuple[Labels, float]]
 
 MOST_SERIES = 2000
 OTHER = "other"
-_S = TypeVar("_S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,56 +63,24 @@ class Tally:
     misses: int = 0
 
 
-class _Instrument(Generic[_S]):
+class _Instrument:
     """The series of one instrument by the values of its labels."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self._series: dict[Labels, _S] = {}
+        self._series: dict[Labels, Series] = {}
 
-    def _labels(self, labels: Labels) -> Labels:
-        """`labels` while there is room for one more series."""
-        if len(self._series) < MOST_SERIES:
-            return labels
-        return (OTHER,) * len(self.spec.labels)
-
-
-class Counter(_Instrument[float]):
-    """Goes up."""
-
-    def add(self, amount: float, *labels: str) -> None:
-        """`labels` are the values, in the order of the spec."""
-        series = self._series
-        if labels not in series:
-            labels = self._labels(labels)
-        series[labels] = series.get(labels, 0.0) + amount
-
-    def collect(self) -> Family:
-        """As of now."""
-        return Family(self.spec, [Series(labels, value) for labels, value in self._series.items()])
-
-
-class Gauge(Counter):
-    """Goes up and down."""
-
-
-class Histogram(_Instrument[Series]):
-    """Counts values in buckets. A value on a bound belongs to the bucket that it ends."""
-
-    def record(self, value: float, *labels: str, trace: str = "") -> None:
-        """`trace` is the id of the trace to look at for this value, if there is one."""
-        series = self._series.get(labels)
-        if series is None:
-            labels = self._labels(labels)
-            series = self._series.get(labels)
-            if series is None:
-                series = Series(labels, counts=[0] * (len(self.spec.bounds) + 1))
-                self._series[labels] = series
-        bucket = bisect_left(self.spec.bounds, value)
-        series.counts[bucket] += 1
-        series.value += value
-        if trace:
-            series.exemplars[bucket] = (trace, value, time.time())
+    def series(self, *labels: str) -> Series:
+        """That of `labels`, the values in the order of the spec, for whoever adds to it often."""
+        found = self._series.get(labels)
+        if found is None and len(self._series) >= MOST_SERIES:
+            labels = (OTHER,) * len(self.spec.labels)
+            found = self._series.get(labels)
+        if found is None:
+            found = self._series[labels] = Series(labels)
+            if self.spec.kind == "histogram":
+                found.counts = [0] * (len(self.spec.bounds) + 1)
+        return found
 
     def collect(self) -> Family:
         """As of now."""
@@ -122,6 +89,37 @@ class Histogram(_Instrument[Series]):
             for one in self._series.values()
         ]
         return Family(self.spec, kept)
+
+
+class Counter(_Instrument):
+    """Goes up."""
+
+    def add(self, amount: float, *labels: str) -> None:
+        """`labels` are the values, in the order of the spec."""
+        try:
+            self._series[labels].value += amount
+        except KeyError:
+            self.series(*labels).value += amount
+
+
+class Gauge(Counter):
+    """Goes up and down."""
+
+
+class Histogram(_Instrument):
+    """Counts values in buckets. A value on a bound belongs to the bucket that it ends."""
+
+    def record(self, value: float, *labels: str, trace: str = "") -> None:
+        """`trace` is the id of the trace to look at for this value, if there is one."""
+        try:
+            series = self._series[labels]
+        except KeyError:
+            series = self.series(*labels)
+        bucket = bisect_left(self.spec.bounds, value)
+        series.counts[bucket] += 1
+        series.value += value
+        if trace:
+            series.exemplars[bucket] = (trace, value, time.time())
 
 
 class Registry:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator import __version__
 from orchestrator.core.events import EngineTimings, Usage
 from orchestrator.telemetry import specs
 from orchestrator.telemetry.calls import Call, engine_phases
-from orchestrator.telemetry.instruments import Observed, Registry
+from orchestrator.telemetry.instruments import Observed, Registry, Series
 from orchestrator.telemetry.key_use import KeyUse
 from orchestrator.telemetry.names import PROVIDER
 
@@ -38,18 +39,21 @@ class Metrics:
         self._phases = registry.histogram(specs.ENGINE_PHASE)
         self._prompt_tokens = registry.counter(specs.PROMPT_TOKENS)
         self._settled = registry.counter(specs.SETTLED)
+        self._settlements: dict[tuple[str, str, str, str], _Settlement] = {}
         self.keys = KeyUse(registry, most_keys)
         _observe_process(registry)
 
     def first(self, call: Call, operation: str, model: str, first_s: float) -> None:
         """The first token is there."""
-        self._first_token.record(first_s, operation, PROVIDER, model, trace=_exemplar(call))
+        trace = call.trace if call.sampled else ""
+        self._first_token.record(first_s, operation, PROVIDER, model, trace=trace)
 
     def answered(
         self, call: Call, operation: str, model: str, duration_s: float, error: str = ""
     ) -> None:
         """A call to a model is over, for its reader."""
-        self._duration.record(duration_s, operation, PROVIDER, model, error, trace=_exemplar(call))
+        trace = call.trace if call.sampled else ""
+        self._duration.record(duration_s, operation, PROVIDER, model, error, trace=trace)
 
     def paced(
         self, call: Call, operation: str, model: str, decode_s: float, completion_tokens: int
@@ -57,32 +61,61 @@ class Metrics:
         """An answer took `decode_s` from its first token to its last."""
         if completion_tokens > 1:
             mean_s = decode_s / (completion_tokens - 1)
-            self._per_token.record(mean_s, operation, PROVIDER, model, trace=_exemplar(call))
+            trace = call.trace if call.sampled else ""
+            self._per_token.record(mean_s, operation, PROVIDER, model, trace=trace)
 
     def phases(self, model: str, timings: tuple[EngineTimings, ...]) -> None:
         """The engine's own times of a call."""
-        for phase, duration_ns in engine_phases(timings).items():
-            self._phases.record(duration_ns / 1e9, model, phase)
+        if timings:
+            for phase, duration_ns in engine_phases(timings).items():
+                self._phases.record(duration_ns / 1e9, model, phase)
 
     def settled(
         self, operation: str, model: str, usage: Usage, *, dialect: str, outcome: str
     ) -> None:
         """What a call used in the end."""
+        known = self._settlements.get((operation, model, dialect, outcome))
+        if known is None:
+            known = self._settlement(operation, model, dialect, outcome)
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
-        self._generations.add(1, model, dialect, outcome)
+        known.generations.value += 1
+        known.prompt.value += prompt
+        known.settled.value += prompt + completion
         self._usage.record(prompt, operation, PROVIDER, model, "input")
-        self._tokens.add(prompt, model, "input", outcome)
-        self._settled.add(usage.total_tokens, model)
         if operation != "embeddings":
+            known.completion.value += completion
+            known.cached.value += usage.cached_tokens
+            known.uncached.value += max(0, prompt - usage.cached_tokens)
             self._usage.record(completion, operation, PROVIDER, model, "output")
-            self._tokens.add(completion, model, "output", outcome)
-            self._prompt_tokens.add(usage.cached_tokens, model, "hit")
-            self._prompt_tokens.add(max(0, prompt - usage.cached_tokens), model, "miss")
+
+    def _settlement(self, operation: str, model: str, dialect: str, outcome: str) -> _Settlement:
+        """The series that such calls are counted in, looked for once.
+
+        There are as many as `GENERATIONS` has series, whose labels are words of closed sets.
+        """
+        made = _Settlement(
+            self._generations.series(model, dialect, outcome),
+            self._tokens.series(model, "input", outcome),
+            self._settled.series(model),
+        )
+        if operation != "embeddings":
+            made.completion = self._tokens.series(model, "output", outcome)
+            made.cached = self._prompt_tokens.series(model, "hit")
+            made.uncached = self._prompt_tokens.series(model, "miss")
+        self._settlements[operation, model, dialect, outcome] = made
+        return made
 
 
-def _exemplar(call: Call) -> str:
-    """The trace to look at, where there will be one."""
-    return call.trace if call.sampled else ""
+@dataclass(slots=True)
+class _Settlement:
+    """Where one kind of call is counted at its end; what embeddings lack is told to nobody."""
+
+    generations: Series
+    prompt: Series
+    settled: Series
+    completion: Series = field(default_factory=lambda: Series(()))
+    cached: Series = field(default_factory=lambda: Series(()))
+    uncached: Series = field(default_factory=lambda: Series(()))
 
 
 def _observe_process(registry: Registry) -> None:

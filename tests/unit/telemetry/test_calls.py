@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 
 import pytest
@@ -102,11 +103,26 @@ def test_a_stage_has_a_duration_and_the_word_of_the_error_that_ended_it() -> Non
 
 def test_attributes_are_kept_of_requests_that_are_traced_only() -> None:
     call = Call()
-    with call.stage("a") as stage:
-        stage.note("x", 1)
-        call.sample()
+    with call.stage("a") as untraced:
+        untraced.note("x", 1)
+    call.sample()
+    with call.stage("b") as stage:
         stage.note("y", 2)
-    assert stage.attributes == {"y": 2}
+    assert (untraced.attributes, stage.attributes) == ({}, {"y": 2})
+
+
+def test_a_request_that_is_over_needs_no_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        call = Call("req_1", "req_1")
+        with call.stage("a") as stage:
+            stage.event("x")
+        call.engine_stage("chat m").end()
+        del call, stage
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_server_timing_names_each_stage_once_and_the_engine_by_its_phases() -> None:

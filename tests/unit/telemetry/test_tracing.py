@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import SpanKind, StatusCode
 
 from orchestrator.core.events import EngineTimings
@@ -114,6 +117,35 @@ def test_the_sampler_of_the_variables_decides(
     assert not call.sampled
     assert spans_of(tracing, exporter, call) == {}
     assert tracing.resource.attributes["service.name"] == "front"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "share"),
+    [
+        *((name, share) for name in ("parentbased_traceidratio", "traceidratio")
+          for share in ("0", "0.1", "0.5", "1")),
+        ("always_on", ""), ("always_off", ""), ("parentbased_always_on", ""),
+        ("parentbased_always_off", ""), ("", ""),
+    ],
+)  # fmt: skip
+def test_whatever_the_sampler_it_is_the_sdk_that_decides(
+    traced: Traced, monkeypatch: pytest.MonkeyPatch, sampler: str, share: str
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler or "parentbased_always_on")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", share)
+    tracing, _ = traced()
+    sdk = TracerProvider(shutdown_on_exit=False).sampler
+    edges = [round(float(share or 1) * 2**64) + step for step in (-1, 0, 1)]
+    ids = [one % 2**64 or 1 for one in edges] + [random.getrandbits(128) for _ in range(300)]
+    for trace_id in [*ids, *(one | 1 << 127 for one in ids)]:
+        monkeypatch.setattr(
+            "orchestrator.telemetry.tracing.new_trace_id", lambda chosen=trace_id: chosen
+        )
+        call = Call("req_1", "req_1")
+        tracing.begin(call, "POST")
+        said = sdk.should_sample(Context(), trace_id, "POST", SpanKind.SERVER)
+        assert call.trace_id == trace_id
+        assert call.sampled == (said.decision is Decision.RECORD_AND_SAMPLE)
 
 
 def test_only_faults_of_ours_make_the_request_an_error(traced: Traced) -> None:
