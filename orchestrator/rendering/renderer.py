@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_never
@@ -13,7 +14,7 @@ import orjson
 
 from orchestrator.catalogue import Parser, Reasoning
 from orchestrator.core.errors import InvalidRequest
-from orchestrator.core.messages import Message, ReasoningPart, TextPart, Tool, ToolCallPart
+from orchestrator.core.messages import Message, Part, ReasoningPart, TextPart, Tool, ToolCallPart
 from orchestrator.core.request import (
     ChatPrompt,
     GenerationRequest,
@@ -43,6 +44,8 @@ belongs in a thread, where the tokenizer runs without the GIL."""
 
 _MISTRAL_CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 
+_OBJECT = (dict, Mapping)  # a dict is told from the others at once
+
 _TAIL_TOKENS = 16
 """So many ids at the end of a prompt hold the template's last marker, however it is spelt."""
 
@@ -70,29 +73,35 @@ class Renderer:
         """One more than the highest id."""
         return self._tokenizer.size
 
-    def render(self, prompt: Prompt, reasoning: ReasoningEffort | None = None) -> list[int]:
-        """The prompt's token ids. Raises: InvalidRequest.
+    def render(
+        self, prompt: Prompt, reasoning: ReasoningEffort | None = None, owner: str = ""
+    ) -> array[int]:
+        """The prompt's token ids, int32[n]. Raises: InvalidRequest.
 
-        `reasoning` is told to templates that ask for it; `None` leaves it to them.
+        `reasoning` is told to templates that ask for it; `None` leaves it to them. `owner` is who
+        may find out, by the time it takes, that parts of the prompt have been rendered before.
         A special token's text inside a message, or in any other value of a caller, is plain text.
         Only a `TextPrompt`, which is the whole prompt, may write special tokens out.
         """
         match prompt:
             case ChatPrompt():
-                return self._render_chat(prompt, reasoning)
+                return self._render_chat(prompt, reasoning, owner)
             case TextPrompt(text=text, add_special_tokens=add_special_tokens):
-                return self._tokenizer.encode_prompt(text, add_special_tokens=add_special_tokens)
+                ids = self._tokenizer.encode_prompt(text, add_special_tokens=add_special_tokens)
+                return array("i", ids)
             case TokenPrompt(token_ids=token_ids):
                 self.check_ids(token_ids, param="prompt")
-                return list(token_ids)
+                return array("i", token_ids)
             case _:
                 assert_never(prompt)
 
-    async def arender(self, prompt: Prompt, reasoning: ReasoningEffort | None = None) -> list[int]:
+    async def arender(
+        self, prompt: Prompt, reasoning: ReasoningEffort | None = None, owner: str = ""
+    ) -> array[int]:
         """`render`, in a thread when the prompt is long."""
         if prompt_characters(prompt) < LONG_PROMPT_CHARACTERS:
-            return self.render(prompt, reasoning)
-        return await asyncio.to_thread(self.render, prompt, reasoning)
+            return self.render(prompt, reasoning, owner)
+        return await asyncio.to_thread(self.render, prompt, reasoning, owner)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text to embed, with the tokenizer's own special tokens around it."""
@@ -144,33 +153,43 @@ class Renderer:
             return "no"
         return "yes" if tail.endswith(opening) else "undecided"
 
-    def _render_chat(self, prompt: ChatPrompt, reasoning: ReasoningEffort | None) -> list[int]:
-        specials = self._tokenizer.specials
-        guard = specials.shield
+    def _render_chat(
+        self, prompt: ChatPrompt, reasoning: ReasoningEffort | None, owner: str
+    ) -> array[int]:
+        guard = self._tokenizer.specials.shield
         try:
             messages = [self._message(message, guard) for message in prompt.messages]
-            tools = [_tool(tool, guard) for tool in prompt.tools]
+            remembered = _Guarded(guard).__getitem__
+            tools = [_tool(tool, remembered) for tool in prompt.tools]
         except RecursionError as error:
             raise InvalidRequest(
                 "The JSON in `tools` or in a tool call is nested too deeply.",
                 param="tools" if prompt.tools else "messages",
             ) from error
         text = self._template.render(messages, tools, reasoning) + guard(prompt.prefill)
-        return self._tokenizer.encode_marked(specials.unshield(specials.mark(text)))
+        return self._tokenizer.encode_shielded(text, owner)
 
     def _message(self, message: Message, guard: Callable[[str], str]) -> dict[str, Any]:
         """The message as chat templates know it, every text of the caller guarded."""
         role: str = message.role
         if role == "developer" and not self._template.knows_developer:
             role = "system"
-        rendered: dict[str, Any] = {"role": role, "content": guard(message.text)}
+        parts = message.parts
+        only = parts[0] if len(parts) == 1 else None
+        is_plain = isinstance(only, TextPart)
+        text = only.text if isinstance(only, TextPart) else message.text
+        rendered: dict[str, Any] = {"role": role, "content": guard(text)}
         if message.name is not None:
             rendered["name"] = guard(message.name)
         if message.tool_call_id is not None:
             rendered["tool_call_id"] = guard(self._call_id(message.tool_call_id))
+        return rendered if is_plain else rendered | self._beside_text(parts, guard)
+
+    def _beside_text(self, parts: Sequence[Part], guard: Callable[[str], str]) -> dict[str, Any]:
+        """What a message has besides its text."""
         calls: list[dict[str, Any]] = []
         reasoning = ""
-        for part in message.parts:
+        for part in parts:
             match part:
                 case ToolCallPart():
                     calls.append(_tool_call(part, self._call_id(part.id), guard))
@@ -180,11 +199,12 @@ class Renderer:
                     pass
                 case _:
                     assert_never(part)
+        beside: dict[str, Any] = {}
         if calls:
-            rendered["tool_calls"] = calls
+            beside["tool_calls"] = calls
         if reasoning:
-            rendered["reasoning_content"] = guard(reasoning)
-        return rendered
+            beside["reasoning_content"] = guard(reasoning)
+        return beside
 
     def _call_id(self, call_id: str) -> str:
         """The id as the model's template takes it: Mistral's refuse all but nine letters or digits.
@@ -194,6 +214,18 @@ class Renderer:
         if self._parser != "mistral" or _MISTRAL_CALL_ID.fullmatch(call_id):
             return call_id
         return hashlib.sha256(call_id.encode()).hexdigest()[:9]
+
+
+class _Guarded(dict[str, str]):
+    """Texts that have been guarded: in the schemas of tools the same few come again and again."""
+
+    def __init__(self, guard: Callable[[str], str]) -> None:
+        super().__init__()
+        self._guard = guard
+
+    def __missing__(self, text: str) -> str:
+        guarded = self[text] = self._guard(text)
+        return guarded
 
 
 def prompt_characters(prompt: Prompt) -> int:
@@ -239,7 +271,7 @@ def _guarded(value: Any, guard: Callable[[str], str]) -> Any:
     """`value` of JSON with every text in it guarded."""
     if isinstance(value, str):
         return guard(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, _OBJECT):
         return {guard(str(key)): _guarded(one, guard) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_guarded(one, guard) for one in value]

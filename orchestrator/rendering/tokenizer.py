@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from array import array
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 
 from orchestrator.rendering.files import RenderingError, TokenizerFiles
+from orchestrator.rendering.segments import Segments
 from orchestrator.rendering.special_tokens import SpecialToken, SpecialTokens
+
+MOST_SEGMENT_BYTES = 4 * 2**20
+"""Of texts whose ids are remembered, by each model in each process: about a million characters."""
 
 
 class PromptTokenizer:
@@ -32,10 +38,26 @@ class PromptTokenizer:
         self._forgeable = self.specials.ids - {unknown}
         self.suspects = self._forgeable | self.private_ids
         """Ids that a caller's plain text must not give."""
+        self._segments = Segments(MOST_SEGMENT_BYTES)
 
-    def encode_marked(self, text: str) -> list[int]:
-        """The ids of a text whose special tokens are marked; none are added."""
-        return self._ids(text, add_special_tokens=False)
+    def encode_shielded(self, text: str, owner: str) -> array[int]:
+        """The ids, int32[n], of a text whose special tokens are meant, callers' texts shielded.
+
+        No special tokens are added. Pieces that `owner` has sent before are only looked up.
+        """
+        pieces = [(owner, twin, behind) for twin, behind in self.specials.pieces(text)]
+        known = self._segments.known(pieces)
+        if len(known) < len(pieces):
+            new = [one for one in dict.fromkeys(pieces) if one not in known]
+            texts = [twin + behind for _, twin, behind in new]
+            encodings = self.vocabulary.encode_batch_fast(texts, add_special_tokens=False)
+            for piece, marked, encoding in zip(new, texts, encodings, strict=True):
+                known[piece] = self._piece_ids(marked, encoding)
+                self._segments.keep(piece, known[piece])
+        whole = array("i")
+        for piece in pieces:
+            whole += known[piece]
+        return whole
 
     def encode_text(self, text: str) -> list[int]:
         """The ids of a caller's text: no special token in it, the tokenizer's own around it."""
@@ -46,35 +68,52 @@ class PromptTokenizer:
         marked = self.specials.mark(self.specials.without_reserved(text))
         return self._ids(marked, add_special_tokens=add_special_tokens)
 
+    def _piece_ids(self, marked: str, encoding: Encoding) -> array[int]:
+        ids, forged = self._unforged(encoding)
+        if forged:
+            ids = self._ids(marked, add_special_tokens=False)
+        elif self.specials.cuts_everywhere:
+            # A twin stands at the beginning or nowhere.
+            ids[:1] = self._with_meanings(ids[:1])
+        else:
+            ids = self._with_meanings(ids)
+        return array("i", ids)
+
     def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        ids, forged = self._encode(text, add_special_tokens)
+        # The batch call, even for one text, lets other threads run; `encode` holds the GIL.
+        encode = self.vocabulary.encode_batch_fast
+        ids, forged = self._unforged(encode([text], add_special_tokens=add_special_tokens)[0])
         if forged:
             # Some models (Unigram) list special tokens among the pieces of plain text as well.
-            ids, _ = self._encode(self.specials.broken(text), add_special_tokens)
-        return ids
+            broken = self.specials.broken(text)
+            ids, _ = self._unforged(encode([broken], add_special_tokens=add_special_tokens)[0])
+        return self._with_meanings(ids)
 
-    def _encode(self, text: str, add_special_tokens: bool) -> tuple[list[int], bool]:
+    def _unforged(self, encoding: Encoding) -> tuple[list[int], bool]:
         """The ids, and whether any were left out because plain text gave a special token's id."""
-        # The batch call, even for one text, lets other threads run; `encode` holds the GIL.
-        encoded = self.vocabulary.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-        ids: list[int] = encoded[0].ids
-        forged = False
-        if not self._forgeable.isdisjoint(ids):
-            added = encoded[0].special_tokens_mask
-            kept = [
-                one
-                for one, is_added in zip(ids, added, strict=True)
-                if is_added or one not in self._forgeable
-            ]
-            forged, ids = len(kept) < len(ids), kept
+        ids: list[int] = encoding.ids
+        if self._forgeable.isdisjoint(ids):
+            return ids, False
+        added = encoding.special_tokens_mask
+        kept = [
+            one
+            for one, is_added in zip(ids, added, strict=True)
+            if is_added or one not in self._forgeable
+        ]
+        return kept, len(kept) < len(ids)
+
+    def _with_meanings(self, ids: list[int]) -> list[int]:
+        """`ids` with the special tokens in the place of their twins."""
         meanings = self._meanings
         if meanings.keys().isdisjoint(ids):
-            return ids, forged
+            return ids
         meant = [meanings.get(one, one) for one in ids]
-        return [one for one in meant if one is not None], forged
+        return [one for one in meant if one is not None]
 
 
 def _load(path: Path, files: TokenizerFiles, special_texts: frozenset[str]) -> Tokenizer:
+    # Else even one short text goes to another thread, and waking that costs more than the text.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         tokenizer = Tokenizer.from_str(files.tokenizer)
     except Exception as error:  # the library raises plain `Exception`

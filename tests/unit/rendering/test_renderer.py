@@ -155,8 +155,8 @@ def test_a_model_without_a_template_takes_text_and_ids_only(tmp_path: Path) -> N
     renderer = Renderer(write_model(tmp_path, byte_level(), template=None), parser="plain")
     with pytest.raises(InvalidRequest, match="no chat template"):
         renderer.render(HI)
-    assert renderer.render(TextPrompt("hi")) == byte_level().encode("hi").ids
-    assert renderer.render(TokenPrompt((5, 6))) == [5, 6]
+    assert list(renderer.render(TextPrompt("hi"))) == byte_level().encode("hi").ids
+    assert list(renderer.render(TokenPrompt((5, 6)))) == [5, 6]
 
 
 def test_an_id_outside_the_vocabulary_is_refused(chat_ml: Model) -> None:
