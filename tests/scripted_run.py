@@ -33,6 +33,7 @@ class ScriptedRun(Run):
         self._stopped = False
 
     def take(self) -> list[GenerationEvent]:
+        assert not self.over
         event = next(self._events, None)
         if event is not None:
             return [event]

@@ -23,7 +23,10 @@ class EventSource(ABC):
 
     @abstractmethod
     def take(self) -> list[GenerationEvent]:
-        """The events since the last call, perhaps none. Raises: GatewayError."""
+        """The events since the last call, perhaps none.
+
+        Not to be called when it is `over`. Raises: GatewayError.
+        """
 
     @abstractmethod
     def listen(self, on_news: Callable[[], None]) -> None:
@@ -31,15 +34,15 @@ class EventSource(ABC):
 
     async def next(self) -> list[GenerationEvent]:
         """The next events, as soon as there are any; none after the last. Raises: GatewayError."""
-        while not (events := self.take()):
-            if self.over:
+        while not self.over:
+            if (events := self.take()) or self.over:
                 return events
             if not self._is_heard:
                 self._is_heard = True
                 self.listen(self._wake)
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        return events
+        return []
 
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
         """The events one by one, for whoever looks at each. Raises: GatewayError."""
