@@ -111,7 +111,7 @@ class Gateway:
             admitted = await self._gate.admit(principal, _asked(request, "generate", context))
             route = admitted.route
             admission = await self._admit(admitted, meter)
-            preparing = route.backend.prepare(route.served, request)
+            preparing = route.backend.prepare(route.served, request, principal.tenant_id)
             prepared = await self._prepared(preparing, admission, meter)
             await self._reserve(admission, prepared.most_tokens, meter, route)
         meter.start(route.served.model.id, request)
@@ -178,7 +178,8 @@ class Gateway:
         """The token ids that the engine would get for `request`. Raises: GatewayError."""
         admitted = await self._gate.admit(principal, _asked(request, "generate", context))
         served = admitted.route.served
-        return await served.renderer.arender(request.prompt, request.reasoning)
+        owner = principal.tenant_id
+        return await served.renderer.arender(request.prompt, request.reasoning, owner)
 
     async def detokenize(
         self, principal: Principal, model: str, token_ids: Sequence[int], context: CallContext

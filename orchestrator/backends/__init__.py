@@ -95,8 +95,13 @@ class Backend(Protocol):
 
     name: str
 
-    async def prepare(self, served: ServedModel, request: GenerationRequest) -> Prepared:
-        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded."""
+    async def prepare(
+        self, served: ServedModel, request: GenerationRequest, owner: str = ""
+    ) -> Prepared:
+        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded.
+
+        What is remembered of its prompt serves prompts of the same `owner` only.
+        """
         ...
 
     def generate(self, prepared: Prepared, request_id: str) -> Run:

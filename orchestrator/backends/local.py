@@ -45,12 +45,14 @@ class LocalBackend:
         self._placements = placements
         self._first_token_timeout_s = first_token_timeout_s
 
-    async def prepare(self, served: ServedModel, request: GenerationRequest) -> Prepared:
+    async def prepare(
+        self, served: ServedModel, request: GenerationRequest, owner: str = ""
+    ) -> Prepared:
         """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded."""
         _check_supported(served, request)
         guide = guide_for(request, served.manifest.guides)
         request = _as_rendered(request, guided=guide is not None)
-        token_ids = await served.renderer.arender(request.prompt, request.reasoning)
+        token_ids = await served.renderer.arender(request.prompt, request.reasoning, owner)
         if not token_ids:
             raise InvalidRequest("The prompt is empty.", param="prompt")
         max_tokens = _max_tokens(served, request, len(token_ids))

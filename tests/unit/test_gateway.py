@@ -73,8 +73,12 @@ class ScriptedBackend:
     so_far: Usage | None = None
     closed: int = 0
     name: str = "local"
+    owners: list[str] = field(default_factory=list)
 
-    async def prepare(self, served: ServedModel, request: GenerationRequest) -> Prepared:
+    async def prepare(
+        self, served: ServedModel, request: GenerationRequest, owner: str = ""
+    ) -> Prepared:
+        self.owners.append(owner)
         if self.refusal is not None:
             raise self.refusal
         return Prepared(served, request, (1, 2, 3), 5)
@@ -202,6 +206,14 @@ async def test_a_good_request_gives_all_events_and_books_what_the_engine_produce
         "x-op-model": "acme/chat",
         "x-ratelimit-limit-requests": "60",
     }
+
+
+async def test_what_is_remembered_of_a_prompt_is_for_its_tenant(deployments: Deployments) -> None:
+    backend = ScriptedBackend()
+    served = gateway(deployments, backend)
+    await fold(await served.generate(ANYBODY, ASKED, CallContext("req_1")))
+    await served.close()
+    assert backend.owners == ["ten_1"]
 
 
 async def test_closing_early_ends_the_backend_and_books_once(deployments: Deployments) -> None:

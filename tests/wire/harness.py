@@ -97,7 +97,9 @@ class ScriptedBackend:
     running: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def prepare(self, served: ServedModel, request: GenerationRequest) -> Prepared:
+    async def prepare(
+        self, served: ServedModel, request: GenerationRequest, owner: str = ""
+    ) -> Prepared:
         self.asked.append(request)
         return Prepared(served, request, (1, 2, 3), 5)
 
