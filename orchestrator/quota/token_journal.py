@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import orjson
@@ -87,6 +87,7 @@ class TokenJournal:
         """Whether both events are set for what was appended last."""
         self._failed = False
         self._closing = asyncio.Event()
+        self._closed: asyncio.Task[Literal[True]]
         self._tasks: list[asyncio.Task[None]] = []
         self._left: list[_LeftFile] = []
         self.may_forget: Callable[[], bool] = lambda: True
@@ -107,6 +108,7 @@ class TokenJournal:
             self._left.append(left)
         async with self._database.unit_of_work() as session:
             await token_days.forget_owners(session, int((self._now() - _KEEP_OWNERS_S) * 1000))
+        self._closed = asyncio.create_task(self._closing.wait())
         self._tasks = [
             asyncio.create_task(self._sync_forever()),
             asyncio.create_task(self._store_forever()),
@@ -216,8 +218,7 @@ class TokenJournal:
 
     async def _pause(self, seconds: float) -> None:
         """Sleeps, but not into the end."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), seconds)
+        await asyncio.wait((self._closed,), timeout=seconds)
 
     async def _sync_forever(self) -> None:
         while not self._closing.is_set():

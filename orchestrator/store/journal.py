@@ -47,7 +47,7 @@ class Line:
 
 def format_line(kind: Kind, line_id: str, payload: bytes) -> bytes:
     """The line as it stands in the file. `payload` holds no line end."""
-    body = b"%b %b %b" % (kind.encode(), line_id.encode(), payload)
+    body = f"{kind} {line_id} ".encode() + payload
     return b"%08x %b\n" % (zlib.crc32(body), body)
 
 
@@ -97,6 +97,8 @@ class Journal:
         self._current: Segment | None = None
         self._held = bytearray()
         self._folder_synced = True
+        self.taken = 0
+        """Bytes of all lines so far, wherever they are now."""
 
     @property
     def held(self) -> int:
@@ -105,12 +107,14 @@ class Journal:
 
     def append(self, kind: Kind, line_id: str, payload: bytes) -> None:
         """Hands the line to the operating system; if that fails, keeps it for the next call."""
-        self._held += format_line(kind, line_id, payload)
+        self.hold(kind, line_id, payload)
         self.flush()
 
     def hold(self, kind: Kind, line_id: str, payload: bytes = b"") -> None:
         """As `append`, but the line waits for the next one, or for `flush`: nothing hangs on it."""
-        self._held += format_line(kind, line_id, payload)
+        line = format_line(kind, line_id, payload)
+        self._held += line
+        self.taken += len(line)
 
     def flush(self) -> None:
         """Writes what is held. Never raises: `fault` tells."""

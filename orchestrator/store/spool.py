@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from orchestrator.core.errors import StoreUnavailable
 from orchestrator.store.database import StoreError
@@ -60,10 +60,13 @@ class Spool:
         self._journal = Journal(folder)
         self._cursor = Cursor(self._journal.segments)
         self._adopted: deque[Cursor] = deque()
+        self._taken_at_most = -1
+        """So much the journal may have taken before its size has to be looked at again."""
         self._promised: dict[str, bytes] = {}
         self._unsynced, self._news = asyncio.Event(), asyncio.Event()
         self._closing = asyncio.Event()
         self._disk = ThreadPoolExecutor(1, thread_name_prefix=f"{what}-journal")
+        self._closed: asyncio.Task[Literal[True]]
         self._tasks: list[asyncio.Task[None]] = []
         self._failing_since: float | None = None
         self._failure = ""
@@ -73,6 +76,7 @@ class Spool:
         """Raises: SettingsError when the folder cannot be written."""
         prepare_folder(self._folder.parent, "data_dir")
         prepare_folder(self._folder, "data_dir")
+        self._closed = asyncio.create_task(self._closing.wait())
         for work in (self._sync_forever, self._commit_forever, self._adopt_forever):
             self._tasks.append(asyncio.create_task(self._again_and_again(work)))
 
@@ -113,7 +117,13 @@ class Spool:
 
     def check(self) -> None:
         """Raises: StoreUnavailable when the journal takes no more."""
-        if self._journal.fault is not None or self._bytes() > self._pace.most_bytes:
+        journal = self._journal
+        if journal.fault is None and journal.taken <= self._taken_at_most:
+            return
+        # What has been committed since makes room; nothing but new lines takes any.
+        room = self._pace.most_bytes - self._bytes()
+        self._taken_at_most = journal.taken + room
+        if journal.fault is not None or room < 0:
             raise StoreUnavailable(
                 "Requests cannot be recorded at the moment.",
                 retry_after_s=_RETRY_AFTER_S,
@@ -191,6 +201,7 @@ class Spool:
         while not self._closing.is_set():
             dead = await self._off_loop(partial(adopt_dead, self._folder))
             self._adopted.extend(Cursor(segments, dead=True) for segments in dead)
+            self._taken_at_most = -1
             while self._adopted:
                 logger.warning("%s of a process that was killed is brought in", self._what)
                 cursor = self._adopted[0]
@@ -240,10 +251,7 @@ class Spool:
 
     async def _pause(self, seconds: float) -> None:
         """Ends early when the spool closes."""
-        try:
-            await asyncio.wait_for(self._closing.wait(), seconds)
-        except TimeoutError:
-            return
+        await asyncio.wait((self._closed,), timeout=seconds)
 
     async def _off_loop(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, work)
