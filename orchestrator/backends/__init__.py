@@ -62,7 +62,7 @@ class PreparedEmbedding:
     @property
     def prompt_tokens(self) -> int:
         """Tokens of all inputs."""
-        return sum(len(row) for row in self.rows)
+        return sum(map(len, self.rows))
 
 
 class Run(EventSource):

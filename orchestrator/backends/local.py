@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from orchestrator.backends import Prepared, PreparedEmbedding, Run, ServedModel
+from orchestrator.backends import Prepared, PreparedEmbedding, Run, ServedModel, embedding
 from orchestrator.backends.affinity import Blocks
 from orchestrator.backends.choice import Attempt, Choice
+from orchestrator.backends.embedding import Embedder
 from orchestrator.backends.guides import guide_for, may_call_instead
 from orchestrator.backends.placed_stream import PlacedStream
-from orchestrator.backends.placement import Placements, Way
-from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest, ModelUnavailable
+from orchestrator.backends.placement import Placements
+from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest
 from orchestrator.core.events import (
     EngineTimings,
     GenerationEvent,
@@ -44,6 +44,7 @@ class LocalBackend:
     def __init__(self, placements: Placements, *, first_token_timeout_s: float) -> None:
         self._placements = placements
         self._first_token_timeout_s = first_token_timeout_s
+        self._embedder = Embedder(placements, timeout_s=first_token_timeout_s)
 
     async def prepare(
         self, served: ServedModel, request: GenerationRequest, owner: str = ""
@@ -67,47 +68,11 @@ class LocalBackend:
         self, served: ServedModel, request: EmbeddingRequest
     ) -> PreparedEmbedding:
         """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded."""
-        if request.dimensions not in (None, served.manifest.dimension):
-            raise InvalidRequest(
-                f"`dimensions` is {request.dimensions}; `{request.model}` gives vectors of"
-                f" {served.manifest.dimension} and cannot shorten them.",
-                param="dimensions",
-            )
-        rows = await _rows(served, request.inputs)
-        for index, row in enumerate(rows):
-            _check_row(served, index, row)
-        return PreparedEmbedding(served, rows)
+        return await embedding.prepare(served, request)
 
     async def embed(self, prepared: PreparedEmbedding, request_id: str) -> Sequence[memoryview]:
         """One float32 little-endian vector for each input, in their order. Raises: GatewayError."""
-        rows, size = prepared.rows, prepared.served.manifest.max_batch_size
-        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-        answers = await asyncio.gather(
-            *(
-                self._embed(prepared.served.model.name, f"{request_id}-{number}", batch)
-                for number, batch in enumerate(batches)
-            ),
-            return_exceptions=True,
-        )
-        vectors: list[memoryview] = []
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-            vectors.extend(answer)
-        return vectors
-
-    async def _embed(
-        self, model: str, request_id: str, rows: Sequence[Sequence[int]]
-    ) -> list[memoryview]:
-        """The vectors of one batch, from another server where one fails that gave none yet."""
-        way = Way(self._placements.of(model), (), request_id, self._first_token_timeout_s)
-        while True:
-            try:
-                return await way.replica.client.embed(model, request_id, rows)
-            except ModelUnavailable as error:
-                way.failed(error)
-                if not way.moves():
-                    raise
+        return await self._embedder.embed(prepared, request_id)
 
     def _start(self, prepared: Prepared, request_id: str) -> list[Choice]:
         served, request = prepared.served, prepared.request
@@ -289,30 +254,6 @@ def _max_tokens(served: ServedModel, request: GenerationRequest, prompt_tokens: 
             param="messages" if room < 1 or not request.max_tokens else "max_tokens",
         )
     return request.max_tokens or room
-
-
-async def _rows(
-    served: ServedModel, inputs: Sequence[str | tuple[int, ...]]
-) -> list[Sequence[int]]:
-    """Token ids of each input; inputs that are token ids already stay as they are."""
-    encoded = iter(await served.renderer.aencode([one for one in inputs if isinstance(one, str)]))
-    return [next(encoded) if isinstance(one, str) else one for one in inputs]
-
-
-def _check_row(served: ServedModel, index: int, row: Sequence[int]) -> None:
-    limit = min(served.manifest.max_input_len, served.model.context_tokens)
-    if not row:
-        raise InvalidRequest(f"`input[{index}]` has no tokens.", param="input")
-    if len(row) > limit:
-        raise ContextLengthExceeded(
-            f"`input[{index}]` has {len(row)} tokens; `{served.model.id}` takes {limit}.",
-            param="input",
-        )
-    if not 0 <= min(row) <= max(row) < served.manifest.vocab_size:
-        raise InvalidRequest(
-            f"`input[{index}]` has a token outside 0 to {served.manifest.vocab_size - 1}.",
-            param="input",
-        )
 
 
 def _with_defaults(asked: SamplingParams, defaults: SamplingParams) -> SamplingParams:

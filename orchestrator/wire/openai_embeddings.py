@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 import numpy as np
@@ -68,7 +68,7 @@ def _inputs(given: str | list[str | int | list[int]]) -> tuple[str | tuple[int, 
         given = [given]
     if not given:
         raise InvalidRequest("`input` may not be an empty list.", param="input")
-    kinds = {type(one) for one in given}
+    kinds = set(map(type, given))
     if len(kinds) > 1:
         raise InvalidRequest(
             "`input` must be a text, a list of texts, a list of token ids, or a list of such "
@@ -82,6 +82,8 @@ def _inputs(given: str | list[str | int | list[int]]) -> tuple[str | tuple[int, 
             f"`input` may hold {MOST_INPUTS} entries at most; it holds {len(given)}.",
             param="input",
         )
+    if kinds == {str} and "" not in given:
+        return cast("tuple[str, ...]", tuple(given))
     return tuple(_input(f"input[{index}]", one) for index, one in enumerate(given))
 
 
@@ -92,9 +94,9 @@ def _input(where: str, one: str | int | list[int]) -> str | tuple[int, ...]:
 
 
 def _token_ids(where: str, ids: Any) -> tuple[int, ...]:
-    for one in ids:
-        if not 0 <= one <= _LARGEST_ID:
-            raise InvalidRequest(f"`{where}` holds {one}, which is no token id.", param="input")
+    if min(ids) < 0 or max(ids) > _LARGEST_ID:
+        wrong = next(one for one in ids if not 0 <= one <= _LARGEST_ID)
+        raise InvalidRequest(f"`{where}` holds {wrong}, which is no token id.", param="input")
     return tuple(ids)
 
 

@@ -1,0 +1,107 @@
+"""Inputs to embed: checked, cut into batches, and sent to the engines behind Triton."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+from orchestrator.backends import PreparedEmbedding, ServedModel
+from orchestrator.backends.placement import Placements, Way
+from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest, ModelUnavailable
+from orchestrator.core.request import EmbeddingRequest
+
+Rows = Sequence[Sequence[int]]
+"""Token ids of each input."""
+
+
+async def prepare(served: ServedModel, request: EmbeddingRequest) -> PreparedEmbedding:
+    """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded."""
+    if request.dimensions not in (None, served.manifest.dimension):
+        raise InvalidRequest(
+            f"`dimensions` is {request.dimensions}; `{request.model}` gives vectors of"
+            f" {served.manifest.dimension} and cannot shorten them.",
+            param="dimensions",
+        )
+    rows = await _rows(served, request.inputs)
+    _check(served, rows)
+    return PreparedEmbedding(served, rows)
+
+
+class Embedder:
+    """Has batches embedded, each on a server that can."""
+
+    def __init__(self, placements: Placements, *, timeout_s: float) -> None:
+        """A batch may move from a failing server to another for `timeout_s`."""
+        self._placements = placements
+        self._timeout_s = timeout_s
+
+    async def embed(self, prepared: PreparedEmbedding, request_id: str) -> Sequence[memoryview]:
+        """One float32 little-endian vector for each input, in their order. Raises: GatewayError."""
+        rows, size = prepared.rows, prepared.served.manifest.max_batch_size
+        model = prepared.served.model.name
+        if len(rows) <= size:
+            return await self._batch(model, f"{request_id}-0", rows)
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        answers = await asyncio.gather(
+            *(
+                self._batch(model, f"{request_id}-{number}", batch)
+                for number, batch in enumerate(batches)
+            ),
+            return_exceptions=True,
+        )
+        vectors: list[memoryview] = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            vectors.extend(answer)
+        return vectors
+
+    async def _batch(self, model: str, request_id: str, rows: Rows) -> list[memoryview]:
+        """The vectors of one batch, from another server where one fails that gave none yet."""
+        way = Way(self._placements.of(model), (), request_id, self._timeout_s)
+        while True:
+            try:
+                return await way.replica.client.embed(model, request_id, rows)
+            except ModelUnavailable as error:
+                way.failed(error)
+                if not way.moves():
+                    raise
+
+
+async def _rows(served: ServedModel, inputs: Sequence[str | tuple[int, ...]]) -> Rows:
+    """Inputs that are token ids already stay as they are."""
+    texts = [one for one in inputs if isinstance(one, str)]
+    if not texts:
+        return cast("Rows", inputs)
+    encoded = await served.renderer.aencode(texts)
+    if len(texts) == len(inputs):
+        return encoded
+    left = iter(encoded)
+    return [next(left) if isinstance(one, str) else one for one in inputs]
+
+
+def _check(served: ServedModel, rows: Rows) -> None:
+    limit = min(served.manifest.max_input_len, served.model.context_tokens)
+    vocabulary = served.manifest.vocab_size
+    # All at once; which one it is matters only where one is wrong.
+    lengths = list(map(len, rows))
+    if (
+        min(lengths) > 0
+        and max(lengths) <= limit
+        and min(map(min, rows)) >= 0
+        and max(map(max, rows)) < vocabulary
+    ):
+        return
+    for index, row in enumerate(rows):
+        if not row:
+            raise InvalidRequest(f"`input[{index}]` has no tokens.", param="input")
+        if len(row) > limit:
+            raise ContextLengthExceeded(
+                f"`input[{index}]` has {len(row)} tokens; `{served.model.id}` takes {limit}.",
+                param="input",
+            )
+        if not 0 <= min(row) <= max(row) < vocabulary:
+            raise InvalidRequest(
+                f"`input[{index}]` has a token outside 0 to {vocabulary - 1}.", param="input"
+            )
