@@ -45,6 +45,10 @@ class Decoder:
         if logprobs is not None:
             return self._feed_with_logprobs(token_ids, logprobs)
         parser = self._parser
+        if self._matcher is None and not parser.is_stepwise:
+            self.tokens += len(token_ids)
+            text = self._detokenizer.feed(token_ids)
+            return parser.feed(text) if text else []
         start = 0
         # One id at a time where the count of some depends on what they turn out to be.
         while start < len(token_ids) and not self.stopped and parser.is_stepwise:

@@ -30,7 +30,7 @@ class Detokenizer:
     ) -> None:
         self._vocabulary = vocabulary
         self._skipped = skipped
-        self._known = known or TokenBytes(vocabulary)
+        self._texts = (known or TokenBytes(vocabulary)).texts
         self._given: list[int] = []
         self._given_text = ""
         self._pending: list[int] = []
@@ -39,11 +39,12 @@ class Detokenizer:
         """The characters that `token_ids` complete."""
         skipped = self._skipped
         pending = self._pending
-        if len(token_ids) == 1 and not pending and token_ids[0] not in skipped:
-            text = self._known.text(token_ids[0])
-            if text:
-                self._given, self._given_text = [token_ids[0]], text
-                return text
+        if not pending and skipped.isdisjoint(token_ids):
+            known = self._texts
+            texts = [known[one] for one in token_ids]
+            if texts and "" not in texts:
+                self._given, self._given_text = [token_ids[-1]], texts[-1]
+                return "".join(texts)
         pending += [one for one in token_ids if one not in skipped]
         if not pending:
             return ""

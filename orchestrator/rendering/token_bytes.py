@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -33,7 +34,12 @@ class TokenBytes:
         }
         self._known: dict[int, bytes] = {}
         self._is_byte_level = kinds == {"ByteLevel"}
-        self._texts: dict[int, str] = {}
+        self.texts: Mapping[int, str] = _Texts(self._whole_text)
+        """What an id adds to a text, whatever stands before it; empty where that depends.
+
+        Byte-level decoders put the bytes of their tokens side by side, so tokens of whole
+        characters, which most are, need not be decoded with their neighbours.
+        """
 
     def of(self, token_id: int) -> bytes:
         """The bytes of `token_id`; none for an id that the vocabulary lacks."""
@@ -41,17 +47,6 @@ class TokenBytes:
         if raw is None:
             raw = self._known[token_id] = self._look_up(token_id)
         return raw
-
-    def text(self, token_id: int) -> str:
-        """What `token_id` adds to a text, whatever stands before it; empty where that depends.
-
-        Byte-level decoders put the bytes of their tokens side by side, so tokens of whole
-        characters, which most are, need not be decoded with their neighbours.
-        """
-        text = self._texts.get(token_id)
-        if text is None:
-            text = self._texts[token_id] = self._whole_text(token_id)
-        return text
 
     def _whole_text(self, token_id: int) -> str:
         if not self._is_byte_level or token_id in self._added:
@@ -73,6 +68,18 @@ class TokenBytes:
         if self._has_bytes and (byte := _BYTE.fullmatch(piece)) is not None:
             return bytes.fromhex(byte[1])
         return (piece.replace(_SPACE, " ") if self._has_spaces else piece).encode()
+
+
+class _Texts(dict[int, str]):
+    """Texts by id, each looked up once; the second time costs no call."""
+
+    def __init__(self, look_up: Callable[[int], str]) -> None:
+        super().__init__()
+        self._look_up = look_up
+
+    def __missing__(self, token_id: int) -> str:
+        text = self[token_id] = self._look_up(token_id)
+        return text
 
 
 def _decoder_kinds(vocabulary: Tokenizer) -> set[str]:

@@ -54,16 +54,13 @@ class OutputParser:
         self._parts = parts
         self._reader = reader
         self._reasoning = reasoning
+        self.is_stepwise = reasoning is not None or parts.single_call
+        """Whether it matters for counts which token brings what about."""
 
     @property
     def thinking(self) -> Thinking:
         """Whether the text read last was reasoning."""
         return "no" if self._reasoning is None else self._reasoning.thinking
-
-    @property
-    def is_stepwise(self) -> bool:
-        """Whether it matters for counts which token brings what about."""
-        return self._reasoning is not None or self._parts.single_call
 
     @property
     def ended(self) -> bool:
@@ -83,6 +80,7 @@ class OutputParser:
             text = reasoning.read(text)
             if reasoning.thinking == "no":
                 self._reasoning = None
+                self.is_stepwise = self._parts.single_call
         if text:
             self._reader.read(text)
 
@@ -92,7 +90,10 @@ class OutputParser:
 
     def feed(self, text: str) -> list[GenerationEvent]:
         """The events that `text` brings about."""
-        self.read(text)
+        if self._reasoning is None:
+            self._reader.read(text)
+        else:
+            self.read(text)
         return self._parts.take()
 
     def finish(self, reason: EndReason, stop_sequence: str | None = None) -> list[GenerationEvent]:

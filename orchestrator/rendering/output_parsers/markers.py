@@ -25,6 +25,8 @@ class Markers:
         if (found := self._pattern.search(text, at)) is not None:
             return found.start(), found[0]
         first = max(at, len(text) - self._longest + 1)
+        if self._letters.isdisjoint(text[first:]):
+            return len(text), ""
         for start in range(first, len(text)):
             if text[start] in self._letters and text[start:] in self._beginnings:
                 return start, ""

@@ -50,13 +50,19 @@ class Parts:
 
     def take(self) -> list[GenerationEvent]:
         """The events since the last call of this."""
-        self._flush()
+        if self._fresh:
+            self._flush()
         events, self._events = self._events, []
         return events
 
     def text(self, text: str) -> None:
         """More of the answer."""
-        self._add("text", text, trims=self._trims)
+        if not text:
+            return
+        if self._kind == "text" and not self._trims:
+            self._fresh.append(text)
+        else:
+            self._add("text", text, trims=self._trims)
 
     def reasoning(self, text: str) -> None:
         """More of what the model thinks before it answers."""

@@ -53,7 +53,7 @@ def test_a_known_text_is_what_its_token_adds_behind_any_other(kind: Model, text:
         before, whole = (
             kind.plain.decode(ids[:at], skip_special_tokens=False) for at in (end, end + 1)
         )
-        assert known.text(token_id) in ("", whole[len(before) :])
+        assert known.texts[token_id] in ("", whole[len(before) :])
 
 
 def test_only_whole_characters_of_byte_level_vocabularies_are_known() -> None:
@@ -61,7 +61,7 @@ def test_only_whole_characters_of_byte_level_vocabularies_are_known() -> None:
     known = TokenBytes(tokenizer)
     special = next(iter(tokenizer.get_added_tokens_decoder()))
     parts = tokenizer.encode("東", add_special_tokens=False).ids
-    assert known.text(tokenizer.encode("a", add_special_tokens=False).ids[0]) == "a"
-    assert [known.text(one) for one in (special, *parts, 10**6)] == [""] * (len(parts) + 2)
+    assert known.texts[tokenizer.encode("a", add_special_tokens=False).ids[0]] == "a"
+    assert [known.texts[one] for one in (special, *parts, 10**6)] == [""] * (len(parts) + 2)
     other = byte_fallback()
-    assert TokenBytes(other).text(other.encode("a", add_special_tokens=False).ids[-1]) == ""
+    assert TokenBytes(other).texts[other.encode("a", add_special_tokens=False).ids[-1]] == ""

@@ -119,8 +119,10 @@ def test_a_call_that_was_cut_keeps_what_there_is(cut: str, arguments: str) -> No
     assert [part[1] for part in reading.parts if isinstance(part, tuple)] == [arguments]
 
 
+# The notation has no way to write its own quotes.
+TEXTS = st.text(max_size=9).filter(lambda text: '<|"|>' not in text)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-999, 999) | st.text(max_size=9),
+    st.none() | st.booleans() | st.integers(-999, 999) | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc"), inner, max_size=3),
     max_leaves=8,
 )
