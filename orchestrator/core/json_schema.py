@@ -7,7 +7,7 @@ nothing. Whatever else a schema says would be promised and not kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -98,13 +98,16 @@ class _Check:
                 param=where,
             )
         for keyword, value in schema.items():
-            _check_keyword(keyword, value, f"{where}.{keyword[:_MOST_SHOWN]}")
-        self._count_enum(schema, where)
-        self._count_multiple(schema, where)
+            if keyword not in _ANY_VALUE:
+                _check_keyword(keyword, value, where)
+        if "enum" in schema or "multipleOf" in schema:
+            self._count_enum(schema, where)
+            self._count_multiple(schema, where)
         if self._strict:
             _check_strict(schema, where)
-        for place, inner in _inner(schema):
-            self.schema(inner, f"{where}.{place}", depth + 1)
+        if not _NESTING.isdisjoint(schema):
+            for place, inner in _inner(schema):
+                self.schema(inner, f"{where}.{place}", depth + 1)
 
     def _count_enum(self, schema: Mapping[str, Any], where: str) -> None:
         self._enum_values += len(schema.get("enum", ()))
@@ -127,47 +130,61 @@ class _Check:
 
 
 def _check_keyword(keyword: str, value: Any, where: str) -> None:
-    if keyword in _ANNOTATIONS:
-        return
+    place = f"{where}.{keyword[:_MOST_SHOWN]}"
     if keyword not in _ENFORCED:
         raise InvalidRequest(
-            f"`{where}`: the keyword `{keyword[:_MOST_SHOWN]}` is not supported.", param=where
+            f"`{place}`: the keyword `{keyword[:_MOST_SHOWN]}` is not supported.", param=place
         )
     fault = _fault(keyword, value)
     if fault:
-        raise InvalidRequest(f"`{where}` {fault}.", param=where)
+        raise InvalidRequest(f"`{place}` {fault}.", param=place)
 
 
 def _fault(keyword: str, value: Any) -> str:
     """What is wrong with a keyword's value, or nothing. Engines judge what is not looked at."""
-    if keyword in _NAMED:
-        return "" if isinstance(value, Mapping) else "must be an object of schemas"
-    if keyword in _LISTED:
-        return "" if isinstance(value, list) and value else "must be a list of schemas"
-    match keyword:
-        case "type":
-            types = value if isinstance(value, list) and value else [value]
-            known = all(isinstance(one, str) and one in TYPES for one in types)
-            return "" if known else f"must be of {', '.join(sorted(TYPES))}"
-        case "format":
-            known = isinstance(value, str) and value in FORMATS
-            return "" if known else f"is not supported; known are {', '.join(sorted(FORMATS))}"
-        case "$ref":
-            inside = isinstance(value, str) and value.startswith("#")
-            return "" if inside else "must point into the schema itself, as in `#/$defs/name`"
-        case "required":
-            names = isinstance(value, list) and all(isinstance(one, str) for one in value)
-            return "" if names else "must be a list of names"
-        case "enum":
-            return "" if isinstance(value, list) and value else "must be a list of values"
-        case "pattern":
-            return _pattern_fault(value)
-        case "multipleOf":
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            # Longer ones cannot even be written down.
-            return "" if number and 0 < value < 1e308 else "must be a number above 0"
-        case _:
-            return ""
+    judge = _JUDGES.get(keyword)
+    return "" if judge is None else judge(value)
+
+
+def _named_fault(value: Any) -> str:
+    return "" if isinstance(value, Mapping) else "must be an object of schemas"
+
+
+def _listed_fault(value: Any) -> str:
+    return "" if isinstance(value, list) and value else "must be a list of schemas"
+
+
+def _type_fault(value: Any) -> str:
+    if isinstance(value, str) and value in TYPES:
+        return ""
+    types = value if isinstance(value, list) and value else [value]
+    known = all(isinstance(one, str) and one in TYPES for one in types)
+    return "" if known else f"must be of {', '.join(sorted(TYPES))}"
+
+
+def _format_fault(value: Any) -> str:
+    known = isinstance(value, str) and value in FORMATS
+    return "" if known else f"is not supported; known are {', '.join(sorted(FORMATS))}"
+
+
+def _reference_fault(value: Any) -> str:
+    inside = isinstance(value, str) and value.startswith("#")
+    return "" if inside else "must point into the schema itself, as in `#/$defs/name`"
+
+
+def _required_fault(value: Any) -> str:
+    names = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return "" if names else "must be a list of names"
+
+
+def _enum_fault(value: Any) -> str:
+    return "" if isinstance(value, list) and value else "must be a list of values"
+
+
+def _multiple_fault(value: Any) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    # Longer ones cannot even be written down.
+    return "" if number and 0 < value < 1e308 else "must be a number above 0"
 
 
 def _pattern_fault(value: Any) -> str:
@@ -175,6 +192,21 @@ def _pattern_fault(value: Any) -> str:
         return "must be a regular expression"
     found = next((mark for mark in _LOOK_AROUND if mark in value), "")
     return f"has a look-around (`{found}`), which is not supported" if found else ""
+
+
+_JUDGES: Mapping[str, Callable[[Any], str]] = {
+    **dict.fromkeys(_NAMED, _named_fault),
+    **dict.fromkeys(_LISTED, _listed_fault),
+    "type": _type_fault,
+    "format": _format_fault,
+    "$ref": _reference_fault,
+    "required": _required_fault,
+    "enum": _enum_fault,
+    "pattern": _pattern_fault,
+    "multipleOf": _multiple_fault,
+}
+_ANY_VALUE = _ANNOTATIONS | (_ENFORCED - _JUDGES.keys())
+_NESTING = frozenset((*_NAMED, *_LISTED, *_SINGLE))
 
 
 def _digits(number: float) -> int:
@@ -225,7 +257,7 @@ def _loose(schema: Any, depth: int) -> Any:
         return True
     kept: dict[str, Any] = {}
     for keyword, value in schema.items():
-        if keyword not in _ENFORCED or _fault(keyword, value):
+        if keyword not in _ENFORCED or (keyword in _JUDGES and _fault(keyword, value)):
             continue
         if keyword in _NAMED:
             kept[keyword] = {name: _loose_inner(one, depth) for name, one in value.items()}
