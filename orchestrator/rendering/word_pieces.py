@@ -8,7 +8,7 @@ Source: Hugging Face tokenizers 0.23, `BertNormalizer`, `BertPreTokenizer` and `
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
@@ -33,7 +33,7 @@ class WordPieces:
                 known, text = self._further, piece.removeprefix(prefix)
             if len(text) <= _LONGEST_WORD and _WORD.fullmatch(text):
                 known[text] = token_id
-        self._longest = max(map(len, (*self._first, *self._further)), default=0)
+        self._first_reach, self._further_reach = _reach(self._first), _reach(self._further)
         self._lowercase = lowercase
 
     @property
@@ -66,16 +66,25 @@ class WordPieces:
         if len(word) > _LONGEST_WORD:
             return None
         ids: list[int] = []
-        known, start = self._first, 0
+        known, reach, start = self._first, self._first_reach, 0
         while start < len(word):
-            for end in range(min(len(word), start + self._longest), start, -1):
+            longest = start + reach.get(word[start], 0)
+            for end in range(min(len(word), longest), start, -1):
                 if (piece := known.get(word[start:end])) is not None:
                     break
             else:
                 return None
             ids.append(piece)
-            known, start = self._further, end
+            known, reach, start = self._further, self._further_reach, end
         return ids
+
+
+def _reach(pieces: Iterable[str]) -> dict[str, int]:
+    """How long the longest piece is that begins with a letter; it saves most of the trials."""
+    reach: dict[str, int] = {}
+    for piece in pieces:
+        reach[piece[0]] = max(reach.get(piece[0], 0), len(piece))
+    return reach
 
 
 def word_pieces(tokenizer: Tokenizer) -> WordPieces | None:
