@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from functools import lru_cache
 
-_CROCKFORD = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_CHARACTER_OF_BYTE = bytes(_CROCKFORD[byte & 31] for byte in range(256))
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
+_CHARACTER_OF_BYTE = bytes(ord(_CROCKFORD[byte & 31]) for byte in range(256))
 _CHANCE_CHARACTERS = 16
 _AT_ONCE = 256
 _chances: list[str] = []
@@ -19,10 +19,12 @@ def new_id(prefix: str) -> str:
 
     Source: the ULID specification, Crockford base32, most significant character first.
     """
-    try:
-        return f"{prefix}_{_moment(time.time_ns() // 1_000_000)}{_chances.pop()}"
-    except IndexError:
-        return f"{prefix}_{_moment(time.time_ns() // 1_000_000)}{new_chance()}"
+    at_ms = time.time_ns() // 1_000_000
+    two = _PAIRS
+    return (
+        f"{prefix}_{two[at_ms >> 40 & 0x3FF]}{two[at_ms >> 30 & 0x3FF]}{two[at_ms >> 20 & 0x3FF]}"
+        f"{two[at_ms >> 10 & 0x3FF]}{two[at_ms & 0x3FF]}{new_chance()}"
+    )
 
 
 def new_chance() -> str:
@@ -33,12 +35,5 @@ def new_chance() -> str:
         size = _CHANCE_CHARACTERS * _AT_ONCE
         text = os.urandom(size).translate(_CHARACTER_OF_BYTE).decode("ascii")
         ends = range(_CHANCE_CHARACTERS, size, _CHANCE_CHARACTERS)
-        _chances.extend(text[end - _CHANCE_CHARACTERS : end] for end in ends)
+        _chances.extend([text[end - _CHANCE_CHARACTERS : end] for end in ends])
         return text[-_CHANCE_CHARACTERS:]
-
-
-@lru_cache(maxsize=4)
-def _moment(at_ms: int) -> str:
-    """48 bits of milliseconds in ten characters."""
-    digits = bytes(_CROCKFORD[at_ms >> shift & 31] for shift in range(45, -1, -5))
-    return digits.decode("ascii")
