@@ -126,7 +126,7 @@ class Gateway:
             await account.close("failed" if isinstance(error, Exception) else "cancelled")
             _tell_limits(error, admission)
             raise
-        meter.first_token()
+        meter.first_token(alone=run.is_streamed)
         headers = _headers(route, admission)
         meter.limits(headers)
         return Generation(first, headers, account)

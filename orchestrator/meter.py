@@ -116,15 +116,20 @@ class Meter:
         """So many tokens were taken before the work."""
         self._metrics.reserved.add(tokens, model)
 
-    def first_token(self) -> None:
-        """The first token has come."""
-        self._first_s = time.perf_counter() - self._began_at
+    def first_token(self, *, alone: bool = True) -> None:
+        """The first token has come, `alone` or with all others at the end."""
         self._wait_no_more()
-        self._metrics.first(self.call, self._operation, self._model, self._first_s)
-        if self._engine is not None:
-            self._engine.event(names.EVENT_FIRST_TOKEN)
-            self._engine.note(names.TIME_TO_FIRST_CHUNK, self._first_s)
+        if alone:
+            self._first(time.perf_counter() - self._began_at)
+            if self._engine is not None:
+                self._engine.event(names.EVENT_FIRST_TOKEN)
         self._stream = self.call.stage(names.STREAM)
+
+    def _first(self, first_s: float) -> None:
+        self._first_s = first_s
+        self._metrics.first(self.call, self._operation, self._model, first_s)
+        if self._engine is not None:
+            self._engine.note(names.TIME_TO_FIRST_CHUNK, first_s)
 
     def finished(self, event: GenerationFinished) -> None:
         """The engine's answer is complete; its reader gets the end next."""
@@ -133,6 +138,10 @@ class Meter:
         if self._engine is not None:
             self._engine.event(names.EVENT_END)
             self._engine.end()
+        if self._first_s is None and event.timings:
+            # Nobody saw it; the engine knows when it was.
+            first_at = min(one.first_token_at_ns for one in event.timings) / 1e9
+            self._first(max(0.0, first_at - self._at))
         if self._first_s is not None:
             decode_s = time.perf_counter() - self._began_at - self._first_s
             tokens = event.usage.completion_tokens

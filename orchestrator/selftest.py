@@ -9,15 +9,17 @@ no last response.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import operator
 import secrets
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.core.errors import UpstreamFailed
 from orchestrator.core.request import SamplingParams
 from orchestrator.manifest import NO_TOKEN, Manifest
 from orchestrator.triton.client import TritonClient
@@ -27,6 +29,8 @@ RECORDING = "selftest.json"
 FORMAT = 1
 _UNRECORDED_IDS = (1,)
 _UNRECORDED_TOKENS = 4
+
+logger = logging.getLogger(__name__)
 
 
 class MismatchError(Exception):
@@ -93,6 +97,8 @@ async def _replay_answers(
         most, end_id = _UNRECORDED_TOKENS, manifest.end_id
         got = await _generate(client, name, manifest, _UNRECORDED_IDS, most, end_id)
         check_shape(manifest, got, most, end_id)
+        golden = GoldenAnswer(_UNRECORDED_IDS, got.ids, (), [0.0] * len(got.ids))
+        await _try_whole(client, name, manifest, recording, golden, most, end_id)
         return "shape only"
     for golden in recording.answers:
         most = len(golden.output_ids)
@@ -104,7 +110,34 @@ async def _replay_answers(
     most, end_id = len(golden.output_ids), golden.output_ids[:2][-1]
     got = await _generate(client, name, manifest, golden.input_ids, most, end_id)
     check_shape(manifest, got, most, end_id)
+    await _try_whole(client, name, manifest, recording, golden, most, NO_TOKEN)
     return f"{len(recording.answers)} golden prompts"
+
+
+async def _try_whole(
+    client: TritonClient,
+    name: str,
+    manifest: Manifest,
+    recording: Recording,
+    golden: GoldenAnswer,
+    most: int,
+    end_id: int,
+) -> None:
+    """Finds out whether the model may be asked for an answer in one response.
+
+    One that gives another answer then, or none, is asked token by token, and is as good.
+    """
+    client.allow_whole(name, 0)
+    # It is never asked for log-probabilities in that way.
+    silent = replace(manifest, supports_log_probs=False)
+    try:
+        got = await _generate(client, name, silent, golden.input_ids, most, end_id, streaming=False)
+        check_shape(silent, got, most, end_id)
+        check_answer(recording, golden, got)
+    except (MismatchError, UpstreamFailed) as error:
+        logger.warning("model %s is asked token by token, in one response: %s", name, error)
+    else:
+        client.allow_whole(name, manifest.max_batch_size // 2)
 
 
 def read_recording(directory: Path) -> Recording:
@@ -207,6 +240,8 @@ async def _generate(
     input_ids: Sequence[int],
     max_tokens: int,
     end_id: int,
+    *,
+    streaming: bool = True,
 ) -> Generated:
     call = GenerateCall(
         model=name,
@@ -224,7 +259,7 @@ async def _generate(
     ids: list[int] = []
     log_probs: list[float] = []
     final, reason = False, None
-    stream = client.generate(call)
+    stream = client.generate(call, streaming=streaming)
     try:
         while (chunk := await stream.next_chunk()) is not None:
             ids += chunk.token_ids

@@ -68,6 +68,9 @@ class PreparedEmbedding:
 class Run(EventSource):
     """One generation at work, and its events: the first come with the first token."""
 
+    is_streamed = True
+    """Whether tokens come as the engine makes them, not all at its end."""
+
     @abstractmethod
     def stop(self) -> None:
         """Ends the work on the engine's side, if it has not ended. Twice is once."""

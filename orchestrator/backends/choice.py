@@ -59,6 +59,11 @@ class Attempt:
         return self._stream.metrics
 
     @property
+    def is_streamed(self) -> bool:
+        """Whether tokens come as the engine makes them, not all at its end."""
+        return self._stream.is_streamed
+
+    @property
     def timings(self) -> EngineTimings | None:
         """The engine's clock readings, its arrival being the moment when we sent the request."""
         if (told := self._stream.metrics) is None:
@@ -179,6 +184,11 @@ class Choice:
     def metrics(self) -> EngineMetrics | None:
         """What the engine told at its end; after a stop that may still be to come."""
         return self._attempt.metrics
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether tokens come as the engine makes them, not all at its end."""
+        return self._attempt.is_streamed
 
     @property
     def timings(self) -> EngineTimings | None:

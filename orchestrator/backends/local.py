@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from orchestrator.backends.choice import Attempt, Choice
 from orchestrator.backends.embedding import Embedder
 from orchestrator.backends.guides import guide_for, may_call_instead
 from orchestrator.backends.placed_stream import PlacedStream
-from orchestrator.backends.placement import Placements
+from orchestrator.backends.placement import Placement, Placements
 from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest
 from orchestrator.core.events import (
     EngineTimings,
@@ -33,7 +33,7 @@ from orchestrator.core.request import (
 )
 from orchestrator.triton.contract import GenerateCall, Guide
 
-SEED_LIMIT = 2**63
+_SEED_BITS = 63
 
 
 class LocalBackend:
@@ -75,34 +75,37 @@ class LocalBackend:
         return await self._embedder.embed(prepared, request_id)
 
     def _start(self, prepared: Prepared, request_id: str) -> list[Choice]:
-        served, request = prepared.served, prepared.request
-        sampling = _with_defaults(request.sampling, served.defaults)
-        seed = sampling.seed if sampling.seed is not None else secrets.randbelow(SEED_LIMIT)
+        request = prepared.request
+        sampling = _with_defaults(request.sampling, prepared.served.defaults)
+        seed = sampling.seed if sampling.seed is not None else random.getrandbits(_SEED_BITS)
         # Several generations may come of one call, and a stop names the one it ends by its id.
-        engine_id = f"{request_id}-{secrets.token_hex(6)}"
-        tokens_per_block = served.manifest.tokens_per_block
-        placement = self._placements.of(served.model.name)
-        blocks = placement.blocks(prepared.token_ids, tokens_per_block)
+        engine_id = f"{request_id}-{random.getrandbits(48):012x}"
+        placement = self._placements.of(prepared.served.model.name)
+        blocks = placement.blocks(prepared.token_ids, prepared.served.manifest.tokens_per_block)
         choices = []
         for index in range(request.n):
-            drawn = replace(sampling, seed=seed + index)
-            attempt = partial(self._attempt, prepared, blocks, index, drawn)
+            attempt = partial(
+                self._attempt, prepared, placement, blocks, index, sampling, seed + index
+            )
+            choice_id = f"{engine_id}-{index}"
             if prepared.calls_first:
-                free = replace(request, response_format=None)
-                said = replace(request, tool_choice=ToolChoice("none"))
-                otherwise = partial(attempt, f"{engine_id}-{index}-said", said, prepared.guide)
-                choice = Choice(attempt(f"{engine_id}-{index}", free, None), otherwise)
+                free = replace(request, response_format=None, whole=False)
+                said = replace(request, tool_choice=ToolChoice("none"), whole=False)
+                otherwise = partial(attempt, f"{choice_id}-said", said, prepared.guide)
+                choice = Choice(attempt(choice_id, free, None), otherwise)
             else:
-                choice = Choice(attempt(f"{engine_id}-{index}", request, prepared.guide))
+                choice = Choice(attempt(choice_id, request, prepared.guide))
             choices.append(choice)
         return choices
 
     def _attempt(
         self,
         prepared: Prepared,
+        placement: Placement,
         blocks: Blocks,
         index: int,
         sampling: SamplingParams,
+        seed: int,
         engine_id: str,
         request: GenerationRequest,
         guide: Guide | None,
@@ -117,15 +120,16 @@ class LocalBackend:
             pad_id=manifest.pad_id,
             extra_end_ids=manifest.extra_end_ids,
             sampling=sampling,
+            seed=seed,
             vocab_size=manifest.vocab_size,
             reports_finish_reason=manifest.reports_finish_reason,
             reports_perf_metrics=manifest.reports_perf_metrics,
             log_probs=request.top_logprobs is not None,
             top_log_probs=request.top_logprobs or 0,
             guide=guide,
+            whole=request.whole and not _may_be_stopped(request),
         )
         decoder = served.renderer.decoder(index, request, prepared.token_ids)
-        placement = self._placements.of(served.model.name)
         stream = PlacedStream(placement, blocks, call, self._first_token_timeout_s)
         return Attempt(stream, decoder, served.renderer)
 
@@ -137,6 +141,7 @@ class LocalRun(Run):
         self._prepared = prepared
         self._choices = choices
         self._begun = False
+        self.is_streamed = choices[0].is_streamed
 
     def take(self) -> list[GenerationEvent]:
         """See `EventSource.take`; the first come with the first token, the last with the end."""
@@ -212,6 +217,14 @@ def _as_rendered(request: GenerationRequest, *, guided: bool) -> GenerationReque
     if request.tool_choice.mode == "none" and isinstance(request.prompt, ChatPrompt):
         request = replace(request, prompt=replace(request.prompt, tools=()))
     return replace(request, reasoning="none") if guided else request
+
+
+def _may_be_stopped(request: GenerationRequest) -> bool:
+    """Whether what the engine says may end the answer before the engine does.
+
+    Log-probabilities count too: an engine tells them with each token or not at all.
+    """
+    return bool(request.stop) or request.top_logprobs is not None or not request.parallel_tool_calls
 
 
 def _check_supported(served: ServedModel, request: GenerationRequest) -> None:

@@ -32,9 +32,8 @@ class PlacedStream:
         self._begun = False
         self._stopped = False
         self._expired = False
+        self._timer: asyncio.TimerHandle | None = None
         self._stream = self._started()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(first_token_timeout_s, self._expire)
 
     @property
     def produced(self) -> int:
@@ -45,6 +44,11 @@ class PlacedStream:
     def metrics(self) -> EngineMetrics | None:
         """What the engine told at its end; after a stop that may still be to come."""
         return self._stream.metrics
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether tokens come as the engine makes them, not all at its end."""
+        return self._stream.streaming
 
     @property
     def asked_at_ns(self) -> int:
@@ -72,13 +76,13 @@ class PlacedStream:
             return None
         if chunk is not None and not self._begun:
             self._begun = True
-            self._timer.cancel()
+            self._want_no_more()
         return chunk
 
     def stop(self) -> None:
         """Ends the generation on the engine's side, in the background. Twice is once."""
         self._stopped = True
-        self._timer.cancel()
+        self._want_no_more()
         self._stream.stop()
 
     @property
@@ -107,7 +111,16 @@ class PlacedStream:
     def _started(self) -> TokenStream:
         stream = self._way.replica.client.generate(self.call)
         stream.on_news = self._on_news
+        if stream.streaming and self._timer is None:
+            # An answer in one response has the time of a whole request, which its client knows.
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._way.left_s, self._expire)
         return stream
+
+    def _want_no_more(self) -> None:
+        """The first token may take as long as it likes."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _expire(self) -> None:
         self._expired = True

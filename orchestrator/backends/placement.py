@@ -260,10 +260,15 @@ def single(client: TritonClient) -> Placements:
 
 def open_placements(settings: Settings, catalogue: Catalogue) -> Placements:
     """What settings and catalogue say. Raises: CatalogueError."""
-    triton = settings.triton
-    timeouts = Timeouts(request_s=triton.request_timeout_s, cancel_drain_s=triton.cancel_drain_s)
+    triton, workers = settings.triton, settings.server.workers
+    timeouts = Timeouts(
+        request_s=triton.request_timeout_s,
+        cancel_drain_s=triton.cancel_drain_s,
+        # Well before a test request that waits behind it would be overdue.
+        silence_s=triton.probe_timeout_s / 2,
+    )
     servers = [
-        Server(name, TritonClient(endpoint_of(connection), timeouts))
+        Server(name, TritonClient(endpoint_of(connection), timeouts, processes=workers))
         for name, connection in connections(catalogue, settings).items()
     ]
     placed = {model.name: servers_of(model) for model in catalogue.models}

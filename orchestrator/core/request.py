@@ -86,13 +86,15 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What a caller wants generated. There is no `stream` field: streaming is the edge's business.
+    """What a caller wants generated. There is no `stream` field: how it is told is the edge's
+    business.
 
     `max_tokens` of `None` means whatever fits the model's context. `stop` strings are matched on
     text and never appear in the answer. `n` choices are drawn with seeds `seed + 0 … seed + n-1`.
     `tool_choice` matters where the prompt offers tools. `response_format` of `None` is free text.
     `top_logprobs` of `None` asks for no log-probabilities, 0 for those of the drawn tokens, more
-    for as many of the likeliest beside each. `reasoning` of `None` leaves it to the model.
+    for as many of the likeliest beside each. `reasoning` of `None` leaves it to the model. With
+    `whole` nobody sees anything of the answer before its end, so that it may come at once.
     """
 
     model: str
@@ -107,6 +109,7 @@ class GenerationRequest:
     top_logprobs: int | None = None
     reasoning: ReasoningEffort | None = None
     route_hint: RouteHint = "local-only"
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,8 @@ logger = logging.getLogger(__name__)
 
 STOP_AGAIN_S = 0.5
 MOST_EMBED_CALLS = 512
-_KEPT = 0.9
+_KEPT = 0.8
+"""What older answers count for a model's pace, each time that another one ends."""
 PROTOCOL_TOKEN_HEADER = "triton-grpc-protocol-tok"  # noqa: S105  # the header's name, no secret
 
 
@@ -90,7 +92,15 @@ class Pace:
 class TritonClient:
     """One channel to one Triton. Close it; closing ends what is still in flight."""
 
-    def __init__(self, endpoint: TritonEndpoint, timeouts: Timeouts | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: TritonEndpoint,
+        timeouts: Timeouts | None = None,
+        *,
+        processes: int = 1,
+    ) -> None:
+        """`processes` of ours share the Triton."""
+        self._processes = processes
         self._endpoint = endpoint
         self._timeouts = timeouts or Timeouts()
         self._metadata = endpoint.call_metadata
@@ -100,7 +110,8 @@ class TritonClient:
         self._streams: set[TokenStream] = set()
         self._answered_at: dict[str, float] = {}
         self._paces: dict[str, Pace] = {}
-        self._only_streaming: set[str] = set()
+        self._most_silent: dict[str, int] = {}
+        self._silent: Counter[str] = Counter()
 
     @property
     def url(self) -> str:
@@ -129,9 +140,9 @@ class TritonClient:
         for call in [call for call in self._calls if call.model == model]:
             call.give_up()
 
-    def stream_only(self, model: str, only: bool = True) -> None:
-        """`model` is not to be asked for an answer in one response, or may be again."""
-        (self._only_streaming.add if only else self._only_streaming.discard)(model)
+    def allow_whole(self, model: str, most: int) -> None:
+        """How many answers `model` may make at once in one response each; at first none."""
+        self._most_silent[model] = most // self._processes
 
     async def close(self) -> None:
         """Stops what is in flight, waits for it within the drain time, closes the channel."""
@@ -143,18 +154,23 @@ class TritonClient:
             stream.cut()
         await self._transport.close()
 
-    def generate(self, call: GenerateCall) -> TokenStream:
+    def generate(self, call: GenerateCall, *, streaming: bool | None = None) -> TokenStream:
         """Starts `call` and returns its stream of chunks at once.
 
-        The stream belongs to the caller, who iterates it to its end or stops it.
+        The stream belongs to the caller, who iterates it to its end or stops it. Where the caller
+        does not say, it is asked for one response only if nobody minds and that is soon over.
         """
+        if streaming is None:
+            streaming = not (call.whole and self._is_soon_over(call))
         stream = TokenStream(
             call,
-            streaming=not (call.whole and self._is_soon_over(call)),
+            streaming=streaming,
             on_stop=self._stop,
             on_end=self._end,
         )
         self._streams.add(stream)
+        if not streaming:
+            self._silent[call.model] += 1
         stream.start(
             self._transport,
             metadata=(*self._metadata, *engine_metadata()),
@@ -165,22 +181,25 @@ class TritonClient:
     def _is_soon_over(self, call: GenerateCall) -> bool:
         """Whether `call` can be asked for one response and nothing before it.
 
-        While it computes, its engine tells nobody that it is alive, and one that is full answers
-        no test request either: whoever watches would take it for dead. So that silence must be
-        short.
+        An engine that tells nothing while it computes, and that is too full to answer a test
+        request, would be taken for dead. So the silence must be short, as far as one can know, and
+        there must be others whose tokens are told.
         """
-        pace = self._paces.get(call.model)
+        model = call.model
+        pace = self._paces.get(model)
         return (
             pace is not None
+            and self._silent[model] < self._most_silent.get(model, 0)
             and call.max_tokens * pace.token_s <= self._timeouts.silence_s
-            and call.model not in self._only_streaming
         )
 
     def _end(self, stream: TokenStream) -> None:
         self._streams.discard(stream)
+        model = stream.call.model
+        if not stream.streaming:
+            self._silent[model] -= 1
         if not stream.answered_at:
             return
-        model = stream.call.model
         self._answered_at[model] = max(stream.answered_at, self._answered_at.get(model, 0.0))
         if stream.produced:
             if (pace := self._paces.get(model)) is None:

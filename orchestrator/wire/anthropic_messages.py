@@ -89,6 +89,7 @@ def decode(body: MessagesBody) -> GenerationRequest:
         parallel_tool_calls=parallel,
         response_format=_format(body),
         reasoning=_reasoning(body),
+        whole=not body.stream,
     )
 
 

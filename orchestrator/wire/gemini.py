@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -382,6 +383,7 @@ def _generator(authenticator: Authenticator, gateway: Gateway) -> Handler:
         """Answers contents with one whole reply."""
         principal = await exchange.admit(authenticator)
         request, encoder = _asked(exchange, reader.read(await exchange.body()))
+        request = replace(request, whole=True)
         async with exchange.while_connected():
             generation = await gateway.generate(principal, request, exchange.context("gemini"))
             await send_completion(exchange, generation, encoder)

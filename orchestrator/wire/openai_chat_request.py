@@ -146,8 +146,11 @@ GUARDED = (
     "continue_final_message",
 )  # fmt: skip
 MOST_TOP_LOGPROBS = 20
+_NO_CHOICE = ToolChoice()
 _SCHEMA_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ROLES: tuple[Role, ...] = ("system", "developer", "user", "assistant", "tool")
+_PLAIN_ROLES: Mapping[str, Role] = {"system": "system", "developer": "developer", "user": "user"}
+"""Those whose messages are text and nothing else."""
 _EFFORTS: Mapping[str, ReasoningEffort] = {
     "none": "none",
     "minimal": "minimal",
@@ -181,6 +184,7 @@ def decode(body: ChatRequest) -> GenerationRequest:
         top_logprobs=_top_logprobs(body),
         reasoning=_reasoning(body.reasoning_effort),
         route_hint=route_hint(body.route_hint),
+        whole=not body.stream,
     )
 
 
@@ -193,6 +197,8 @@ def _check_modalities(modalities: Sequence[str]) -> None:
 
 
 def _tools(body: ChatRequest) -> tuple[tuple[Tool, ...], ToolChoice]:
+    if not body.tools and not body.functions and body.tool_choice is None:
+        return (), _NO_CHOICE
     if not body.calls_functions:
         return read_tools(body.tools, body.tool_choice)
     functions = [ToolBody("function", function) for function in body.functions or ()]
@@ -272,6 +278,9 @@ def _messages(body: ChatRequest) -> tuple[tuple[Message, ...], str]:
 
 
 def _message(index: int, message: ChatMessage) -> Message:
+    plain, text = _PLAIN_ROLES.get(message.role), message.content
+    if plain is not None and isinstance(text, str):
+        return Message(plain, (TextPart(text),), message.name, message.tool_call_id)
     where = f"messages[{index}]"
     if message.role == "function":
         return _function_result(where, message)

@@ -105,6 +105,7 @@ def decode(body: CompletionRequest) -> list[GenerationRequest]:
         n=n,
         top_logprobs=body.logprobs,
         route_hint=route_hint(body.route_hint),
+        whole=not body.stream,
     )
     return [common, *(replace(common, prompt=prompt) for prompt in prompts[1:])]
 

@@ -140,6 +140,7 @@ def decode(body: ResponsesBody, items: Sequence[Item]) -> GenerationRequest:
         top_logprobs=_top_logprobs(body),
         reasoning=_effort(body.reasoning),
         route_hint=route_hint(body.route_hint),
+        whole=not (body.stream or body.background),
     )
 
 

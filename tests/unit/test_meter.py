@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from orchestrator.auth import Principal
 from orchestrator.core.context import CallContext
 from orchestrator.core.errors import InvalidRequest, ModelUnavailable
-from orchestrator.core.events import GenerationFinished, Usage
+from orchestrator.core.events import EngineTimings, GenerationFinished, Usage
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest, TextPrompt
 from orchestrator.meter import Meter
 from orchestrator.telemetry.calls import Call, enter, leave
@@ -54,6 +55,21 @@ def test_a_call_waits_until_its_first_token_and_works_until_its_end() -> None:
     assert values(telemetry, "orchestrator.generations.active") == {("acme/chat",): 0}
     chat = ("chat", "operayde", "acme/chat")
     assert values(telemetry, "gen_ai.server.request.duration") == {(*chat, ""): 1}
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_first_token_that_nobody_saw_is_timed_only_where_the_engine_tells(told: bool) -> None:
+    telemetry = Telemetry()
+    meter = started(telemetry)
+    meter.first_token(alone=False)
+    assert values(telemetry, "orchestrator.generations.waiting") == {("acme/chat",): 0}
+    at = time.time_ns() + 10**9
+    timings = (EngineTimings(at, at, at, at),) if told else ()
+    meter.finished(GenerationFinished(Usage(3, 5), timings))
+    meter.stop()
+    first = values(telemetry, "gen_ai.server.time_to_first_token")
+    assert sum(first.values()) == int(told)
+    assert meter.call.first_token_s is None
 
 
 def test_a_reader_who_leaves_is_timed_until_the_engine_has_ended() -> None:

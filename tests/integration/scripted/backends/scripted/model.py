@@ -117,6 +117,7 @@ class TritonPythonModel:
         play = _Play(
             script,
             limit=int(_scalar(request, "request_output_len")),
+            streaming=bool(_scalar(request, "streaming", default=False)),
             sender=request.get_response_sender(),
             stop=stop,
             note=lambda event, **more: self._note(event, request_id, **more),
@@ -138,6 +139,7 @@ class _Play:
         script: Script,
         *,
         limit: int,
+        streaming: bool,
         sender: Any,
         stop: threading.Event,
         note: Callable[..., None],
@@ -146,6 +148,7 @@ class _Play:
         self._script = script
         self._tokens = script.tokens[:limit]
         self._full = len(script.tokens) >= limit
+        self._kept: bytes | None = None if streaming else b""
         self._sender = sender
         self._stop = stop
         self._note = note
@@ -166,7 +169,10 @@ class _Play:
             chunk = self._tokens[sent : sent + script.tokens_per_response]
             sent += len(chunk)
             self._note("token", tokens=len(chunk), sent=sent)
-            self._sender.send(_response(chunk))
+            if self._kept is None:
+                self._sender.send(_response(chunk))
+            else:
+                self._kept += chunk
         if script.no_final:
             self._note("no_final")
             return
@@ -206,7 +212,8 @@ class _Play:
     def _finish(self, reason: str) -> None:
         self._note("final", reason=reason)
         self._on_end()
-        self._sender.send(_response(b"", reason), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        last = _response(self._kept or b"", reason)
+        self._sender.send(last, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def _response(tokens: bytes, reason: str = "") -> Any:
