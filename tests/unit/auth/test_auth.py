@@ -97,6 +97,24 @@ async def test_verified_key_is_believed_without_a_query_and_then_asked_again(ben
     assert bench.queries == 2
 
 
+async def test_key_of_a_moment_ago_is_recalled_without_waiting(bench: Bench) -> None:
+    key_id, secret = await bench.add(expires_at=bench.wall.at + 2 * CACHE_S)
+    assert bench.auth.recall(secret) is None
+    principal = await bench.auth.authenticate(secret)
+    assert bench.auth.recall(secret) is principal
+    assert bench.auth.recall(secret[:-1] + "x") is None
+    assert bench.auth.recall(None) is None
+    bench.monotonic.at += CACHE_S
+    assert bench.auth.recall(secret) is None
+    await bench.auth.authenticate(secret)
+    bench.wall.at += 2 * CACHE_S
+    assert bench.auth.recall(secret) is None
+    bench.wall.at -= 2 * CACHE_S
+    assert bench.auth.recall(secret) is not None
+    bench.auth.forget(key_id)
+    assert bench.auth.recall(secret) is None
+
+
 async def test_unknown_key_is_remembered_and_then_asked_again(bench: Bench) -> None:
     secret = new_key_secret()
     for _ in range(20):
