@@ -1,16 +1,19 @@
 """Logs on standard error: lines to read in a terminal, JSON elsewhere.
 
 Every line that is written for a request says which one. None holds a prompt, a completion or a key.
+The lines at the end of requests are written together, at most 5 ms later, or with the next line of
+any other kind.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
 import orjson
 
@@ -18,11 +21,12 @@ from orchestrator.settings import LoggingSettings
 from orchestrator.telemetry.calls import call_at_work
 
 _requests = logging.getLogger("orchestrator.requests")
+_root = logging.getLogger()
 _MOST_SHOWN = 200
+_WRITE_AFTER_S = 0.005
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
+class RequestRecord(NamedTuple):
     """What is told of a finished HTTP request. A `status` of 499 means that the client left.
 
     `request_id` is the one that engines know the request by: it begins with the caller's, and is
@@ -70,8 +74,12 @@ class RequestRecord:
 
 def configure_logging(settings: LoggingSettings) -> None:
     """Sends the logs of this process to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if wants_json(settings) else TextLines())
+    handler: logging.Handler
+    if wants_json(settings):
+        handler = JsonHandler(sys.stderr)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(TextLines())
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     # Nobody prints them, and each costs a look-up for every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
@@ -87,6 +95,10 @@ def wants_json(settings: LoggingSettings) -> bool:
 def log_request(record: RequestRecord, level: int = logging.INFO) -> None:
     """One line at the end of a request."""
     if not _requests.isEnabledFor(level):
+        return
+    # Past the machinery of `logging`, where nobody else listens to it.
+    if len(_root.handlers) == 1 and isinstance(handler := _root.handlers[0], JsonHandler):
+        handler.request(record, level)
         return
     _requests.log(
         level,
@@ -123,22 +135,87 @@ class TextLines(logging.Formatter):
 class JsonLines(logging.Formatter):
     """One JSON object a line, `message` always among its members."""
 
+    _second = (-1, "")
+    """The last second that was written, and how."""
+
     def format(self, record: logging.LogRecord) -> str:
         """The whole line."""
-        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line: dict[str, Any] = {
-            "time": f"{second}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-        }
-        fields: Mapping[str, Any] | None = getattr(record, "fields", None)
-        line["message"] = "request" if fields is not None else record.getMessage()
-        line |= request_fields()
+        fields: dict[str, Any] | None = getattr(record, "fields", None)
         if fields is not None:
-            line |= fields
+            return self.request(record.created, record.levelno, fields)
+        line = self._head(record.created, record.levelname, record.name, record.getMessage())
+        line |= request_fields()
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        return _json(line)
+
+    def request(self, at_s: float, level: int, fields: dict[str, Any]) -> str:
+        """The whole line of a request that ended at the Unix time `at_s`."""
+        line = self._head(at_s, logging.getLevelName(level), _requests.name, "request")
+        return _json(line | request_fields() | fields)
+
+    def _head(self, at_s: float, level: str, logger: str, message: str) -> dict[str, Any]:
+        second, written = self._second
+        if second != int(at_s):
+            second = int(at_s)
+            written = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = (second, written)
+        return {
+            "time": f"{written}.{int((at_s - second) * 1000):03d}Z",
+            "level": level.lower(),
+            "logger": logger,
+            "message": message,
+        }
+
+
+class JsonHandler(logging.StreamHandler[TextIO]):
+    """Writes `JsonLines`. Those of requests wait for others to be written with, but not long."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._format = JsonLines()
+        self.setFormatter(self._format)
+        self._waiting: list[str] = []
+        self._timer: asyncio.TimerHandle | None = None
+        # Lines of other kinds come from any thread.
+        self._turn = threading.Lock()
+
+    def request(self, record: RequestRecord, level: int) -> None:
+        """The line of a request that has just ended. To be called in the thread of the loop."""
+        line = self._format.request(time.time(), level, record.fields())
+        with self._turn:
+            self._waiting.append(line)
+        if self._timer is None:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                self.flush()
+            else:
+                self._timer = loop.call_later(_WRITE_AFTER_S, self._write_late)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes at once, after what was before it."""
+        self._write_waiting()
+        super().emit(record)
+
+    def flush(self) -> None:
+        """Keeps nothing back. `logging` calls this at the end of the process, too."""
+        self._write_waiting()
+        super().flush()
+
+    def _write_late(self) -> None:
+        self._timer = None
+        self.flush()
+
+    def _write_waiting(self) -> None:
+        with self._turn:
+            lines, self._waiting = self._waiting, []
+            if lines:
+                try:
+                    self.stream.write("\n".join(lines) + self.terminator)
+                except OSError:
+                    # As `logging` does with a line that cannot be written.
+                    self.handleError(_unwritten(lines))
 
 
 def request_fields() -> dict[str, str]:
@@ -150,6 +227,14 @@ def request_fields() -> dict[str, str]:
     if trace := call.trace:
         fields["trace_id"] = trace
     return fields
+
+
+def _json(line: Mapping[str, Any]) -> str:
+    return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _unwritten(lines: list[str]) -> logging.LogRecord:
+    return logging.LogRecord(_requests.name, logging.INFO, "", 0, "\n".join(lines), None, None)
 
 
 def _printable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -92,6 +93,24 @@ def test_every_line_of_a_request_names_it_and_its_trace(
     for line in capsys.readouterr().err.splitlines():
         assert "req_1" in line
         assert f"{0xABC:032x}" in line
+
+
+async def test_lines_of_requests_are_written_together_and_in_their_order(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging(LoggingSettings(format="json"))
+    for number in range(3):
+        log_request(RequestRecord(f"req_{number}", "GET", "/", 200, 0.1))
+    assert lines(capsys) == []
+    await asyncio.sleep(0.05)
+    assert [line["call_id"] for line in lines(capsys)] == ["req_0", "req_1", "req_2"]
+    log_request(RequestRecord("req_3", "GET", "/", 200, 0.1))
+    logging.getLogger("store").warning("slow")
+    log_request(RequestRecord("req_4", "GET", "/", 200, 0.1))
+    assert [line["message"] for line in lines(capsys)] == ["request", "slow"]
+    # As the end of the process does.
+    logging.getLogger().handlers[0].flush()
+    assert [line["call_id"] for line in lines(capsys)] == ["req_4"]
 
 
 def test_outside_of_requests_a_line_names_none(capsys: pytest.CaptureFixture[str]) -> None:
