@@ -10,11 +10,10 @@ import asyncio
 import inspect
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from functools import lru_cache, partial
 from typing import Any
-from urllib.parse import parse_qs
 
 from fastapi.routing import APIRoute
 
@@ -33,16 +32,18 @@ from orchestrator.settings import HostsSettings, ServerSettings
 from orchestrator.store.database import StoreError
 from orchestrator.telemetry import Call, names
 from orchestrator.telemetry.process import Telemetry
+from orchestrator.wire.connection import CLIENT_LEFT, CONNECTION, Connection, WhileConnected
 from orchestrator.wire.errors import (
     ANTHROPIC_PREFIXES,
     Client,
+    ErrorReply,
     Headers,
     Profile,
-    is_gemini,
     is_under,
     profile_of,
     render_error,
 )
+from orchestrator.wire.given_key import secret_of, secret_of_subprotocols
 from orchestrator.wire.openapi import Described, Operation
 from orchestrator.wire.told import Told, timing_headers
 
@@ -57,13 +58,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 DRAIN = "orchestrator.drain"
 """A message of our own to the handlers of WebSockets: end, and let end what runs."""
 SWITCHING_PROTOCOLS = 101
-CLIENT_LEFT = 499
-"""The status in the log of a request whose client went away first. Source: nginx."""
 _EXCHANGE = "orchestrator.exchange"
-_KEY_SUBPROTOCOL = "openai-insecure-api-key."
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)
-_NO_ROUTES: Mapping[tuple[str, str], RawRoute] = MappingProxyType({})
-_JSON: Headers = [(b"content-type", b"application/json")]
+_NOT_SHOWN = re.compile(r"[^\x20-\x7e]")
 
 
 class ClientLeftError(Exception):
@@ -94,12 +91,18 @@ class Exchange:
         self._hosts = hosts
         # Of a header sent twice the first counts.
         self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        self._connection: Connection | None = scope.pop(CONNECTION, None)
+        # Of the body, once it has begun. Straight to the server: this runs for every token.
+        self.send_piece: Callable[[bytes], Awaitable[None]] = (
+            self._piece if self._connection is None else self._connection.piece
+        )
         # Engines know a generation by its id and stop it by that id, so a caller cannot choose it.
         self.call_id = self.request_id = new_id("req")
-        if _REQUEST_ID.fullmatch(asked := self.headers.get(b"x-request-id", b"")):
+        asked = self.headers.get(b"x-request-id")
+        if asked is not None and _REQUEST_ID.fullmatch(asked):
             self.request_id = asked.decode()
             self.call_id = f"{self.request_id}-{self.call_id}"
-        self.secret = _secret(self.headers) or _secret_of_query(scope)
+        self.secret = secret_of(scope, self.headers)
         self.status = 0
         self.complete = False
         self.principal: Principal | None = None
@@ -148,21 +151,24 @@ class Exchange:
         return CallContext(self.request_id, dialect, self.client_ip, self.call_id)
 
     def send(self, message: Message) -> Awaitable[None]:
-        """Sends one ASGI message. No coroutine of its own: this runs for every token."""
+        """Sends one ASGI message. No coroutine of its own: this may run for every token."""
         if message["type"] == "http.response.body":
             self.complete = not message.get("more_body", False)
         elif message["type"] == "http.response.start":
             self.status = message["status"]
-            request_id = self.request_id.encode()
-            headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
-            if self.client == "anthropic" or is_under(self.scope["path"], ANTHROPIC_PREFIXES):
-                headers.append((b"request-id", request_id))
-            message = {**message, "headers": headers}
+            message = {**message, "headers": self._named([*message.get("headers", ())])}
         return self._send(message)
 
-    def send_piece(self, piece: bytes) -> Awaitable[None]:
-        """Sends some of a body that has begun and goes on; `send` without its questions."""
+    def _piece(self, piece: bytes) -> Awaitable[None]:
         return self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    def _named(self, headers: Headers) -> Headers:
+        """`headers` with the request's id, as the caller's kind of client looks for it."""
+        request_id = self.request_id.encode()
+        headers.append((b"x-request-id", request_id))
+        if b"anthropic-version" in self.headers or is_under(self.scope["path"], ANTHROPIC_PREFIXES):
+            headers.append((b"request-id", request_id))
+        return headers
 
     async def admit(self, authenticator: Authenticator) -> Principal:
         """The caller; nothing of the body is read for it.
@@ -173,7 +179,9 @@ class Exchange:
         if declared.isdigit() and int(declared) > self._server.max_body_bytes:
             raise self._too_large(f"{int(declared)} were announced")
         with self.call.stage(names.AUTHENTICATE):
-            self.principal = await authenticator.authenticate(self.secret)
+            self.principal = authenticator.recall(self.secret)
+            if self.principal is None:
+                self.principal = await authenticator.authenticate(self.secret)
         return self.principal
 
     async def body(self) -> bytes:
@@ -181,12 +189,21 @@ class Exchange:
         limit_s = self._server.body_timeout_s
         try:
             with self.call.stage(names.READ):
+                if (body := self._whole_body()) is not None:
+                    return body
                 async with asyncio.timeout(limit_s):
                     return await self._read()
         except TimeoutError as error:
             raise RequestTimeout(
                 f"The request body must be sent within {limit_s:g} s.", retryable=True
             ) from error
+
+    def _whole_body(self) -> bytes | None:
+        """The body, where nothing of it has to be waited for."""
+        body = None if self._connection is None else self._connection.whole_body()
+        if body is not None and len(body) > self._server.max_body_bytes:
+            raise self._too_large("more were sent")
+        return body
 
     async def _read(self) -> bytes:
         chunks: list[bytes] = []
@@ -203,50 +220,52 @@ class Exchange:
             if not message.get("more_body", False):
                 return b"".join(chunks)
 
-    async def reply(
+    def reply(
         self,
         body: bytes,
         *,
         status: int = 200,
         headers: Iterable[tuple[bytes, bytes]] = (),
         media_type: bytes = b"application/json",
-    ) -> None:
+    ) -> Awaitable[None]:
         """Sends a whole reply."""
-        length = (b"content-length", b"%d" % len(body))
-        await self.send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [(b"content-type", media_type), length, *headers, *timing_headers(self)],
-            }
-        )
-        await self.send({"type": "http.response.body", "body": body})
+        length = b"%d" % len(body)
+        told = [
+            (b"content-type", media_type),
+            (b"content-length", length),
+            *headers,
+            *timing_headers(self),
+        ]
+        return self._send_whole(status, told, body)
 
     async def fail(self, error: GatewayError) -> None:
         """Sends `error` in the caller's words, if nothing has been sent yet."""
         if self.started:
             return
-        rendered = render_error(error, self.profile, self.request_id)
+        rendered: ErrorReply = render_error(error, self.profile, self.request_id)
         length = (b"content-length", b"%d" % len(rendered.body))
-        await self.send(
-            {
-                "type": "http.response.start",
-                "status": rendered.status,
-                "headers": [*rendered.headers, length],
-            }
-        )
-        await self.send({"type": "http.response.body", "body": rendered.body})
+        await self._send_whole(rendered.status, [*rendered.headers, length], rendered.body)
+
+    def _send_whole(self, status: int, headers: Headers, body: bytes) -> Awaitable[None]:
+        if self._connection is None:
+            return self._send_by_asgi(status, headers, body)
+        self.status, self.complete = status, True
+        return self._connection.reply(status, self._named(headers), body)
+
+    async def _send_by_asgi(self, status: int, headers: Headers, body: bytes) -> None:
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
 
     def report(self, error: GatewayError) -> None:
         """Tells whoever is told of errors of one that the caller is about to be told of."""
         if self.told is not None:
-            self.told.refused(error)
+            self.told.refused(self, error)
         if self.on_error is not None:
             self.on_error(self, error)
 
     def while_connected(self) -> WhileConnected:
         """A block that ends early, without an error, when the client goes away."""
-        return WhileConnected(self)
+        return WhileConnected(self, self._connection)
 
     def _too_large(self, given: str) -> PayloadTooLarge:
         limit = self._server.max_body_bytes
@@ -271,7 +290,7 @@ class SocketExchange(Exchange):
         super().__init__(scope, receive, send, server, hosts)
         scope["method"] = "GET"
         if self.secret is None:
-            self.secret = _secret_of_subprotocols(scope)
+            self.secret = secret_of_subprotocols(scope)
 
     def send(self, message: Message) -> Awaitable[None]:
         """Sends one ASGI message, of HTTP or of a WebSocket."""
@@ -286,45 +305,8 @@ class SocketExchange(Exchange):
         return self._send(message)
 
 
-class WhileConnected:
-    """Cancels its own block when the client leaves; `left` tells that it did.
-
-    To be entered when the body has been read. Nothing else may call `receive` meanwhile.
-    """
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-        self.left = False
-
-    async def __aenter__(self) -> WhileConnected:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._watch = asyncio.create_task(self._wait_for_disconnect())
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        # Not waited for: it holds nothing, and ends at its next step.
-        self._watch.cancel()
-        if not self.left:
-            return False
-        # Our own cancellation is taken back; one from outside goes on. As `asyncio.timeout` does.
-        if self._task.uncancel() > self._cancelling:
-            return False
-        self._exchange.status = CLIENT_LEFT
-        return kind is not None and issubclass(kind, asyncio.CancelledError)
-
-    async def _wait_for_disconnect(self) -> None:
-        while (await self._exchange.receive())["type"] != "http.disconnect":
-            pass
-        # Servers say the same of a reply that is complete, and then what is left to do is done.
-        if not self._exchange.complete:
-            self.left = True
-            self._task.cancel()
-
-
 OnError = Callable[[Exchange, GatewayError], None]
+Handling = Coroutine[Any, Any, None]
 
 
 class Edge:
@@ -337,14 +319,9 @@ class Edge:
         hosts: HostsSettings,
         on_error: OnError | None = None,
         telemetry: Telemetry | None = None,
-        direct: Mapping[tuple[str, str], RawRoute] = _NO_ROUTES,
     ) -> None:
-        """`on_error` is told of errors before the caller is.
-
-        `direct` are routes by method and path, which are taken without a look at all the others.
-        """
+        """`on_error` is told of errors before the caller is."""
         self._telemetry = telemetry or Telemetry()
-        self._direct = direct
         self._app = app
         self._server = server
         self._hosts = hosts
@@ -357,16 +334,21 @@ class Edge:
             return
         kind = Exchange if scope["type"] == "http" else SocketExchange
         exchange = kind(scope, receive, send, self._server, self._hosts)
+        scope[_EXCHANGE] = exchange
+        await self._guarded(exchange, partial(self._app, scope, receive, exchange.send))
+
+    def answer(self, route: RawRoute, scope: Scope, receive: Receive, send: Send) -> Handling:
+        """Answers a request over HTTP by `route`, without the application."""
+        scope["route"], scope["path_params"] = route, {}
+        exchange = Exchange(scope, receive, send, self._server, self._hosts)
+        return self._guarded(exchange, partial(route.handler, exchange))
+
+    async def _guarded(self, exchange: Exchange, handle: Callable[[], Awaitable[None]]) -> None:
+        """Answers what `handle` raises, and tells of the exchange at its end."""
         exchange.on_error = self._on_error
         exchange.told = told = Told(self._telemetry, exchange)
-        scope[_EXCHANGE] = exchange
         try:
-            route = self._direct.get((scope["method"], scope["path"]))
-            if route is None:
-                await self._app(scope, receive, exchange.send)
-            else:
-                scope["route"], scope["path_params"] = route, {}
-                await route.handler(exchange)
+            await handle()
         except ClientLeftError:
             exchange.status = CLIENT_LEFT
         except GatewayError as error:
@@ -381,7 +363,7 @@ class Edge:
             exchange.report(internal_error())
             await exchange.fail(internal_error())
         finally:
-            told.end()
+            told.end(exchange)
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,8 +426,13 @@ def store_unavailable() -> StoreUnavailable:
 
 
 def header_pairs(headers: Mapping[str, str]) -> Headers:
-    """Headers as ASGI wants them."""
-    return [(name.lower().encode("latin-1"), _one_line(headers[name])) for name in headers]
+    """Headers as ASGI wants them; of a value, what does not fit into one is replaced."""
+    return [(_header_name(name), _one_line(headers[name])) for name in headers]
+
+
+@lru_cache(maxsize=256)
+def _header_name(name: str) -> bytes:
+    return name.lower().encode("latin-1")
 
 
 async def _described() -> None:
@@ -453,31 +440,6 @@ async def _described() -> None:
 
 
 def _one_line(value: str) -> bytes:
-    """A header's value; what does not fit into one is replaced."""
-    return re.sub(r"[^\x20-\x7e]", "?", value).encode("ascii")
-
-
-def _secret(headers: Mapping[bytes, bytes]) -> str | None:
-    """The caller's key, from any of the three headers that clients use."""
-    scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
-    if scheme.lower() == b"bearer" and (secret := credentials.strip()):
-        return secret.decode("latin-1")
-    for name in (b"x-api-key", b"x-goog-api-key"):
-        if secret := headers.get(name, b"").strip():
-            return secret.decode("latin-1")
-    return None
-
-
-def _secret_of_subprotocols(scope: Scope) -> str | None:
-    """The key among the offered subprotocols: browsers can send no header with an upgrade."""
-    offered: list[str] = scope.get("subprotocols", [])
-    keys = (one for one in offered if one.startswith(_KEY_SUBPROTOCOL))
-    return next(keys, "").removeprefix(_KEY_SUBPROTOCOL) or None
-
-
-def _secret_of_query(scope: Scope) -> str | None:
-    """`?key=`, as Google's clients send it; on Google's paths only, for addresses get logged."""
-    query: bytes = scope.get("query_string", b"")
-    if b"key=" not in query or not is_gemini(scope["path"]):
-        return None
-    return parse_qs(query.decode("latin-1")).get("key", [None])[0]
+    if value.isascii() and value.isprintable():
+        return value.encode()
+    return _NOT_SHOWN.sub("?", value).encode("ascii")

@@ -43,6 +43,25 @@ _NO_ROUTES: Mapping[str, Sequence[Route]] = MappingProxyType({})
 _MOST_SHOWN_OF_PATH = 200
 
 
+class Application(FastAPI):
+    """FastAPI, but for the calls to models: none of its layers is on their way.
+
+    `direct` has them by method and path; `edge` answers them, and every error of the others.
+    """
+
+    edge: Edge
+    direct: dict[tuple[str, str], RawRoute]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI."""
+        if scope["type"] == "http":
+            route = self.direct.get((scope["method"], scope["path"]))
+            if route is not None:
+                await self.edge.answer(route, scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+
 def new_app(
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     *,
@@ -50,12 +69,12 @@ def new_app(
     hosts: HostsSettings,
     on_error: OnError | None = None,
     telemetry: Telemetry | None = None,
-) -> FastAPI:
+) -> Application:
     """An application without routes, and around it the layer that answers every error.
 
     `/openapi.json` is served; the pages that show it would load scripts from elsewhere.
     """
-    app = FastAPI(
+    app = Application(
         title="Operayde Gateway API",
         version=__version__,
         docs_url=None,
@@ -67,15 +86,15 @@ def new_app(
     )
     app.add_exception_handler(HTTPException, _routing_failed)
     app.router.default = or_no_socket(app.router.default)
-    app.state.direct = {}
-    app.add_middleware(
-        Edge,
-        server=server,
-        hosts=hosts,
-        on_error=on_error,
-        telemetry=telemetry,
-        direct=app.state.direct,
-    )
+    parts: dict[str, Any] = {
+        "server": server,
+        "hosts": hosts,
+        "on_error": on_error,
+        "telemetry": telemetry or Telemetry(),
+    }
+    app.direct = {}
+    app.edge = Edge(app, **parts)
+    app.add_middleware(Edge, **parts)
     _describe(app)
     return app
 
@@ -93,8 +112,9 @@ def mount(
 ) -> None:
     """Puts the routes of every dialect on `app`, and those of `management` by their tags.
 
-    `metrics` go to the root, where Prometheus looks for them.
+    `metrics` go to the root, where Prometheus looks for them. `app` is one of `new_app`.
     """
+    assert isinstance(app, Application)
     _add(app, "", metrics, "metrics")
     fingerprint = system_fingerprint(app.version)
     probes = health.routes(authenticator, readiness)
@@ -134,13 +154,13 @@ def system_fingerprint(version: str) -> str:
     return "fp_" + hashlib.sha256(version.encode()).hexdigest()[:10]
 
 
-def _add(app: FastAPI, prefix: str, routes: Sequence[Route], tag: str) -> None:
+def _add(app: Application, prefix: str, routes: Sequence[Route], tag: str) -> None:
     for route in routes:
         raw = RawRoute(prefix, route, tag)
         app.router.routes.append(raw)
         if route.method == "POST" and "{" not in route.path:
             # The calls to models are among these. Whoever is first has the path, as in a router.
-            app.state.direct.setdefault((route.method, raw.path), raw)
+            app.direct.setdefault((route.method, raw.path), raw)
         if route.method == "GET":
             app.router.routes.append(RawRoute(prefix, replace(route, method="HEAD"), tag))
 

@@ -23,11 +23,15 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Told:
-    """Around one exchange: made when it comes, `end`ed when it is over."""
+    """Around one exchange: made when it comes, `end`ed when it is over.
+
+    It does not hold the exchange, which holds it: what holds itself waits for the collector.
+    """
+
+    __slots__ = ("_is_probe", "_telemetry", "_token")
 
     def __init__(self, telemetry: Telemetry, exchange: Exchange) -> None:
         self._telemetry = telemetry
-        self._exchange = exchange
         exchange.call.parent = read_parent(exchange.headers)
         exchange.call.is_session = exchange.scope["type"] == "websocket"
         exchange.server_timing = telemetry.server_timing
@@ -38,9 +42,9 @@ class Told:
             exchange.call, exchange.scope["method"], traced=not self._is_probe
         )
 
-    def refused(self, error: GatewayError) -> None:
+    def refused(self, exchange: Exchange, error: GatewayError) -> None:
         """The request is answered with `error`."""
-        exchange, metrics = self._exchange, self._telemetry.metrics
+        metrics = self._telemetry.metrics
         exchange.error = error.code
         metrics.refusals.add(1, str(error.status), refusal_word(error))
         if (caller := exchange.principal) is not None:
@@ -48,10 +52,9 @@ class Told:
                 caller.tenant_id, caller.key_id, caller.key_label, refusal_word(error)
             )
 
-    def end(self) -> None:
+    def end(self, exchange: Exchange) -> None:
         """The exchange is over, however it ended."""
-        exchange, telemetry = self._exchange, self._telemetry
-        call = exchange.call
+        telemetry, call = self._telemetry, exchange.call
         duration_s = (time.perf_counter_ns() - call.began_ns) / 1e9
         route, method = _route(exchange), _method(exchange)
         telemetry.metrics.http_active.add(-1)
