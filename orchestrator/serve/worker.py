@@ -26,6 +26,8 @@ _STABLE_S = 60.0
 _KILL_AFTER_S = 10.0
 """Beyond the drain time, for closing what the application holds."""
 _TRITON_POLL_S = 0.02
+_MEMORY = {"MALLOC_ARENA_MAX": "2"}
+"""Threads that mostly wait need no heap each; an operator's own value goes before it."""
 
 
 class WorkerError(Exception):
@@ -190,4 +192,4 @@ def _environment(settings: Settings, endpoint: Endpoint | None) -> Mapping[str, 
     changed = {ENV_PREFIX + name: value for name, value in changes.items()}
     # Settings ignore the case of variables, so both spellings would be there.
     kept = {name: value for name, value in os.environ.items() if name.upper() not in changed}
-    return kept | {name: value for name, value in changed.items() if value}
+    return _MEMORY | kept | {name: value for name, value in changed.items() if value}

@@ -8,7 +8,11 @@ import sys
 
 import pytest
 
-HEAVY = ("aiohttp", "alembic", "grpc", "mako", "redis", "tritonclient.grpc")
+HEAVY = (
+    *("aiohttp", "alembic", "grpc", "mako", "redis", "tritonclient.grpc"),
+    "sqlalchemy.dialects.postgresql",
+)
+PARENTS_OWN = {"alembic", "mako", "sqlalchemy.dialects.postgresql"}
 ONLY_WORKER = ("fastapi", "jinja2", "numpy", "regopy", "tokenizers")
 
 
@@ -21,14 +25,14 @@ def _imported(*modules: str) -> set[str]:
     return set(json.loads(ended.stdout))
 
 
-def test_a_worker_has_no_client_of_redis_opa_or_grpc_and_no_migrations() -> None:
+def test_a_worker_has_no_client_of_redis_opa_grpc_or_postgresql_and_no_migrations() -> None:
     imported = _imported("orchestrator.serve.worker", "orchestrator.app")
     assert not imported.intersection(HEAVY)
 
 
 def test_the_parent_has_nothing_of_the_application() -> None:
     imported = _imported("orchestrator.serve.appliance")
-    assert not imported.intersection({*HEAVY, *ONLY_WORKER} - {"alembic", "mako"})
+    assert not imported.intersection({*HEAVY, *ONLY_WORKER} - PARENTS_OWN)
 
 
 @pytest.mark.parametrize(
