@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
 from collections.abc import Sequence
@@ -9,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.core.request import SamplingParams
-from orchestrator.triton.client import TritonClient, TritonEndpoint
-from orchestrator.triton.contract import GenerateCall
-from tests.bench import http_load, load, speed
+from orchestrator.triton.encoding import generate_request
+from orchestrator.triton.http2 import Http2Channel
+from orchestrator.triton.stream import METHOD
+from orchestrator.triton.transport import OK, Status
+from tests.bench import load, speed
 from tests.bench.direct import DirectModel
 from tests.bench.engine.work import PACED, PACES_S
 from tests.bench.field import CHAT
@@ -23,6 +25,7 @@ from tests.bench.stack import running
 STREAMS, TOKENS = 32, 64
 APART_S = 0.02
 """Streams begin one after the other: what is looked for is what a token waits, not a crowd."""
+SHORT = f"Tell me story {load.NUMBER}."
 WORDS = "tell me one more story of the sea and of the ships that came home "
 
 
@@ -37,26 +40,27 @@ class Added:
 
 
 class Pair:
-    """The same paced streams through the front door and directly."""
+    """The same paced streams through the front door and directly.
+
+    Both sides are counted on bare protocols in this process, and neither reads what it counts.
+    """
 
     def __init__(self, target: Target, engine: Engine, repository: Repository) -> None:
         self._target = target
-        self._client = TritonClient(TritonEndpoint(f"127.0.0.1:{engine.grpc_port}"))
-        self._model = DirectModel.open(self._client, repository.path, PACED)
+        self._channel = Http2Channel(f"127.0.0.1:{engine.grpc_port}")
+        self._model = DirectModel.open(repository.path, PACED)
 
     async def close(self) -> None:
         """Ends the connection to the engine."""
-        await self._client.close()
+        await self._channel.close()
 
     async def measure(self, repetitions: int) -> Added:
         """Front door and direct in turns, after a warm-up of both."""
         long = _prompt(self._model, 500)
         rows: list[tuple[float, float, float, float]] = []
         for number in range(-1, repetitions):
-            front = await self._front("Tell me a story.", STREAMS, 2 * STREAMS, TOKENS)
-            direct = await self._direct("Tell me a story.", STREAMS, 2 * STREAMS, TOKENS)
-            front_first = await self._front(long, 1, 20, 1)
-            direct_first = await self._direct(long, 1, 20, 1)
+            front, direct = await self._both(SHORT, STREAMS, 2 * STREAMS, TOKENS)
+            front_first, direct_first = await self._both(long, 1, 50, 1)
             late, direct_late = _late_ms(front), _late_ms(direct)
             if number >= 0:
                 rows.append(
@@ -69,7 +73,10 @@ class Pair:
                 )
         return Added(*(statistics.median(column) for column in zip(*rows, strict=True)))
 
-    async def _front(self, prompt: str, streams: int, requests: int, tokens: int) -> load.Load:
+    async def _both(
+        self, prompt: str, streams: int, requests: int, tokens: int
+    ) -> tuple[load.Load, load.Load]:
+        """Through the front door, then directly."""
         target = self._target
         body = {
             "model": PACED,
@@ -80,50 +87,48 @@ class Pair:
         raw = load.request("127.0.0.1", target.port, CHAT, body, target.headers)
         clients = [await load.Client.open("127.0.0.1", target.port) for _ in range(streams)]
         try:
-            return await load.run(clients, requests, raw, apart_s=APART_S)
+            front = await load.run(clients, requests, raw, apart_s=APART_S)
         finally:
             for client in clients:
                 client.drop()
+        call = self._model.call(load.NUMBER, self._model.tokens(prompt), tokens)
+        askers = [Straight(self._channel)] * streams
+        direct = await load.run(askers, requests, generate_request(call), apart_s=APART_S)
+        assert not front.failed + direct.failed
+        return front, direct
 
-    async def _direct(self, prompt: str, streams: int, requests: int, tokens: int) -> load.Load:
-        ids = self._model.tokens(prompt)
-        run, started = load.Load(), time.perf_counter()
 
-        async def one(_: int, number: int) -> http_load.Outcome:
-            run.answers.append(await self._one(ids, tokens, number))
-            return http_load.Outcome(status=200)
+class Straight:
+    """Calls of the engine, a token for each message."""
 
-        await http_load.run(streams, requests, one, apart_s=APART_S)
-        run.wall_s = time.perf_counter() - started
-        return run
+    def __init__(self, channel: Http2Channel) -> None:
+        self._channel = channel
 
-    async def _one(self, ids: Sequence[int], tokens: int, number: int) -> load.Answer:
-        answer = load.Answer(asked_at=time.perf_counter(), status=200)
-        call = GenerateCall(
-            model=PACED,
-            request_id=f"direct-{id(self)}-{number}-{answer.asked_at}",
-            token_ids=ids,
-            max_tokens=tokens,
-            end_id=self._model.end_id,
-            pad_id=None,
-            extra_end_ids=(),
-            sampling=SamplingParams(),
-            vocab_size=0,
-            reports_finish_reason=False,
+    async def ask(self, raw: bytes) -> load.Answer:
+        """See `load.Asker.ask`."""
+        raw, answer = load.numbered(raw), load.Answer(status=200)
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def arrived(_: bytes) -> None:
+            answer.arrivals.append(time.perf_counter())
+
+        def ended(status: Status) -> None:
+            answer.ended_at = time.perf_counter()
+            answer.status = 200 if status.code == OK else 0
+            over.set_result(None)
+
+        answer.asked_at = time.perf_counter()
+        self._channel.start(
+            *(METHOD, raw), metadata=(), timeout_s=60.0, on_message=arrived, on_end=ended
         )
-        stream = self._client.generate(call)
-        while (chunk := await stream.next_chunk()) is not None:
-            answer.arrivals += [time.perf_counter()] * len(chunk.token_ids)
-            if chunk.final:
-                break
-        answer.ended_at = time.perf_counter()
+        await over
         return answer
 
 
 async def demo(folder: Path, repository: Path, catalogue: Path) -> dict[str, Any]:
     """The CPU engine with the demo model, 32 streams."""
     async with running(repository, catalogue, ("demo-chat",), folder) as stack:
-        direct = DirectModel.open(stack.client, repository, "demo-chat")
+        direct = DirectModel.open(repository, "demo-chat")
         return await speed.demo_row(stack, direct, 32, 96)
 
 
@@ -147,7 +152,7 @@ def _at(values: Sequence[float], share: float) -> float:
 
 def _prompt(model: DirectModel, tokens: int) -> str:
     """A prompt of about so many tokens."""
-    words = WORDS
+    words = f"{load.NUMBER} {WORDS}"
     while len(model.tokens(words)) < tokens:
         words += WORDS
     return words

@@ -21,43 +21,56 @@ from tests.bench.http_load import Outcome
 class DirectModel:
     """A built model, with prompts turned into tokens beforehand."""
 
-    client: TritonClient
     name: str
     renderer: Renderer
     end_id: int
     extra_end_ids: Sequence[int]
 
     @classmethod
-    def open(cls, client: TritonClient, repository: Path, name: str) -> DirectModel:
+    def open(cls, repository: Path, name: str) -> DirectModel:
         """The newest build of `name`."""
         directory = served_version(repository / name)
         assert directory is not None, f"{name} is not built"
         manifest = read_manifest(directory)
         renderer = Renderer(directory, parser="plain")
-        return cls(client, name, renderer, manifest.end_id, manifest.extra_end_ids)
+        return cls(name, renderer, manifest.end_id, manifest.extra_end_ids)
 
-    def tokens(self, prompt: str) -> list[int]:
+    def tokens(self, prompt: str) -> Sequence[int]:
         """The prompt's ids in the model's chat template."""
         return self.renderer.render(ChatPrompt((Message("user", (TextPart(prompt),)),)))
 
-    async def generate(
-        self, token_ids: Sequence[int], max_tokens: int, sampling: SamplingParams
-    ) -> Outcome:
-        """One generation, its text not even decoded."""
-        outcome, started = Outcome(status=200), time.perf_counter()
-        call = GenerateCall(
+    def call(
+        self,
+        request_id: str,
+        token_ids: Sequence[int],
+        max_tokens: int,
+        sampling: SamplingParams | None = None,
+    ) -> GenerateCall:
+        """One generation, as the orchestrator would ask for it."""
+        return GenerateCall(
             model=self.name,
-            request_id=f"direct-{next(_NUMBERS)}",
+            request_id=request_id,
             token_ids=token_ids,
             max_tokens=max_tokens,
             end_id=self.end_id,
             pad_id=None,
             extra_end_ids=self.extra_end_ids,
-            sampling=sampling,
+            sampling=sampling or SamplingParams(),
             vocab_size=0,
             reports_finish_reason=False,
         )
-        stream = self.client.generate(call)
+
+    async def generate(
+        self,
+        client: TritonClient,
+        token_ids: Sequence[int],
+        max_tokens: int,
+        sampling: SamplingParams,
+    ) -> Outcome:
+        """One generation, its text not even decoded."""
+        outcome, started = Outcome(status=200), time.perf_counter()
+        call = self.call(f"direct-{next(_NUMBERS)}", token_ids, max_tokens, sampling)
+        stream = client.generate(call)
         while (chunk := await stream.next_chunk()) is not None:
             if not outcome.first_s:
                 outcome.first_s = time.perf_counter() - started

@@ -72,7 +72,7 @@ def cases(*, quick: bool) -> list[Case]:
                 f"embeddings 32 x 1024, {encoding}",
                 "requests/s",
                 EMBEDDINGS,
-                {"model": EMBED, "input": ["data stays here"] * 32, "encoding_format": encoding},
+                {"model": EMBED, "input": _texts(32), "encoding_format": encoding},
                 16,
                 128 * scale,
                 per_second,
@@ -95,9 +95,14 @@ def per_second(run: load.Load, cpu_s: float) -> float:
 
 
 def _chat(model: str, tokens: int, *, stream: bool) -> dict[str, Any]:
-    question = {"role": "user", "content": "Tell me a story of the sea."}
+    text = f"Tell me story {load.NUMBER} of the sea."
+    question = {"role": "user", "content": text}
     body = {"model": model, "messages": [question], "max_tokens": tokens}
     return body | {"stream": True} if stream else body
+
+
+def _texts(count: int) -> list[str]:
+    return [f"data stays here {number} {load.NUMBER}" for number in range(count)]
 
 
 def start(

@@ -122,7 +122,7 @@ def _body(**members: Any) -> dict[str, Any]:
 def _prompts() -> Iterator[tuple[int, dict[str, Any]]]:
     """Of this vocabulary a word is about one token."""
     for tokens in (10, 1_000, 10_000, 100_000):
-        text = WORDS * (tokens // 9 + 1)
+        text = load.NUMBER + WORDS * (tokens // 9 + 1)
         yield tokens, _body(messages=[{"role": "user", "content": text}])
 
 
@@ -133,7 +133,8 @@ def _messages() -> Iterator[tuple[int, dict[str, Any]]]:
             count,
             _body(
                 messages=[
-                    {"role": roles[number % 2], "content": WORDS} for number in range(count - 1)
+                    {"role": roles[number % 2], "content": f"{number} {load.NUMBER} {WORDS}"}
+                    for number in range(count - 1)
                 ]
                 + [{"role": "user", "content": "Go on."}]
             ),

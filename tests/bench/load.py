@@ -1,6 +1,7 @@
 """A load generator that costs little itself: HTTP/1.1 on bare protocols, bytes counted, not parsed.
 
-Requests are written down beforehand, and every token's arrival is noted.
+Requests are written down beforehand but for a number that no other has, and every token's arrival
+is noted.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 _TOKEN = re.compile(rb" sentence| sea")
 """What the tokens of the engine are, behind Triton's protocol and behind HTTP."""
 _CLOSED_AFTER_S = 600.0
+NUMBER = "000000000000"
+"""Stands in a request for a number of its own: whoever remembers whole prompts gains nothing."""
+_NUMBER = NUMBER.encode()
 
 
 @dataclass(slots=True)
@@ -75,6 +79,18 @@ def request(
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + raw
 
 
+def numbered(raw: bytes) -> bytes:
+    """`raw` with a number that no other request has in place of each `NUMBER`."""
+    return raw.replace(_NUMBER, b"%0*d" % (len(_NUMBER), time.perf_counter_ns() % 10**12))
+
+
+class Asker(Protocol):
+    """Whoever takes requests, one at a time."""
+
+    async def ask(self, raw: bytes) -> Answer:
+        """Sends a request, numbered, and returns when its answer has ended."""
+
+
 class Client(asyncio.Protocol):
     """One keep-alive connection."""
 
@@ -94,9 +110,15 @@ class Client(asyncio.Protocol):
         _, client = await asyncio.get_running_loop().create_connection(cls, host, port)
         return client
 
+    @property
+    def has_token(self) -> bool:
+        """Whether the first token of the present answer is there."""
+        return bool(self._answer.arrivals)
+
     async def ask(self, raw: bytes) -> Answer:
-        """Sends a request and returns when its answer has ended."""
+        """See `Asker.ask`."""
         assert self._transport is not None
+        raw = numbered(raw)
         self._over = asyncio.get_running_loop().create_future()
         self._answer, self._head, self._length, self._tail = Answer(), b"", -1, b""
         self.last_body = b""
@@ -117,8 +139,9 @@ class Client(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         del exc
-        self._answer.status = 0
-        self._end()
+        if self._over is not None and not self._over.done():
+            self._answer.status = 0
+            self._end()
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -151,13 +174,11 @@ class Client(asyncio.Protocol):
             self._over.set_result(None)
 
 
-async def run(
-    clients: Sequence[Client], requests: int, raw: bytes, *, apart_s: float = 0.0
-) -> Load:
+async def run(clients: Sequence[Asker], requests: int, raw: bytes, *, apart_s: float = 0.0) -> Load:
     """`raw` so many times, as many at a time as there are clients, which begin `apart_s` apart."""
     load, numbers = Load(), iter(range(requests))
 
-    async def worker(place: int, client: Client, numbers: Iterator[int]) -> None:
+    async def worker(place: int, client: Asker, numbers: Iterator[int]) -> None:
         await asyncio.sleep(place * apart_s)
         for _ in numbers:
             load.answers.append(await client.ask(raw))

@@ -1,16 +1,20 @@
 """`make profile`: where the worker's time goes, per token and per request, and a flame graph.
 
 py-spy looks at the worker from outside while it answers paced streams, then whole answers. It
-counts whoever holds the interpreter, system calls made under it included.
+counts whoever holds the interpreter, system calls made under it included. The calls of Python
+functions are counted from inside, and are exact where times are not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench import environment, field, gateways, load, processes, repository, steady
@@ -22,6 +26,8 @@ from tests.otlp_receiver import receiving
 SECONDS = 20
 PER_SECOND = 200
 SHOWN = 25
+SETTLE_S = 2.0
+COUNTED = Path(__file__).with_name("counted")
 CASES = {"paced, 32 streams": "token", "chat, not streamed, 32 connections": "request"}
 
 
@@ -32,7 +38,10 @@ async def report(folder: Path) -> int:
     RESULTS.mkdir(exist_ok=True)
     with gateways.engine(folder) as engine, receiving() as receiver:
         made = repository.write(folder / "repository")
-        with gateways.orchestrator(engine, made, folder, collector=receiver.url) as target:
+        settings = {"PYTHONPATH": str(COUNTED), "BENCH_CALLS": str(folder / "calls")}
+        with gateways.orchestrator(
+            engine, made, folder, collector=receiver.url, settings=settings
+        ) as target:
             for case in field.cases(quick=True):
                 if case.name in CASES:
                     await _profile(case, target, CASES[case.name], folder)
@@ -56,10 +65,31 @@ async def _profile(case: Case, target: Target, unit: str, folder: Path) -> None:
         while spy.poll() is None:
             await load.run(clients, case.requests, raw)
         await asyncio.to_thread(spy.wait)
+    calls = await _calls(case, target, clients, raw, folder / "calls") / units
     for client in clients:
         client.drop()
-    sys.stdout.write(f"\n{case.name}: {cpu_us / units:.1f} µs of CPU a {unit}\n")
+    sys.stdout.write(
+        f"\n{case.name}: {cpu_us / units:.1f} µs of CPU and {calls:.0f} calls of Python functions"
+        f" a {unit}\n"
+    )
     sys.stdout.write(_top(stacks.read_text(encoding="utf-8"), cpu_us / units))
+
+
+async def _calls(
+    case: Case, target: Target, clients: Sequence[load.Client], raw: bytes, place: Path
+) -> int:
+    """Of Python functions in the worker, for as many requests as the case has."""
+    worker = steady.worker_of(target).pid
+    os.kill(worker, signal.SIGUSR2)
+    await asyncio.sleep(SETTLE_S)
+    await load.run(clients, case.requests, raw)
+    os.kill(worker, signal.SIGUSR2)
+    await asyncio.sleep(SETTLE_S)
+    return _counted(place)
+
+
+def _counted(place: Path) -> int:
+    return int(place.read_text(encoding="utf-8"))
 
 
 def _spy(target: Target, form: str, path: Path) -> subprocess.Popen[bytes]:

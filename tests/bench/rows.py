@@ -26,6 +26,8 @@ WANTED: Mapping[str, Mapping[str, float]] = {
 }
 """Of ours over a peer's: at most where less is better, at least where more is."""
 STALL_MS = 20.0
+FULL = 0.9
+"""Of a core: whoever is one process on it can hardly do more."""
 LINEAR_UP_TO = 2.0
 """A step may cost so many times more for each unit than the one before it."""
 
@@ -56,7 +58,8 @@ def of_field(case: Case, readings: Mapping[str, Sequence[Reading]]) -> Row:
             peers[name] = "failed" if value is None else _number(value)
             continue
         ratio = ours / value
-        peers[name] = f"{_number(value)} ({ratio:.2g} x)"
+        sign = "≥ " if case.more_is_better and _is_held_up(readings[name]) else ""
+        peers[name] = f"{sign}{_number(value)} ({ratio:.2g} x)"
         if (limit := wanted.get(name)) is not None:
             kept.append(ratio >= limit if case.more_is_better else ratio <= limit)
     sign = "≥" if case.more_is_better else "≤"
@@ -109,13 +112,14 @@ def of_memory(memory: Memory) -> list[Row]:
     return [
         Row(
             f"worker's memory: warm, after {memory.requests:,} requests more",
-            f"{memory.warm_mb:.0f}, {memory.after_requests_mb:.0f} MB",
+            f"{memory.warm_mb:.0f}, {memory.after_requests_mb:.0f} MB"
+            f" (parent {memory.parent_mb:.0f} MB)",
             wanted="flat, ≤ 150 MB",
             met=grown <= 0.05 * memory.warm_mb and memory.after_requests_mb <= 150,
             figures=asdict(memory),
         ),
         Row(
-            f"memory of an open stream, {memory.streams:,} of them",
+            f"memory of a further stream, from {memory.streams // 2:,} to {memory.streams:,} open",
             f"{memory.kb_per_stream:.0f} kB",
             wanted="≤ 30 kB",
             met=memory.kb_per_stream <= 30,
@@ -169,12 +173,26 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def _busy(readings: Mapping[str, Sequence[Reading]]) -> str:
     """How busy gateway, engine and generator were while ours was measured."""
-    found = readings[OURS]
-    gateway, engine, own = (
-        statistics.median(getattr(reading, name) for reading in found)
-        for name in ("gateway_share", "engine_share", "generator_share")
+    gateway, engine, own = _shares(readings[OURS])
+    full = max(gateway, engine, own)
+    told = (("", gateway), ("engine ", engine), ("generator ", own))
+    return ", ".join(
+        f"{name}{share:.0%}{' (full)' if share == full >= FULL else ''}" for name, share in told
     )
-    return f"{gateway:.0%}, engine {engine:.0%}, generator {own:.0%}"
+
+
+def _is_held_up(readings: Sequence[Reading]) -> bool:
+    """Whether engine or generator had no more to give, so that the gateway could have done more."""
+    gateway, *others = _shares(readings)
+    return max(others) >= FULL and gateway < max(others)
+
+
+def _shares(readings: Sequence[Reading]) -> list[float]:
+    """Of a core: gateway, engine, generator."""
+    return [
+        statistics.median(getattr(reading, name) for reading in readings)
+        for name in ("gateway_share", "engine_share", "generator_share")
+    ]
 
 
 def _number(value: float) -> str:

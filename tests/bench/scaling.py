@@ -82,6 +82,6 @@ async def _run(target: Target, raw: bytes, requests: int) -> load.Load:
 
 
 def _raw(target: Target) -> bytes:
-    messages = [{"role": "user", "content": "Tell me a story of the sea."}]
+    messages = [{"role": "user", "content": f"Tell me story {load.NUMBER} of the sea."}]
     body = {"model": BURST, "messages": messages, "max_tokens": 16}
     return load.request("127.0.0.1", target.port, CHAT, body, target.headers)

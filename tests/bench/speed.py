@@ -65,7 +65,7 @@ async def scripted_cases(folder: Path) -> list[dict[str, Any]]:
     repository = write_repository(folder / "repository")
     models = repository.names
     async with running(repository.path, repository.catalogue, models, folder) as stack:
-        direct = DirectModel.open(stack.client, repository.path, models[0])
+        direct = DirectModel.open(repository.path, models[0])
         paced = script(emit="token ", repeat=11, delay_ms=20)
         short = script(emit="sixteen tokens!!", tokens_per_response=16)
         return [
@@ -81,7 +81,7 @@ async def scripted_cases(folder: Path) -> list[dict[str, Any]]:
 async def demo_cases(folder: Path, repository: Path, catalogue: Path) -> list[dict[str, Any]]:
     """The CPU engine with the demo model, which takes what the machine has."""
     async with running(repository, catalogue, ("demo-chat",), folder) as stack:
-        direct = DirectModel.open(stack.client, repository, "demo-chat")
+        direct = DirectModel.open(repository, "demo-chat")
         return [await demo_row(stack, direct, *case) for case in ((1, 8), (8, 32), (32, 96))]
 
 
@@ -122,7 +122,7 @@ def _case(
 
     async def straight(_: int, number: int) -> Outcome:
         sampling = SamplingParams(temperature=1.0, seed=number)
-        return await direct.generate(token_ids, max_tokens, sampling)
+        return await direct.generate(stack.client, token_ids, max_tokens, sampling)
 
     return Case(name, connections, requests, front, straight)
 

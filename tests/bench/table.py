@@ -36,6 +36,10 @@ from tests.otlp_receiver import receiving
 RESULTS = PROJECT_ROOT / "bench-results"
 MODELS = PROJECT_ROOT / "model_repository"
 IDLE_S = 5.0
+NOTE = (
+    "shares of a core: of ours, while ours was measured; (full) is what could do no more. ≥ marks a"
+    " peer that was held up by the engine or the generator."
+)
 
 
 async def report(folder: Path, *, quick: bool = False) -> int:
@@ -51,7 +55,7 @@ async def report(folder: Path, *, quick: bool = False) -> int:
         found += rows.of_scaling(scaled)
     found.append(rows.of_demo(await added.demo(folder / "demo", MODELS, MODELS / "catalogue.toml")))
     sys.stdout.write(rows.markdown(found) + "\n")
-    for line in (*missing, idle):
+    for line in (*missing, idle, NOTE):
         sys.stdout.write(line + "\n")
     path = _write(found, missing, idle)
     sys.stdout.write(f"written to {path.relative_to(PROJECT_ROOT)}; {_draw(path)}\n")
