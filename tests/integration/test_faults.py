@@ -148,6 +148,30 @@ async def test_dead_or_stopped_triton_is_noticed_and_replaced_under_load(
     assert scripted_appliance.state.restarts == restarts + 1
 
 
+async def test_whole_answers_of_a_dead_triton_are_unavailable(
+    scripted_appliance: Serving, client: openai.AsyncOpenAI
+) -> None:
+    # Answers of a known, quick pace, after which these are made in one response each.
+    assert (await stream(client, script(emit="quick", repeat=50))).code is None
+    restarts, asked = scripted_appliance.state.restarts, script(emit="x" * 8, delay_ms=400)
+
+    async def answer() -> str | None:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.chat.completions.create(
+                model=MODEL, max_tokens=8, messages=[{"role": "user", "content": asked}]
+            )
+        return caught.value.code if caught.value.status_code == 503 else str(caught.value)
+
+    answers = [asyncio.create_task(answer()) for _ in range(8)]
+    await asyncio.sleep(1.0)
+    began_at = time.monotonic()
+    kill_server(scripted_appliance)
+    assert set(await asyncio.gather(*answers)) == {UNAVAILABLE}
+    assert time.monotonic() - began_at < NOTICED_WITHIN_S
+    await noticed(scripted_appliance, restarts, began_at)
+    await serves_again(client, began_at)
+
+
 async def test_engine_that_answers_nobody_is_replaced(
     scripted_appliance: Serving, client: openai.AsyncOpenAI
 ) -> None:
