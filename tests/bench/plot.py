@@ -27,7 +27,8 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
             bars[names.index("orchestrator")].set_color("#c52")
         panel.bar_label(bars, fmt="%.3g", padding=3, fontsize=7)
         panel.set_xscale("log")
-        panel.set_title(row["what"], fontsize=8, loc="left")
+        better = "less" if "CPU" in row["what"] else "more"
+        panel.set_title(f"{row['what']} ({better} is better)", fontsize=8, loc="left")
         panel.tick_params(labelsize=7)
         panel.margins(x=0.15)
     figure.tight_layout()
