@@ -427,7 +427,13 @@ def store_unavailable() -> StoreUnavailable:
 
 def header_pairs(headers: Mapping[str, str]) -> Headers:
     """Headers as ASGI wants them; of a value, what does not fit into one is replaced."""
-    return [(_header_name(name), _one_line(headers[name])) for name in headers]
+    return [
+        (
+            _header_name(name),
+            value.encode() if value.isascii() and value.isprintable() else _one_line(value),
+        )
+        for name, value in headers.items()
+    ]
 
 
 @lru_cache(maxsize=256)
@@ -440,6 +446,4 @@ async def _described() -> None:
 
 
 def _one_line(value: str) -> bytes:
-    if value.isascii() and value.isprintable():
-        return value.encode()
     return _NOT_SHOWN.sub("?", value).encode("ascii")
