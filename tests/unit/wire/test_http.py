@@ -226,6 +226,7 @@ async def test_a_client_that_leaves_stops_the_engine(
 ) -> None:
     caplog.set_level(logging.INFO)
     service.backend.hangs = True
+    service.backend.events = answer("Hello")[:3]
     waiting = [{"type": "http.request", "body": orjson.dumps({**CHAT, "stream": stream})}]
 
     async def receive() -> dict[str, Any]:
@@ -283,6 +284,7 @@ async def test_a_client_that_leaves_as_we_are_cancelled_does_not_hide_the_cancel
     service: Bench,
 ) -> None:
     service.backend.hangs = True
+    service.backend.events = answer("Hello")[:3]
     waiting = [{"type": "http.request", "body": orjson.dumps(CHAT)}]
 
     async def receive() -> dict[str, Any]:
@@ -300,6 +302,7 @@ async def test_a_client_that_leaves_as_we_are_cancelled_does_not_hide_the_cancel
 
 async def test_a_cancellation_from_outside_is_passed_on(service: Bench) -> None:
     service.backend.hangs = True
+    service.backend.events = answer("Hello")[:3]
     task = asyncio.create_task(call(service.app, body=orjson.dumps(CHAT)))
     await service.backend.running.wait()
     task.cancel()
