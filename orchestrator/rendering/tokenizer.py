@@ -17,6 +17,11 @@ MOST_SEGMENT_BYTES = 4 * 2**20
 """Of texts whose ids are remembered, by each model in each process: about a million characters."""
 
 
+_MOST_AT_ONCE = 2_000
+"""Characters that are encoded without letting other threads run. Once the interpreter's lock is
+given away, getting it back takes longer than a short text."""
+
+
 class PromptTokenizer:
     """Encodes prompts and lends its vocabulary to detokenisers. Immutable, thread-safe."""
 
@@ -50,7 +55,7 @@ class PromptTokenizer:
         if len(known) < len(pieces):
             new = [one for one in dict.fromkeys(pieces) if one not in known]
             texts = [twin + behind for _, twin, behind in new]
-            encodings = self.vocabulary.encode_batch_fast(texts, add_special_tokens=False)
+            encodings = self._encodings(texts)
             for piece, marked, encoding in zip(new, texts, encodings, strict=True):
                 known[piece] = self._piece_ids(marked, encoding)
                 self._segments.keep(piece, known[piece])
@@ -67,6 +72,11 @@ class PromptTokenizer:
         """The ids of a whole prompt in which the caller may write special tokens out."""
         marked = self.specials.mark(self.specials.without_reserved(text))
         return self._ids(marked, add_special_tokens=add_special_tokens)
+
+    def _encodings(self, texts: Sequence[str]) -> Sequence[Encoding]:
+        if sum(map(len, texts)) < _MOST_AT_ONCE:
+            return [self.vocabulary.encode(one, add_special_tokens=False) for one in texts]
+        return self.vocabulary.encode_batch_fast(texts, add_special_tokens=False)
 
     def _piece_ids(self, marked: str, encoding: Encoding) -> array[int]:
         ids, forged = self._unforged(encoding)
