@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.catalogue import Model
 from orchestrator.core.event_source import EventSource
 from orchestrator.core.events import Usage
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest, SamplingParams
+from orchestrator.core.value import value
 from orchestrator.manifest import Manifest
 from orchestrator.rendering import Renderer
 from orchestrator.triton.contract import Guide
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ServedModel:
     """A catalogue entry with what was built for it. `defaults` are the model's own sampling."""
 
@@ -26,7 +26,7 @@ class ServedModel:
     defaults: SamplingParams
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Prepared:
     """A request in tokens, checked against the model's limits and not started yet.
 
@@ -52,7 +52,7 @@ class Prepared:
         return len(self.token_ids) + self.request.n * self.max_tokens
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PreparedEmbedding:
     """Inputs in tokens, checked against the model's limits."""
 

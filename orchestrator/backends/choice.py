@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from orchestrator.backends.placed_stream import PlacedStream
 from orchestrator.core.errors import UpstreamFailed
@@ -51,26 +51,26 @@ class Attempt:
     @property
     def produced_so_far(self) -> int:
         """Tokens that the engine has made, those after a stop included."""
-        return self._stream.produced
+        return self._stream.now.produced
 
     @property
     def metrics(self) -> EngineMetrics | None:
         """What the engine told at its end; after a stop that may still be to come."""
-        return self._stream.metrics
+        return self._stream.now.metrics
 
     @property
     def is_streamed(self) -> bool:
         """Whether tokens come as the engine makes them, not all at its end."""
-        return self._stream.is_streamed
+        return self._stream.now.streaming
 
     @property
     def timings(self) -> EngineTimings | None:
         """The engine's clock readings, its arrival being the moment when we sent the request."""
-        if (told := self._stream.metrics) is None:
+        if (told := self._stream.now.metrics) is None:
             return None
-        ahead = self._stream.asked_at_ns - told.arrived_ns
+        ahead = self._stream.now.asked_at_ns - told.arrived_ns
         return EngineTimings(
-            arrived_at_ns=self._stream.asked_at_ns,
+            arrived_at_ns=self._stream.now.asked_at_ns,
             scheduled_at_ns=told.scheduled_ns + ahead,
             first_token_at_ns=told.first_token_ns + ahead,
             last_token_at_ns=told.last_token_ns + ahead,
@@ -79,7 +79,7 @@ class Attempt:
     @property
     def has_ended(self) -> bool:
         """Whether the engine's side is over."""
-        return self._stream.has_ended
+        return self._stream.now.has_ended
 
     async def ended(self) -> None:
         """Returns when the engine's side is over."""
@@ -149,16 +149,15 @@ class Attempt:
                 raise UpstreamFailed("The engine ended this request for a reason of its own.")
 
 
-class Choice:
-    """One answer of a generation.
+class CallFirst:
+    """An attempt that counts only if it is a tool call.
 
-    Where `otherwise` is given, the first attempt counts only if it is a tool call. As soon as it
-    turns out to say something instead, it is dropped for the other one.
+    As soon as it turns out to say something instead, it is dropped for the other one.
     """
 
-    def __init__(self, first: Attempt, otherwise: Callable[[], Attempt] | None = None) -> None:
+    def __init__(self, first: Attempt, otherwise: Callable[[], Attempt]) -> None:
         self._attempts = [first]
-        self._otherwise = otherwise
+        self._otherwise: Callable[[], Attempt] | None = otherwise
         self._on_news: Callable[[], None] = _nobody
 
     @property
@@ -245,6 +244,10 @@ class Choice:
                 self._attempt.listen(self._on_news)
                 return events[:index]
         return events
+
+
+Choice: TypeAlias = Attempt | CallFirst
+"""One answer of a generation."""
 
 
 def _nobody() -> None:

@@ -10,7 +10,7 @@ from functools import partial
 
 from orchestrator.backends import Prepared, PreparedEmbedding, Run, ServedModel, embedding
 from orchestrator.backends.affinity import Blocks
-from orchestrator.backends.choice import Attempt, Choice
+from orchestrator.backends.choice import Attempt, CallFirst, Choice
 from orchestrator.backends.embedding import Embedder
 from orchestrator.backends.guides import guide_for, may_call_instead
 from orchestrator.backends.placed_stream import PlacedStream
@@ -82,7 +82,7 @@ class LocalBackend:
         engine_id = f"{request_id}-{random.getrandbits(48):012x}"
         placement = self._placements.of(prepared.served.model.name)
         blocks = placement.blocks(prepared.token_ids, prepared.served.manifest.tokens_per_block)
-        choices = []
+        choices: list[Choice] = []
         for index in range(request.n):
             attempt = partial(
                 self._attempt, prepared, placement, blocks, index, sampling, seed + index
@@ -92,10 +92,9 @@ class LocalBackend:
                 free = replace(request, response_format=None, whole=False)
                 said = replace(request, tool_choice=ToolChoice("none"), whole=False)
                 otherwise = partial(attempt, f"{choice_id}-said", said, prepared.guide)
-                choice = Choice(attempt(choice_id, free, None), otherwise)
+                choices.append(CallFirst(attempt(choice_id, free, None), otherwise))
             else:
-                choice = Choice(attempt(choice_id, request, prepared.guide))
-            choices.append(choice)
+                choices.append(attempt(choice_id, request, prepared.guide))
         return choices
 
     def _attempt(
@@ -140,24 +139,26 @@ class LocalRun(Run):
     def __init__(self, prepared: Prepared, choices: Sequence[Choice]) -> None:
         self._prepared = prepared
         self._choices = choices
+        self._only = choices[0] if len(choices) == 1 else None
         self._begun = False
+        self._produced: Usage | None = None
         self.is_streamed = choices[0].is_streamed
 
     def take(self) -> list[GenerationEvent]:
         """See `EventSource.take`; the first come with the first token, the last with the end."""
-        choices = self._choices
-        if len(choices) == 1:
-            events = choices[0].take()
+        if (only := self._only) is not None:
+            events, begun, over = only.take(), only.begun, only.over
         else:
+            choices = self._choices
             events = [event for one in choices if not one.over for event in one.take()]
-        if not self._begun:
-            if not any(choice.begun for choice in choices):
-                return events
+            begun = any(choice.begun for choice in choices)
+            over = all(choice.over for choice in choices)
+        if begun and not self._begun:
             self._begun = True
             events.insert(0, _started(self._prepared))
-        if all(choice.over for choice in choices):
+        if over:
             self.over = True
-            usage = self._usage(sum(choice.tokens for choice in choices))
+            usage = self._usage(sum([choice.tokens for choice in self._choices]))
             events.append(GenerationFinished(usage, self._timings()))
         return events
 
@@ -178,25 +179,38 @@ class LocalRun(Run):
 
     def so_far(self) -> Usage:
         """What the engine has produced until now."""
-        return self._usage(sum(choice.produced_so_far for choice in self._choices))
+        if self._produced is not None:
+            return self._produced
+        usage = self._usage(sum([choice.produced_so_far for choice in self._choices]))
+        if self.has_ended:
+            # Asked for several times at the end, when nothing is added any more.
+            self._produced = usage
+        return usage
 
     async def produced(self) -> Usage:
         """What the engine has produced, told when all its streams have ended."""
         for choice in self._choices:
-            await choice.ended()
+            if not choice.has_ended:
+                await choice.ended()
         return self.so_far()
 
     def _usage(self, completion_tokens: int) -> Usage:
         """Cached is what no choice had to compute; the last prompt token is computed always."""
-        prepared, manifest = self._prepared, self._prepared.served.manifest
-        blocks = [choice.metrics.reused_blocks if choice.metrics else 0 for choice in self._choices]
-        cached = min(min(blocks) * manifest.tokens_per_block, prepared.prompt_tokens - 1)
-        reasoning = sum(choice.reasoning_tokens for choice in self._choices)
-        return Usage(prepared.prompt_tokens, completion_tokens, cached, reasoning)
+        prompt_tokens = len(self._prepared.token_ids)
+        reused = reasoning = 0
+        for index, choice in enumerate(self._choices):
+            told = choice.metrics
+            blocks = told.reused_blocks if told is not None else 0
+            reused = min(reused, blocks) if index else blocks
+            reasoning += choice.reasoning_tokens
+        per_block = self._prepared.served.manifest.tokens_per_block
+        cached = min(reused * per_block, prompt_tokens - 1)
+        return Usage(prompt_tokens, completion_tokens, cached, reasoning)
 
     def _timings(self) -> tuple[EngineTimings, ...]:
         timings = [choice.timings for choice in self._choices]
-        return tuple(one for one in timings if one is not None) if all(timings) else ()
+        told = [one for one in timings if one is not None]
+        return tuple(told) if len(told) == len(timings) else ()
 
 
 def _started(prepared: Prepared) -> GenerationStarted:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.backends.placement import Placement, Way
 from orchestrator.core.errors import ModelUnavailable, UpstreamTimeout
-from orchestrator.triton.contract import EngineMetrics, GenerateCall, TokenChunk
+from orchestrator.triton.contract import GenerateCall, TokenChunk
 from orchestrator.triton.errors import unavailable
 
 if TYPE_CHECKING:
@@ -33,80 +33,58 @@ class PlacedStream:
         self._stopped = False
         self._expired = False
         self._timer: asyncio.TimerHandle | None = None
-        self._stream = self._started()
-
-    @property
-    def produced(self) -> int:
-        """Tokens that the engine has made. A server that was left had made none."""
-        return self._stream.produced
-
-    @property
-    def metrics(self) -> EngineMetrics | None:
-        """What the engine told at its end; after a stop that may still be to come."""
-        return self._stream.metrics
-
-    @property
-    def is_streamed(self) -> bool:
-        """Whether tokens come as the engine makes them, not all at its end."""
-        return self._stream.streaming
-
-    @property
-    def asked_at_ns(self) -> int:
-        """When the server that answers was asked, in Unix nanoseconds."""
-        return self._stream.asked_at_ns
+        self.now = self._started()
+        """The stream on the present server; one that was left had brought no token."""
 
     def listen(self, on_news: Callable[[], None]) -> None:
         """`on_news` is called when there may be something to take."""
-        self._on_news = self._stream.on_news = on_news
+        self._on_news = self.now.on_news = on_news
 
     def take(self) -> TokenChunk | None:
         """What has come since the last call, if anything has.
 
         Not to be called after the final chunk. Raises: GatewayError.
         """
+        stream = self.now
         try:
-            chunk = self._taken()
+            chunk = stream.take()
+            if chunk is None:
+                if stream.is_over:
+                    # Without a final response: Triton goes away in good order.
+                    raise unavailable()
+                if self._expired:
+                    raise UpstreamTimeout("The engine did not answer in time.")
+                return None
+            if chunk.finish_reason == "cancelled" and not stream.produced:
+                # Without a token and by no wish of ours: the same.
+                raise unavailable()
         except ModelUnavailable as error:
-            if not self._stopped:
-                self._way.failed(error)
-            if self._begun or self._stopped or not self._way.moves():
-                raise
-            self._stream.stop()
-            self._stream = self._started()
+            self._move(error)
             return None
-        if chunk is not None and not self._begun:
+        if not self._begun:
             self._begun = True
-            self._want_no_more()
+            if self._timer is not None:
+                self._timer.cancel()
         return chunk
 
     def stop(self) -> None:
         """Ends the generation on the engine's side, in the background. Twice is once."""
         self._stopped = True
         self._want_no_more()
-        self._stream.stop()
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the engine's side is over."""
-        return self._stream.has_ended
+        self.now.stop()
 
     async def ended(self) -> None:
         """Returns when the engine's side is over."""
-        await self._stream.ended()
+        await self.now.ended()
 
-    def _taken(self) -> TokenChunk | None:
-        stream = self._stream
-        chunk = stream.take()
-        if chunk is None:
-            if stream.is_over:
-                # Without a final response: Triton goes away in good order.
-                raise unavailable()
-            if self._expired:
-                raise UpstreamTimeout("The engine did not answer in time.")
-        elif chunk.finish_reason == "cancelled" and not stream.produced:
-            # Without a token and by no wish of ours: the same.
-            raise unavailable()
-        return chunk
+    def _move(self, error: ModelUnavailable) -> None:
+        """Begins on another server, where there is one. Raises: ModelUnavailable."""
+        if not self._stopped:
+            self._way.failed(error)
+        if self._begun or self._stopped or not self._way.moves():
+            raise error
+        self.now.stop()
+        self.now = self._started()
 
     def _started(self) -> TokenStream:
         stream = self._way.replica.client.generate(self.call)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from orchestrator.core.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallContext:
     """`dialect` is the endpoint's name (`chat`, `embeddings` …), `client_ip` the peer's address.
 

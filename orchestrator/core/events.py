@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, assert_never
 
 from orchestrator.core.messages import Part
+from orchestrator.core.value import value
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 PartKind = Literal["text", "reasoning", "tool_call"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Usage:
     """Token counts of one generation, all choices together."""
 
@@ -33,7 +34,7 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EngineTimings:
     """When the engine did what for one choice, in Unix nanoseconds."""
 
@@ -43,7 +44,7 @@ class EngineTimings:
     last_token_at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LikelyToken:
     """A token that could have been drawn. `raw` is its bytes, which need not be a character."""
 
@@ -52,7 +53,7 @@ class LikelyToken:
     logprob: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TokenLogprob:
     """A token that was drawn, and the likeliest ones in its place, the likeliest first."""
 
@@ -62,7 +63,7 @@ class TokenLogprob:
     top: tuple[LikelyToken, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GenerationStarted:
     """The prompt is accepted and the engine is at work. `created_at` is Unix seconds."""
 
@@ -72,7 +73,7 @@ class GenerationStarted:
     prompt_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PartStarted:
     """A part opens. A tool call names itself here; its arguments follow as deltas."""
 
@@ -82,7 +83,7 @@ class PartStarted:
     tool_name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PartDelta:
     """More of the open part: whole characters, never empty.
 
@@ -96,7 +97,7 @@ class PartDelta:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PartFinished:
     """The open part is complete, and here it is whole, so that encoders keep no text."""
 
@@ -104,7 +105,7 @@ class PartFinished:
     part: Part
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChoiceFinished:
     """Nothing more comes for this choice.
 
@@ -118,7 +119,7 @@ class ChoiceFinished:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GenerationFinished:
     """All choices have finished. `timings` has one entry a choice, where the engine tells them."""
 
@@ -140,7 +141,7 @@ class Choice:
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Completion:
     """What a whole event stream adds up to. `choices` stand in the order of their index."""
 

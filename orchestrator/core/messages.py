@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from orchestrator.core.value import value
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TextPart:
     """Text of a message."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReasoningPart:
     """What a model thought before it answered; kept apart from the answer."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToolCallPart:
     """A call of a tool by the model. `arguments` is the JSON text as produced, valid or not."""
 
@@ -35,7 +36,7 @@ class ToolCallPart:
 Part = TextPart | ReasoningPart | ToolCallPart
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Message:
     """One turn. `tool_call_id` names the call that a `tool` message answers."""
 
@@ -50,7 +51,7 @@ class Message:
         return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tool:
     """A function that the model may call. `parameters` is a JSON schema."""
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from orchestrator.core.messages import Message, Tool
+from orchestrator.core.value import value
 
 RouteHint = Literal["local-only", "cloud-ok"]
 ToolMode = Literal["none", "auto", "required", "named"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToolChoice:
     """Whether tools may, must or must not be called; `name` is the one of mode `named`."""
 
@@ -21,12 +22,12 @@ class ToolChoice:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class JsonFormat:
     """The answer is one JSON object."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class JsonSchemaFormat:
     """The answer is JSON that `schema` accepts. `name` is the caller's word for it."""
 
@@ -38,7 +39,7 @@ class JsonSchemaFormat:
 ResponseFormat = JsonFormat | JsonSchemaFormat
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChatPrompt:
     """A conversation, still to be rendered by the model's chat template.
 
@@ -51,7 +52,7 @@ class ChatPrompt:
     prefill: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TextPrompt:
     """Plain text, tokenised as it stands, with the special tokens that prompts get around it."""
 
@@ -59,7 +60,7 @@ class TextPrompt:
     add_special_tokens: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TokenPrompt:
     """Token ids of the model's own vocabulary."""
 
@@ -69,7 +70,7 @@ class TokenPrompt:
 Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SamplingParams:
     """How the next token is drawn. `None` means the model's own default."""
 
@@ -84,7 +85,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GenerationRequest:
     """What a caller wants generated. There is no `stream` field: how it is told is the edge's
     business.
@@ -112,7 +113,7 @@ class GenerationRequest:
     whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EmbeddingRequest:
     """Texts or token id lists to turn into one vector each."""
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from orchestrator.core.request import SamplingParams
+from orchestrator.core.value import value
 from orchestrator.triton.messages import service_pb2
 
 OUTPUT_IDS = "output_ids"
@@ -27,7 +27,7 @@ FINAL_RESPONSE = "triton_final_response"
 GuideKind = Literal["json", "json_schema", "regex", "ebnf_grammar"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Guide:
     """What the output must follow. `param` is the caller's field that asks for it."""
 
@@ -36,7 +36,7 @@ class Guide:
     param: str = "response_format"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GenerateCall:
     """One sequence to generate.
 
@@ -66,7 +66,7 @@ class GenerateCall:
     """Whether nobody minds that all tokens come in one response."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LogProbs:
     """Natural logarithms for the tokens of one chunk: one of `drawn`, and of `top`, a token.
 
@@ -77,7 +77,7 @@ class LogProbs:
     top: Sequence[Sequence[tuple[int, float]]] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EngineMetrics:
     """What the engine tells of one sequence. Its clock is steady and is not the wall clock."""
 

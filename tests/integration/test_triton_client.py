@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +223,7 @@ async def test_nobody_there_is_unavailable_at_once(tmp_path: Path) -> None:
 
 
 def _fields(asked: GenerateCall) -> dict[str, Any]:
-    return {name: getattr(asked, name) for name in asked.__slots__}
+    return {one.name: getattr(asked, one.name) for one in fields(asked)}
 
 
 async def test_embeddings_beyond_the_queue_are_refused_and_the_others_answered(
