@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import lru_cache
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
@@ -20,11 +21,11 @@ def new_id(prefix: str) -> str:
     Source: the ULID specification, Crockford base32, most significant character first.
     """
     at_ms = time.time_ns() // 1_000_000
-    two = _PAIRS
-    return (
-        f"{prefix}_{two[at_ms >> 40 & 0x3FF]}{two[at_ms >> 30 & 0x3FF]}{two[at_ms >> 20 & 0x3FF]}"
-        f"{two[at_ms >> 10 & 0x3FF]}{two[at_ms & 0x3FF]}{new_chance()}"
-    )
+    try:
+        chance = _chances.pop()
+    except IndexError:
+        chance = new_chance()
+    return f"{prefix}_{_slow_part(at_ms >> 10)}{_PAIRS[at_ms & 0x3FF]}{chance}"
 
 
 def new_chance() -> str:
@@ -37,3 +38,10 @@ def new_chance() -> str:
         ends = range(_CHANCE_CHARACTERS, size, _CHANCE_CHARACTERS)
         _chances.extend([text[end - _CHANCE_CHARACTERS : end] for end in ends])
         return text[-_CHANCE_CHARACTERS:]
+
+
+@lru_cache(maxsize=8)
+def _slow_part(at: int) -> str:
+    """The first eight characters, of the time in units of 1.024 s."""
+    two = _PAIRS
+    return two[at >> 30 & 0x3FF] + two[at >> 20 & 0x3FF] + two[at >> 10 & 0x3FF] + two[at & 0x3FF]

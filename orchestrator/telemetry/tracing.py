@@ -169,14 +169,31 @@ def _root_bound(sampler: Sampler) -> int | None:
     return root.bound if type(root) is TraceIdRatioBased else None
 
 
+class _Hashed(Resource):
+    """A resource whose hash is made once, and not of its JSON for every span that is sent.
+
+    Spans are sent in a thread beside the loop: what it saves there the loop need not wait for.
+    """
+
+    def __init__(self, resource: Resource) -> None:
+        super().__init__(dict(resource.attributes), resource.schema_url)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other)
+
+
 def process_resource(worker: int) -> Resource:
     """Who tells: this service, and which of its processes. `OTEL_*` variables go first."""
     resource = Resource.create(
         {"service.version": __version__, "service.instance.id": f"worker-{worker}"}
     )
     if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
-        return resource.merge(Resource({SERVICE_NAME: names.SCOPE}))
-    return resource
+        resource = resource.merge(Resource({SERVICE_NAME: names.SCOPE}))
+    return _Hashed(resource)
 
 
 def quiet_exporter() -> None:

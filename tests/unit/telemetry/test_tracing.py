@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import Decision
@@ -175,3 +176,14 @@ async def test_closing_sends_what_is_left(traced: Traced) -> None:
     tracing.finish(call, "POST /v1/x", time.perf_counter_ns(), 200, "")
     await tracing.close()
     assert len(exporter.get_finished_spans()) == 1
+
+
+def test_the_resource_is_hashed_once_and_not_for_every_span(
+    traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracing, _ = traced()
+    same = Resource(dict(tracing.resource.attributes), tracing.resource.schema_url)
+    assert tracing.resource == same
+    assert hash(tracing.resource) == hash(same)
+    monkeypatch.setattr(Resource, "__hash__", None)
+    assert {tracing.resource: 1}[tracing.resource] == 1
