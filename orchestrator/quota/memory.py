@@ -1,4 +1,4 @@
-"""Counters of one process, in two dictionaries.
+"""Counters of one process: minutes in the `limits` library's memory, the others in dictionaries.
 
 What is used of a day is in the journal before `apply` returns, and comes back from the store when
 the process starts again. What is held ends with the process, as the requests do.
@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from limits.storage import MemoryStorage
+
 from orchestrator.quota.counters import (
+    WINDOW_S,
     Change,
     Claim,
     Counted,
     Counter,
     Outage,
-    is_past_minute,
     utc_day,
 )
 from orchestrator.quota.token_journal import TokenJournal
 
 _SWEEP_S = 30.0
+_KEEP_MINUTES_S = 2 * WINDOW_S
 
 
 class MemoryCounters:
@@ -34,6 +38,10 @@ class MemoryCounters:
     def __init__(self, journal: TokenJournal, *, now: Callable[[], float] = time.time) -> None:
         self._journal = journal
         self._now = now
+        self._minutes = MemoryStorage()
+        # Or else a thread of the storage looks at every counter again and again.
+        self._minutes.timer.cancel()
+        self._minutes.timer = _Running(0, _nothing)
         self._held: dict[Counter, int] = {}
         self._used: dict[Counter, int] = {}
         self._sweeper: asyncio.Task[None] | None = None
@@ -64,12 +72,15 @@ class MemoryCounters:
 
     async def take(self, claims: Sequence[Claim], *, dry: bool = False) -> Counted:
         """Takes all claims or none."""
-        used, held = self._used, self._held
+        used, held, minutes = self._used, self._held, self._minutes
         counts: list[int] = []
         refused = None
         for claim in claims:
             counter, cost = claim.counter, claim.cost
-            count = used.get(counter, 0) + held.get(counter, 0)
+            if counter.kind == "rpm":
+                count = minutes.get(counter.name)
+            else:
+                count = used.get(counter, 0) + held.get(counter, 0)
             if cost and count + cost > claim.limit and refused is None:
                 refused = len(counts)
             counts.append(count)
@@ -79,8 +90,10 @@ class MemoryCounters:
             if cost := claim.cost:
                 counts[index] += cost
                 counter = claim.counter
-                part = used if counter.kind == "rpm" else held
-                part[counter] = part.get(counter, 0) + cost
+                if counter.kind == "rpm":
+                    minutes.incr(counter.name, _KEEP_MINUTES_S, cost)
+                else:
+                    held[counter] = held.get(counter, 0) + cost
         return Counted(None, counts)
 
     def apply(self, changes: Sequence[Change]) -> None:
@@ -93,16 +106,31 @@ class MemoryCounters:
                 held[counter] = held.get(counter, 0) + change.held
                 if not held[counter]:
                     del held[counter]
-            # Of a minute that is over nothing is left to give back to.
-            if change.used and (counter.kind != "rpm" or counter in used):
+            if not change.used:
+                continue
+            if counter.kind != "rpm":
                 used[counter] = used.get(counter, 0) + change.used
+            # Of a minute that is over nothing is left to give back to.
+            elif self._minutes.get(counter.name):
+                self._minutes.incr(counter.name, _KEEP_MINUTES_S, change.used)
 
     async def _sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
-            now = self._now()
-            today = utc_day(now)
-            for counter in list(self._used):
-                is_past_day = counter.kind == "tpd" and counter.period < today
-                if is_past_day or is_past_minute(counter, now):
-                    del self._used[counter]
+            for name in list(self._minutes.expirations):
+                self._minutes.get(name)  # which forgets one that is over
+            today = utc_day(self._now())
+            for counter in [counter for counter in self._used if counter.period < today]:
+                del self._used[counter]
+
+
+class _Running(threading.Timer):
+    """In the storage's eyes the thread that sweeps it; it never runs."""
+
+    def is_alive(self) -> bool:
+        """Always."""
+        return True
+
+
+def _nothing() -> None:
+    pass

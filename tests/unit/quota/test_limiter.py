@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -206,6 +207,16 @@ async def test_what_a_caller_may_is_known_anew_in_every_minute(
     await fresh.reserve(70)
     assert fresh.headers["x-ratelimit-remaining-tokens"] == "30"
     assert fresh.headers["x-ratelimit-reset-tokens"] == str(MIDNIGHT + 86_400)
+
+
+async def test_no_thread_looks_at_the_counters_of_minutes(limiter: Limiter) -> None:
+    def timers() -> list[threading.Thread]:
+        return [one for one in threading.enumerate() if isinstance(one, threading.Timer)]
+
+    for one in timers():
+        one.join(1)
+    await limiter.admit(caller(Limits(rpm=5)), "chat")
+    assert not timers()
 
 
 async def test_callers_of_one_key_are_told_apart_by_their_limits(limiter: Limiter) -> None:
