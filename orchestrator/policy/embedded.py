@@ -74,6 +74,10 @@ class EmbeddedRego:
             self._remembered.popitem(last=False)
         return decision
 
+    def is_constant(self, version: PolicyVersion) -> bool:
+        """Whether neither its window nor a module, which is told the minute, looks at the clock."""
+        return version.module is None and version.document.window is None
+
     async def close(self) -> None:
         """Waits for no thread that is still busy."""
         self._threads.shutdown(wait=False, cancel_futures=True)

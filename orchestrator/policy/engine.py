@@ -16,6 +16,7 @@ from orchestrator.telemetry.instruments import Tally
 
 _OPEN = version_of("pol_check", 0, {}, None)
 """What a new tenant's policy says: nothing beyond what keys allow."""
+_MOST_REMEMBERED = 4096
 
 
 class Evaluator(Protocol):
@@ -23,6 +24,10 @@ class Evaluator(Protocol):
 
     async def decide(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
         """The decision; `asked.at` is set. Raises: PolicyUnavailable."""
+        ...
+
+    def is_constant(self, version: PolicyVersion) -> bool:
+        """Whether `version` always decides the same about the same facts, whatever the time is."""
         ...
 
     async def close(self) -> None:
@@ -48,14 +53,13 @@ class RegoPolicies:
         self._evaluator = evaluator
         self._recorder = recorder
         self._now = now
+        # By the id of the question, which is kept, so that the id is nobody else's meanwhile.
+        self._constant: dict[int, tuple[PolicyInput, PolicyVersion, Decision]] = {}
 
     async def decide(self, asked: PolicyInput) -> Decision:
         """The decision of the policy in force. Raises: PolicyUnavailable."""
-        live = asked.at is None
-        if live:
-            asked = replace(asked, at=self._now())
         found = await self._policies.find(asked.tenant_id, asked.policy_id)
-        if found.active is None:
+        if (active := found.active) is None:
             return Decision(
                 allow=False,
                 rule="policy_missing",
@@ -63,9 +67,24 @@ class RegoPolicies:
                 policy_id=asked.policy_id,
                 routes=(),
             )
-        decision = await self._evaluator.decide(found.active, asked)
-        if live and self._recorder is not None:
-            self._recorder.note(asked, decision, found.shadow)
+        if asked.at is not None:
+            return await self._evaluator.decide(active, asked)
+        known = self._constant.get(id(asked))
+        if known is not None and known[1] is active:
+            self.tally.hits += 1
+            decision = known[2]
+        else:
+            decision = await self._decided_now(active, asked)
+        if self._recorder is not None:
+            self._recorder.note(asked, decision, found.shadow, self._now())
+        return decision
+
+    async def _decided_now(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
+        decision = await self._evaluator.decide(version, replace(asked, at=self._now()))
+        if self._evaluator.is_constant(version):
+            self._constant[id(asked)] = (asked, version, decision)
+            if len(self._constant) > _MOST_REMEMBERED:
+                del self._constant[next(iter(self._constant))]
         return decision
 
     async def check(self) -> None:

@@ -49,6 +49,11 @@ class OpaHttp:
             )
             raise unavailable() from error
 
+    def is_constant(self, version: PolicyVersion) -> bool:
+        """Never: rules and data of the server may change."""
+        del version
+        return False
+
     async def close(self) -> None:
         """Closes the connections."""
         if self._session is not None:

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from orchestrator.core.errors import PolicyUnavailable
 from orchestrator.core.ids import new_id
 from orchestrator.policy import Decision, PolicyInput
@@ -67,8 +69,13 @@ class Recorder:
         """Begins to write."""
         self._task = asyncio.create_task(self._work())
 
-    def note(self, asked: PolicyInput, decision: Decision, shadow: PolicyVersion | None) -> None:
-        """Takes a decision, unless it is neither in the sample nor before a candidate."""
+    def note(
+        self, asked: PolicyInput, decision: Decision, shadow: PolicyVersion | None, at: float
+    ) -> None:
+        """Takes a decision that was made `at`, in Unix seconds.
+
+        Not one that is neither in the sample nor before a candidate.
+        """
         sampled = self._share > 0 and random.random() < self._share
         if shadow is None and not sampled:
             return
@@ -77,7 +84,7 @@ class Recorder:
             if self.lost & (self.lost - 1) == 0:
                 logger.warning("%d decisions could not be recorded: too many wait", self.lost)
             return
-        self._waiting.append((asked, decision, shadow, sampled))
+        self._waiting.append((replace(asked, at=at), decision, shadow, sampled))
         self._news.set()
 
     async def close(self) -> None:

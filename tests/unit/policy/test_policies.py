@@ -30,7 +30,7 @@ from orchestrator.store.key_secret import load_pepper, new_key_secret
 from orchestrator.store.keys import NewKey, create
 from orchestrator.store.migrate import migrate
 
-from .facts import HEAD, asked, version
+from .facts import HEAD, NOON, asked, version
 
 pytestmark = pytest.mark.slow
 
@@ -234,6 +234,29 @@ async def test_changes_of_different_halves_at_once_are_both_kept(bench: Bench) -
         )
 
 
+async def test_a_question_that_is_put_again_is_decided_by_the_version_in_force(
+    bench: Bench,
+) -> None:
+    question = replace(asked(tenant_id=bench.tenant, policy_id="pol_default"), at=None)
+    first = await bench.engine.decide(question)
+    assert await bench.engine.decide(question) is first
+    assert bench.engine.tally.hits == 1
+    change = Change(document={"api_disabled": True})
+    await bench.here.update(bench.tenant, "pol_default", change, BY)
+    assert (await bench.engine.decide(question)).rule == "api_disabled"
+
+
+async def test_a_question_that_is_put_again_is_decided_by_the_time(bench: Bench) -> None:
+    window = {"days": ["wed"], "from": "08:00", "to": "12:30", "timezone": "UTC"}
+    made = await bench.here.create(bench.tenant, "hours", {"time_window": window}, None, BY)
+    now = Clock(NOON)
+    engine = RegoPolicies(bench.policies, bench.evaluator, now=now)
+    question = replace(asked(tenant_id=bench.tenant, policy_id=made.id), at=None)
+    assert (await engine.decide(question)).rule == "allowed"
+    now.now += 3600
+    assert (await engine.decide(question)).allow is False
+
+
 async def test_a_policy_of_a_key_cannot_be_deleted(bench: Bench) -> None:
     made = await bench.here.create(bench.tenant, "ours", {}, None, BY)
     async with bench.database.unit_of_work() as session:
@@ -279,11 +302,11 @@ async def test_old_records_are_forgotten(bench: Bench) -> None:
     recorder = Recorder(bench.database, bench.evaluator, share=1, keep_s=3600, most_waiting=10)
     recorder.start()
     decision = await bench.evaluator.decide(version(), asked())
-    old, now = asked(tenant_id=bench.tenant), asked(tenant_id=bench.tenant, at=4e9)
-    recorder.note(replace(old, at=1.0), decision, None)
+    question = replace(asked(tenant_id=bench.tenant), at=None)
+    recorder.note(question, decision, None, 1.0)
     await asyncio.sleep(0.6)
     recorder._pruned_at = 0
-    recorder.note(now, decision, None)
+    recorder.note(question, decision, None, 4e9)
     await recorder.close()
     async with bench.database.reading() as session:
         found = await decisions.listed(session, bench.tenant, "pol_1")
