@@ -91,7 +91,7 @@ class Generation(EventSource):
         self._account = account
         self._outcome: Outcome = "cancelled"
         self._closed = False
-        self.over = False
+        self._on_news: Callable[[], None] = _nobody
 
     @property
     def usage(self) -> Usage:
@@ -102,7 +102,11 @@ class Generation(EventSource):
         """See `EventSource.take`."""
         events, self._first = self._first, []
         try:
-            events = events or self._account.run.take()
+            if events:
+                # What has come since then was told to nobody.
+                self._on_news()
+            else:
+                events = self._account.run.take()
             if events:
                 self._look(events)
         except Exception as error:
@@ -114,6 +118,7 @@ class Generation(EventSource):
 
     def listen(self, on_news: Callable[[], None]) -> None:
         """See `EventSource.listen`."""
+        self._on_news = on_news
         self._account.run.listen(on_news)
 
     async def aclose(self) -> None:
@@ -133,6 +138,10 @@ class Generation(EventSource):
             self._outcome, self.over = "ok", True
             meter.finished(last)
             self._account.promise("ok")
+
+
+def _nobody() -> None:
+    """Nobody waits yet."""
 
 
 def _charged(produced: Usage, outcome: Outcome) -> Usage:

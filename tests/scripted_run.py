@@ -31,11 +31,13 @@ class ScriptedRun(Run):
         self._on_end = on_end
         self._on_stop = on_stop
         self._stopped = False
+        self._on_news: Callable[[], None] = lambda: None
 
     def take(self) -> list[GenerationEvent]:
         assert not self.over
         event = next(self._events, None)
         if event is not None:
+            self._on_news()
             return [event]
         self._on_end()
         if self._error is not None:
@@ -44,7 +46,7 @@ class ScriptedRun(Run):
         return []
 
     def listen(self, on_news: Callable[[], None]) -> None:
-        """Nothing ever comes by itself."""
+        self._on_news = on_news
 
     def stop(self) -> None:
         if not self._stopped:

@@ -20,28 +20,36 @@ class EventSource(ABC):
     """Whether the last event was taken."""
     _waiter: asyncio.Future[None] | None = None
     _is_heard = False
+    _has_news = True
 
     @abstractmethod
     def take(self) -> list[GenerationEvent]:
         """The events since the last call, perhaps none.
 
-        Not to be called when it is `over`. Raises: GatewayError.
+        Where something is left after it, `on_news` is called once more. Not to be called when it
+        is `over`. Raises: GatewayError.
         """
 
     @abstractmethod
     def listen(self, on_news: Callable[[], None]) -> None:
-        """`on_news` is called from now on when there may be something to take; nobody else is."""
+        """`on_news` is called from now on when there may be something to take; nobody else is.
+
+        What had come before is not told of.
+        """
 
     async def next(self) -> list[GenerationEvent]:
         """The next events, as soon as there are any; none after the last. Raises: GatewayError."""
+        if not self._is_heard:
+            self._is_heard = True
+            self.listen(self._wake)
         while not self.over:
-            if (events := self.take()) or self.over:
-                return events
-            if not self._is_heard:
-                self._is_heard = True
-                self.listen(self._wake)
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            if self._has_news:
+                self._has_news = False
+                if (events := self.take()) or self.over:
+                    return events
+            else:
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
         return []
 
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
@@ -51,6 +59,7 @@ class EventSource(ABC):
                 yield event
 
     def _wake(self) -> None:
+        self._has_news = True
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

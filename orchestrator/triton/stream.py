@@ -83,17 +83,25 @@ class TokenStream:
         )
 
     def take(self) -> TokenChunk | None:
-        """What has come since the last call, if anything has. Raises: GatewayError."""
-        if not self._chunks:
-            if self._tokens:
-                tokens, self._tokens = self._tokens, []
-                return TokenChunk(tokens, final=False)
-            if self._error is not None:
-                raise self._error
-            return None
-        if self.call.log_probs or not (self._tokens or len(self._chunks) > 1):
-            return self._chunks.popleft()
-        return self._all_that_wait()
+        """What has come since the last call, if anything has. Raises: GatewayError.
+
+        Where something is left after it, a chunk or its end, `on_news` is called once more.
+        """
+        chunks = self._chunks
+        if not chunks:
+            if not self._tokens:
+                if self._error is not None:
+                    raise self._error
+                return None
+            tokens, self._tokens = self._tokens, []
+            chunk = TokenChunk(tokens, final=False)
+        elif self.call.log_probs or not (self._tokens or len(chunks) > 1):
+            chunk = chunks.popleft()
+        else:
+            chunk = self._all_that_wait()
+        if chunks or self.has_ended or self._error is not None:
+            self.on_news()
+        return chunk
 
     @property
     def is_over(self) -> bool:

@@ -107,6 +107,7 @@ class GatedRun(ScriptedRun):
         return super().take()
 
     def listen(self, on_news: Callable[[], None]) -> None:
+        super().listen(on_news)
         self._opened = asyncio.create_task(self._gate.wait())
         self._opened.add_done_callback(lambda _: on_news())
 
