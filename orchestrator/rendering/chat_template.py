@@ -74,15 +74,20 @@ class ChatTemplate:
         if tools and not self._takes_tools:
             raise InvalidRequest("This model cannot call tools.", param="tools")
         name = "tool_use" if tools and "tool_use" in self._templates else "default"
+        template = self._templates[name]
+        known = {
+            **template.globals,
+            **self._tokens,
+            "messages": messages,
+            "tools": list(tools) or None,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
+        if reasoning is not None:
+            known |= _thinking(reasoning, self._free[name])
         try:
-            return self._templates[name].render(
-                **self._tokens,
-                **_thinking(reasoning, self._free[name]),
-                messages=messages,
-                tools=list(tools) or None,
-                documents=None,
-                add_generation_prompt=True,
-            )
+            # What `Template.render` does, but for the traceback, which nobody is shown.
+            return "".join(template.root_render_func(template.new_context(known, shared=True)))
         except _RaisedByTemplateError as error:
             raise InvalidRequest(
                 f"The model's chat template refuses these messages: {error.message}",
@@ -96,10 +101,8 @@ class ChatTemplate:
             ) from error
 
 
-def _thinking(reasoning: ReasoningEffort | None, known: Set[str]) -> dict[str, object]:
+def _thinking(reasoning: ReasoningEffort, known: Set[str]) -> dict[str, object]:
     """What of `reasoning` a template asks for; without a wish its own default holds."""
-    if reasoning is None:
-        return {}
     wishes: dict[str, object] = dict.fromkeys(_SWITCHES, reasoning != "none")
     if reasoning != "none":
         wishes["reasoning_effort"] = reasoning

@@ -159,14 +159,18 @@ class Renderer:
         guard = self._tokenizer.specials.shield
         try:
             messages = [self._message(message, guard) for message in prompt.messages]
-            remembered = _Guarded(guard).__getitem__
-            tools = [_tool(tool, remembered) for tool in prompt.tools]
+            tools: list[dict[str, Any]] = []
+            if prompt.tools:
+                remembered = _Guarded(guard).__getitem__
+                tools = [_tool(tool, remembered) for tool in prompt.tools]
         except RecursionError as error:
             raise InvalidRequest(
                 "The JSON in `tools` or in a tool call is nested too deeply.",
                 param="tools" if prompt.tools else "messages",
             ) from error
-        text = self._template.render(messages, tools, reasoning) + guard(prompt.prefill)
+        text = self._template.render(messages, tools, reasoning)
+        if prompt.prefill:
+            text += guard(prompt.prefill)
         return self._tokenizer.encode_shielded(text, owner)
 
     def _message(self, message: Message, guard: Callable[[str], str]) -> dict[str, Any]:
@@ -232,18 +236,19 @@ def prompt_characters(prompt: Prompt) -> int:
     """About how many characters there are to tokenise: what rendering costs."""
     match prompt:
         case ChatPrompt(messages=messages, tools=tools, prefill=prefill):
-            parts = sum(len(_part_text(part)) for message in messages for part in message.parts)
-            return len(prefill) + parts + sum(len(tool.description) + 500 for tool in tools)
+            count = len(prefill)
+            for message in messages:
+                for part in message.parts:
+                    count += len(part.arguments if isinstance(part, ToolCallPart) else part.text)
+            for tool in tools:
+                count += len(tool.description) + 500
+            return count
         case TextPrompt(text=text):
             return len(text)
         case TokenPrompt():
             return 0
         case _:
             assert_never(prompt)
-
-
-def _part_text(part: TextPart | ReasoningPart | ToolCallPart) -> str:
-    return part.arguments if isinstance(part, ToolCallPart) else part.text
 
 
 def _tool_call(part: ToolCallPart, call_id: str, guard: Callable[[str], str]) -> dict[str, Any]:

@@ -152,15 +152,18 @@ class SpecialTokens:
         """
         pieces: list[tuple[str, str]] = []
         twin, behind, start = "", "", 0
+        is_plain = text.isascii()
         for match in self._written.finditer(text):
-            behind += self.unshield(text[start : match.start()])
-            start = match.end()
-            if match[0] in self._lstripping:
-                behind += self._twins[match[0]]
+            first, end = match.span()
+            between = text[start:first]
+            behind += between if is_plain else self.unshield(between)
+            start, written = end, match[0]
+            if written in self._lstripping:
+                behind += self._twins[written]
                 continue
             if twin or behind:
                 pieces.append((twin, behind))
-            twin, behind = self._twins[match[0]], ""
+            twin, behind = self._twins[written], ""
         behind += self.unshield(text[start:])
         if twin or behind:
             pieces.append((twin, behind))

@@ -57,8 +57,8 @@ class PromptTokenizer:
             texts = [twin + behind for _, twin, behind in new]
             encodings = self._encodings(texts)
             for piece, marked, encoding in zip(new, texts, encodings, strict=True):
-                known[piece] = self._piece_ids(marked, encoding)
-                self._segments.keep(piece, known[piece])
+                known[piece] = ids = self._piece_ids(marked, encoding)
+                self._segments.keep(piece, ids)
         whole = array("i")
         for piece in pieces:
             whole += known[piece]
@@ -84,7 +84,8 @@ class PromptTokenizer:
             ids = self._ids(marked, add_special_tokens=False)
         elif self.specials.cuts_everywhere:
             # A twin stands at the beginning or nowhere.
-            ids[:1] = self._with_meanings(ids[:1])
+            if ids and ids[0] in self._meanings:
+                ids[:1] = self._with_meanings(ids[:1])
         else:
             ids = self._with_meanings(ids)
         return array("i", ids)
