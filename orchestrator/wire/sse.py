@@ -82,7 +82,8 @@ async def send_stream(
 ) -> None:
     """Sends events as they come, in one write what came together; closes `generation` in any case.
 
-    The status went out with the first event, so an error after it is told as an event.
+    The status went out with the first event, so an error after it is told as an event. The last
+    events end the reply in the same write.
     """
     headers = [
         (b"content-type", framing.content_type),
@@ -90,24 +91,26 @@ async def send_stream(
         *header_pairs(generation.headers),
     ]
     pings = _Pings(exchange, framing.ping, ping_after_s)
+    last = b""
     try:
         await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
         pings.start()
         try:
             while events := await generation.next():
-                frames = [frame for event in events for frame in encoder.event(event)]
-                if isinstance(last := events[-1], GenerationFinished):
-                    exchange.usage = last.usage
-                if frames:
+                piece = b"".join([frame for event in events for frame in encoder.event(event)])
+                if isinstance(end := events[-1], GenerationFinished):
+                    exchange.usage = end.usage
+                    last = piece
+                elif piece:
                     pings.touch()
-                    await exchange.send_piece(b"".join(frames))
+                    await exchange.send_piece(piece)
         except GatewayError as error:
             await _send_error(exchange, encoder, error)
         except Exception:
             logger.exception("stream %s failed", exchange.call_id)
             await _send_error(exchange, encoder, internal_error())
         await pings.stop()
-        await exchange.send({"type": "http.response.body", "body": b"", "more_body": False})
+        await exchange.send({"type": "http.response.body", "body": last, "more_body": False})
     finally:
         await pings.stop()
         await generation.aclose()
