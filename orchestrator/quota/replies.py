@@ -24,9 +24,10 @@ def reply_headers(claims: Sequence[Claim], counts: Sequence[int], now: float) ->
     for kind, noun, window_s in _TOLD:
         tightest, least = None, 0
         for claim, count in zip(claims, counts, strict=True):
-            left = claim.limit - count
-            if claim.counter.kind == kind and (tightest is None or left < least):
-                tightest, least = claim, max(0, left)
+            if claim.counter.kind == kind:
+                left = claim.limit - count
+                if tightest is None or left < least:
+                    tightest, least = claim, max(0, left)
         if tightest is None:
             continue
         limit, reset_at = tightest.limit, tightest.reset_at

@@ -66,7 +66,8 @@ class Decoder:
         `reason` is the engine's; a stop string or a tool call makes it another.
         """
         if not self.stopped:
-            self._read(self._detokenizer.flush())
+            if rest := self._detokenizer.flush():
+                self._read(rest)
             if self._matcher is not None and not self.stopped:
                 self._tell(self._matcher.flush())
         events = self._parser.finish("stop" if self.stopped else reason, self.stop_sequence)

@@ -79,8 +79,8 @@ class PromptTokenizer:
         return self.vocabulary.encode_batch_fast(texts, add_special_tokens=False)
 
     def _piece_ids(self, marked: str, encoding: Encoding) -> array[int]:
-        ids, forged = self._unforged(encoding)
-        if forged:
+        ids: list[int] = encoding.ids
+        if not self._forgeable.isdisjoint(ids) and self._unforged(encoding)[1]:
             ids = self._ids(marked, add_special_tokens=False)
         elif self.specials.cuts_everywhere:
             # A twin stands at the beginning or nowhere.

@@ -100,7 +100,7 @@ class Parts:
 
     def finish(self, reason: EndReason, stop_sequence: str | None = None) -> None:
         """The end of the choice. A stop after a tool call is told as `tool_calls`."""
-        if self._kind == "text" or not self._behind_mark:
+        if self._space and (self._kind == "text" or not self._behind_mark):
             self._put("text", "".join(self._space))
         self._close()
         true_reason: FinishReason = "tool_calls" if reason == "stop" and self._calls else reason
@@ -127,7 +127,8 @@ class Parts:
         if not text:
             return
         if self._kind != kind:
-            self._close()
+            if self._kind is not None:
+                self._close()
             self._kind = kind
             self._events.append(PartStarted(self._choice, kind))
         self._fresh.append(text)
@@ -143,7 +144,8 @@ class Parts:
     def _close(self) -> None:
         if self._kind is None:
             return
-        self._flush()
+        if self._fresh:
+            self._flush()
         self._events.append(PartFinished(self._choice, self._part("".join(self._whole))))
         self._kind = None
         self._whole.clear()
