@@ -31,6 +31,7 @@ from orchestrator.metering import Outcome, UsageRecord
 from orchestrator.telemetry import names
 from orchestrator.telemetry.calls import Call, Stage, call_at_work
 from orchestrator.telemetry.content import input_messages, output_messages
+from orchestrator.telemetry.instruments import Series
 from orchestrator.telemetry.process import Telemetry
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class Meter:
         self._context = context
         self._operation = _OPERATIONS.get(context.dialect, "chat")
         self._own: Token[Call | None] | None = None
+        self._active: Series | None = None
+        self._waiting: Series | None = None
         call = call_at_work()
         if call is None or call.is_over or call.is_session:
             call = Call(context.request_id, context.engine_id) if call is None else call.child()
@@ -76,7 +79,6 @@ class Meter:
         self._began_at = time.perf_counter()
         self._first_s: float | None = None
         self._duration_s: float | None = None
-        self._waits = False
         self._reasons: list[str] = []
         self._parts: list[Part] = []
 
@@ -97,11 +99,12 @@ class Meter:
     def start(self, model: str, request: GenerationRequest | EmbeddingRequest) -> None:
         """The engine of `model`, by its id in the catalogue, is asked now."""
         self._model = model
-        self._metrics.active.add(1, model)
+        self._active = active = self._metrics.active.series(model)
+        active.value += 1
         if self._operation != "embeddings":
-            self._waits = True
-            self._metrics.waiting.add(1, model)
-        self._engine = self.call.engine_stage(self._name)
+            self._waiting = waiting = self._metrics.waiting.series(model)
+            waiting.value += 1
+        self._engine = self.call.engine_stage(f"{self._operation} {model}")
         if self.call.sampled:
             self._engine.attributes = _attributes(self._operation, model, request)
             if self._keeps_content and isinstance(request, GenerationRequest):
@@ -118,7 +121,8 @@ class Meter:
 
     def first_token(self, *, alone: bool = True) -> None:
         """The first token has come, `alone` or with all others at the end."""
-        self._wait_no_more()
+        if self._waiting is not None:
+            self._wait_no_more(self._waiting)
         if alone:
             self._first(time.perf_counter() - self._began_at)
             if self._engine is not None:
@@ -152,10 +156,11 @@ class Meter:
         if self._duration_s is not None:
             return
         self._duration_s = time.perf_counter() - self._began_at
-        if not self._model:
+        if self._active is None:
             return
-        self._wait_no_more()
-        self._metrics.active.add(-1, self._model)
+        if self._waiting is not None:
+            self._wait_no_more(self._waiting)
+        self._active.value -= 1
         self._metrics.answered(self.call, self._operation, self._model, self._duration_s, error)
         if self._engine is not None:
             self._engine.end()
@@ -172,7 +177,8 @@ class Meter:
 
     def settled(self, usage: Usage, outcome: Outcome) -> None:
         """Nothing more comes of this call: what it used, for everybody who counts."""
-        self.stop()
+        if self._duration_s is None:
+            self.stop()
         caller, model = self._principal, self._model
         if model:
             self._metrics.settled(
@@ -216,7 +222,8 @@ class Meter:
 
     def entry(self, route: str, usage: Usage, outcome: Outcome) -> UsageRecord:
         """The record for the books, always of the same id."""
-        self.stop()
+        if self._duration_s is None:
+            self.stop()
         assert self._duration_s is not None
         return UsageRecord(
             request_id=self._context.request_id,
@@ -239,10 +246,9 @@ class Meter:
     def _keeps_content(self) -> bool:
         return self._principal.key_id in self._telemetry.content_keys
 
-    def _wait_no_more(self) -> None:
-        if self._waits:
-            self._waits = False
-            self._metrics.waiting.add(-1, self._model)
+    def _wait_no_more(self, waiting: Series) -> None:
+        self._waiting = None
+        waiting.value -= 1
 
 
 def _attributes(

@@ -95,13 +95,15 @@ class Cycle(RequestResponseCycle):
         """Raises: RuntimeError for what cannot stand in a header, as uvicorn does."""
         headers = [*self.default_headers, *headers]
         names, values = zip(*headers, strict=True)
-        if _has_any(b"".join(names), _NOT_IN_NAMES):
+        all_names, all_values = b"".join(names), b"".join(values)
+        if len(all_names.translate(None, _NOT_IN_NAMES)) != len(all_names):
             raise RuntimeError("Invalid HTTP header name.")
-        if _has_any(b"".join(values), _NOT_IN_VALUES):
+        if len(all_values.translate(None, _NOT_IN_VALUES)) != len(all_values):
             raise RuntimeError("Invalid HTTP header value.")
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        return STATUS_LINE[status] + b"".join(lines)
+        lines = [b"%b: %b" % header for header in headers]
+        if not self.keep_alive:
+            lines.append(b"connection: close")
+        return STATUS_LINE[status] + b"\r\n".join(lines) + b"\r\n\r\n"
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -290,7 +292,3 @@ class BoundedHttp(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(
             after_s, self.timeout_keep_alive_handler
         )
-
-
-def _has_any(text: bytes, unwanted: bytes) -> bool:
-    return len(text.translate(None, unwanted)) != len(text)

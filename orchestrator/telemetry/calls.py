@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter_ns
 from types import TracebackType
 from typing import Literal
@@ -120,6 +121,10 @@ class Call(msgspec.Struct, eq=False):
             child.parent = Parent(self.trace_id, span_id, int(self.sampled), state)
         return child
 
+    def passed(self, name: str, began_ns: int) -> None:
+        """A part of the request that began at `began_ns`, ends now, and met no error."""
+        self.stages.append(Stage(name, self.sampled, "internal", began_ns, perf_counter_ns()))
+
     def stage(self, name: str) -> Stage:
         """A part of the request, begun now."""
         stage = Stage(name, self.sampled)
@@ -187,9 +192,8 @@ def current_call() -> Call:
     return _current.get() or Call()
 
 
-def call_at_work() -> Call | None:
-    """The request that this task works for, if it does."""
-    return _current.get()
+call_at_work: Callable[[], Call | None] = _current.get
+"""The request that this task works for, if it does."""
 
 
 def engine_metadata() -> tuple[tuple[str, str], ...]:
@@ -247,7 +251,12 @@ def server_timing(call: Call) -> str:
         elif name != names.STREAM:
             spent[name] = spent.get(name, 0) + duration_ns
     spent["total"] = now_ns - call.began_ns
-    return ", ".join([f"{name};dur={spent_ns / 1e6:.3f}" for name, spent_ns in spent.items()])
+    return _timing_format(tuple(spent)) % tuple([spent_ns / 1e6 for spent_ns in spent.values()])
+
+
+@lru_cache(maxsize=64)
+def _timing_format(stages: tuple[str, ...]) -> str:
+    return ", ".join([f"{name};dur=%.3f" for name in stages])
 
 
 def engine_phases(timings: tuple[EngineTimings, ...]) -> dict[str, int]:

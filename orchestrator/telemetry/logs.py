@@ -24,6 +24,8 @@ _requests = logging.getLogger("orchestrator.requests")
 _root = logging.getLogger()
 _MOST_SHOWN = 200
 _WRITE_AFTER_S = 0.005
+_LEVELS = {logging.DEBUG: "debug", logging.INFO: "info"}
+"""Of lines of requests."""
 
 
 class RequestRecord(NamedTuple):
@@ -143,7 +145,8 @@ class JsonLines(logging.Formatter):
         fields: dict[str, Any] | None = getattr(record, "fields", None)
         if fields is not None:
             return self.request(record.created, record.levelno, fields)
-        line = self._head(record.created, record.levelname, record.name, record.getMessage())
+        level = record.levelname.lower()
+        line = self._head(record.created, level, record.name, record.getMessage())
         line |= request_fields()
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -151,8 +154,11 @@ class JsonLines(logging.Formatter):
 
     def request(self, at_s: float, level: int, fields: dict[str, Any]) -> str:
         """The whole line of a request that ended at the Unix time `at_s`."""
-        line = self._head(at_s, logging.getLevelName(level), _requests.name, "request")
-        return _json(line | request_fields() | fields)
+        name = _LEVELS.get(level) or logging.getLevelName(level).lower()
+        line = self._head(at_s, name, _requests.name, "request")
+        line |= request_fields()
+        line |= fields
+        return orjson.dumps(line, default=str).decode()
 
     def _head(self, at_s: float, level: str, logger: str, message: str) -> dict[str, Any]:
         second, written = self._second
@@ -162,7 +168,7 @@ class JsonLines(logging.Formatter):
             self._second = (second, written)
         return {
             "time": f"{written}.{int((at_s - second) * 1000):03d}Z",
-            "level": level.lower(),
+            "level": level,
             "logger": logger,
             "message": message,
         }
@@ -177,14 +183,13 @@ class JsonHandler(logging.StreamHandler[TextIO]):
         self.setFormatter(self._format)
         self._waiting: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
-        # Lines of other kinds come from any thread.
+        # Lines of other kinds come from any thread, and bring those that wait with them.
         self._turn = threading.Lock()
 
     def request(self, record: RequestRecord, level: int) -> None:
         """The line of a request that has just ended. To be called in the thread of the loop."""
         line = self._format.request(time.time(), level, record.fields())
-        with self._turn:
-            self._waiting.append(line)
+        self._waiting.append(line)
         if self._timer is None:
             try:
                 loop = asyncio.get_running_loop()
@@ -209,7 +214,9 @@ class JsonHandler(logging.StreamHandler[TextIO]):
 
     def _write_waiting(self) -> None:
         with self._turn:
-            lines, self._waiting = self._waiting, []
+            # Each a single step, and always the same list: another may be put into it meanwhile.
+            lines = self._waiting.copy()
+            del self._waiting[: len(lines)]
             if lines:
                 try:
                     self.stream.write("\n".join(lines) + self.terminator)

@@ -194,7 +194,10 @@ def is_gemini(path: str) -> bool:
 
 def is_under(path: str, prefixes: tuple[str, ...]) -> bool:
     """Whether `path` is one of `prefixes` or below one."""
-    return any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes)
+    # All at once first: most paths are below none.
+    return path.startswith(prefixes) and any(
+        path == prefix or path.startswith(prefix + "/") for prefix in prefixes
+    )
 
 
 def _words(error: GatewayError) -> _Words:

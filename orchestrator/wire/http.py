@@ -13,6 +13,7 @@ import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from time import perf_counter_ns
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -31,6 +32,7 @@ from orchestrator.core.ids import new_id
 from orchestrator.settings import HostsSettings, ServerSettings
 from orchestrator.store.database import StoreError
 from orchestrator.telemetry import Call, names
+from orchestrator.telemetry.calls import server_timing
 from orchestrator.telemetry.process import Telemetry
 from orchestrator.wire.connection import CLIENT_LEFT, CONNECTION, Connection, WhileConnected
 from orchestrator.wire.errors import (
@@ -45,7 +47,7 @@ from orchestrator.wire.errors import (
 )
 from orchestrator.wire.given_key import secret_of, secret_of_subprotocols
 from orchestrator.wire.openapi import Described, Operation
-from orchestrator.wire.told import Told, timing_headers
+from orchestrator.wire.told import Told
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +150,9 @@ class Exchange:
 
     def context(self, dialect: str) -> CallContext:
         """What the pipeline is to know of this call beside its content."""
-        return CallContext(self.request_id, dialect, self.client_ip, self.call_id)
+        client = self.scope.get("client")
+        client_ip = client[0] if client else None
+        return CallContext(self.request_id, dialect, client_ip, self.call_id)
 
     def send(self, message: Message) -> Awaitable[None]:
         """Sends one ASGI message. No coroutine of its own: this may run for every token."""
@@ -178,32 +182,33 @@ class Exchange:
         declared = self.headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared) > self._server.max_body_bytes:
             raise self._too_large(f"{int(declared)} were announced")
+        began_ns = perf_counter_ns()
+        self.principal = authenticator.recall(self.secret)
+        if self.principal is not None:
+            self.call.passed(names.AUTHENTICATE, began_ns)
+            return self.principal
         with self.call.stage(names.AUTHENTICATE):
-            self.principal = authenticator.recall(self.secret)
-            if self.principal is None:
-                self.principal = await authenticator.authenticate(self.secret)
+            self.principal = await authenticator.authenticate(self.secret)
         return self.principal
 
     async def body(self) -> bytes:
         """The whole body. Raises: PayloadTooLarge, RequestTimeout, ClientLeftError."""
+        began_ns = perf_counter_ns()
+        body = None if self._connection is None else self._connection.whole_body()
+        if body is not None and len(body) <= self._server.max_body_bytes:
+            self.call.passed(names.READ, began_ns)
+            return body
         limit_s = self._server.body_timeout_s
         try:
             with self.call.stage(names.READ):
-                if (body := self._whole_body()) is not None:
-                    return body
+                if body is not None:
+                    raise self._too_large("more were sent")
                 async with asyncio.timeout(limit_s):
                     return await self._read()
         except TimeoutError as error:
             raise RequestTimeout(
                 f"The request body must be sent within {limit_s:g} s.", retryable=True
             ) from error
-
-    def _whole_body(self) -> bytes | None:
-        """The body, where nothing of it has to be waited for."""
-        body = None if self._connection is None else self._connection.whole_body()
-        if body is not None and len(body) > self._server.max_body_bytes:
-            raise self._too_large("more were sent")
-        return body
 
     async def _read(self) -> bytes:
         chunks: list[bytes] = []
@@ -229,13 +234,13 @@ class Exchange:
         media_type: bytes = b"application/json",
     ) -> Awaitable[None]:
         """Sends a whole reply."""
-        length = b"%d" % len(body)
         told = [
             (b"content-type", media_type),
-            (b"content-length", length),
+            (b"content-length", b"%d" % len(body)),
             *headers,
-            *timing_headers(self),
         ]
+        if self.server_timing and self.call.client_stage is not None:
+            told.append((b"server-timing", server_timing(self.call).encode("ascii")))
         return self._send_whole(status, told, body)
 
     async def fail(self, error: GatewayError) -> None:
@@ -427,13 +432,10 @@ def store_unavailable() -> StoreUnavailable:
 
 def header_pairs(headers: Mapping[str, str]) -> Headers:
     """Headers as ASGI wants them; of a value, what does not fit into one is replaced."""
-    return [
-        (
-            _header_name(name),
-            value.encode() if value.isascii() and value.isprintable() else _one_line(value),
-        )
-        for name, value in headers.items()
-    ]
+    all_values = "".join(headers.values())
+    if all_values.isascii() and all_values.isprintable():
+        return [(_header_name(name), value.encode()) for name, value in headers.items()]
+    return [(_header_name(name), _one_line(value)) for name, value in headers.items()]
 
 
 @lru_cache(maxsize=256)

@@ -213,7 +213,7 @@ def routes(authenticator: Authenticator, gateway: Gateway, fingerprint: str) -> 
             older_calls=body.calls_functions,
         )
         send = send_stream if body.stream else send_completion
-        async with exchange.while_connected():
+        with exchange.while_connected():
             generation = await gateway.generate(principal, request, exchange.context("chat"))
             await send(exchange, generation, encoder)
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from orchestrator.core.errors import GatewayError, RateLimited, Unauthenticated
 from orchestrator.telemetry import Call, RequestRecord, log_request, names
-from orchestrator.telemetry.calls import read_parent, server_timing
+from orchestrator.telemetry.calls import read_parent
 from orchestrator.telemetry.process import Telemetry
 
 if TYPE_CHECKING:
-    from orchestrator.wire.errors import Headers
     from orchestrator.wire.http import Exchange
 
 _PROBES = ("/health", "/health/live", "/health/ready", "/metrics", "/metrics/triton")
@@ -28,18 +27,21 @@ class Told:
     It does not hold the exchange, which holds it: what holds itself waits for the collector.
     """
 
-    __slots__ = ("_is_probe", "_telemetry", "_token")
+    __slots__ = ("_active", "_is_probe", "_telemetry", "_token")
 
     def __init__(self, telemetry: Telemetry, exchange: Exchange) -> None:
         self._telemetry = telemetry
-        exchange.call.parent = read_parent(exchange.headers)
-        exchange.call.is_session = exchange.scope["type"] == "websocket"
+        call, scope = exchange.call, exchange.scope
+        if b"traceparent" in exchange.headers:
+            call.parent = read_parent(exchange.headers)
+        call.is_session = scope["type"] == "websocket"
         exchange.server_timing = telemetry.server_timing
-        telemetry.metrics.http_active.add(1)
+        self._active = telemetry.metrics.http_active.series()
+        self._active.value += 1
         # Asked for every few seconds by whoever watches, and of no interest while they are well.
-        self._is_probe = exchange.scope["path"].endswith(_PROBES)
+        self._is_probe = scope["path"].endswith(_PROBES)
         self._token: Token[Call | None] = telemetry.begin(
-            exchange.call, exchange.scope["method"], traced=not self._is_probe
+            call, scope["method"], traced=not self._is_probe
         )
 
     def refused(self, exchange: Exchange, error: GatewayError) -> None:
@@ -56,8 +58,11 @@ class Told:
         """The exchange is over, however it ended."""
         telemetry, call = self._telemetry, exchange.call
         duration_s = (time.perf_counter_ns() - call.began_ns) / 1e9
-        route, method = _route(exchange), _method(exchange)
-        telemetry.metrics.http_active.add(-1)
+        scope = exchange.scope
+        # The path as it was registered: what callers made up is not in it.
+        route = getattr(scope.get("route"), "path", _NO_ROUTE)
+        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+        self._active.value -= 1
         telemetry.metrics.http_duration.record(
             duration_s,
             method,
@@ -81,23 +86,6 @@ def refusal_word(error: GatewayError) -> str:
     return error.detail_reason if isinstance(error, Unauthenticated) else error.code
 
 
-def timing_headers(exchange: Exchange) -> Headers:
-    """`Server-Timing` of a reply in one piece that a model has part in."""
-    if not exchange.server_timing or exchange.call.client_stage is None:
-        return []
-    return [(b"server-timing", server_timing(exchange.call).encode("ascii"))]
-
-
-def _route(exchange: Exchange) -> str:
-    """The path as it was registered: what callers made up is not in it."""
-    return getattr(exchange.scope.get("route"), "path", _NO_ROUTE)
-
-
-def _method(exchange: Exchange) -> str:
-    method: str = exchange.scope["method"]
-    return method if method in _METHODS else "_OTHER"
-
-
 def _describe(exchange: Exchange, method: str, route: str) -> None:
     scope, call = exchange.scope, exchange.call
     call.attributes |= {
@@ -119,18 +107,19 @@ def _describe(exchange: Exchange, method: str, route: str) -> None:
 
 def _record(exchange: Exchange, duration_s: float) -> RequestRecord:
     usage, caller = exchange.usage, exchange.principal
+    # By position: by name it takes twice as long.
     return RequestRecord(
-        request_id=exchange.call_id,
-        method=exchange.scope["method"],
-        path=exchange.scope["path"],
-        status=exchange.status,
-        duration_s=duration_s,
-        key_id=caller.key_id if caller else "-",
-        model=exchange.model,
-        prompt_tokens=usage.prompt_tokens if usage else 0,
-        completion_tokens=usage.completion_tokens if usage else 0,
-        tenant_id=caller.tenant_id if caller else "-",
-        error=exchange.error,
-        first_token_s=exchange.call.first_token_s,
-        server=exchange.call.server,
+        exchange.call_id,
+        exchange.scope["method"],
+        exchange.scope["path"],
+        exchange.status,
+        duration_s,
+        caller.key_id if caller else "-",
+        exchange.model,
+        usage.prompt_tokens if usage else 0,
+        usage.completion_tokens if usage else 0,
+        caller.tenant_id if caller else "-",
+        exchange.error,
+        exchange.call.first_token_s,
+        exchange.call.server,
     )
