@@ -64,7 +64,8 @@ class Gate:
             if call.sampled:
                 stage.note(names.POLICY_RULE, decision.rule)
                 stage.note(names.POLICY_ID, decision.policy_id)
-            _require(decision)
+            if not decision.allow:
+                raise _denied(decision)
         with call.stage(names.ROUTING) as stage:
             admitted = self.enter(principal, deployment, decision, asked)
             if call.sampled:
@@ -92,7 +93,8 @@ class Gate:
         self, principal: Principal, deployment: Deployment, decision: Decision, asked: Asked
     ) -> Admitted:
         """The way of a request with that decision. Raises: GatewayError."""
-        _require(decision)
+        if not decision.allow:
+            raise _denied(decision)
         task = deployment.model.task
         if task != asked.task:
             raise ModelNotFound(
@@ -144,11 +146,10 @@ def _remember(known: dict[K, V], key: K, value: V) -> None:
         del known[next(iter(known))]
 
 
-def _require(decision: Decision) -> None:
-    if not decision.allow:
-        raise PolicyDenied(
-            decision.reason, param=decision.param, reason=decision.word, rule=decision.rule
-        )
+def _denied(decision: Decision) -> PolicyDenied:
+    return PolicyDenied(
+        decision.reason, param=decision.param, reason=decision.word, rule=decision.rule
+    )
 
 
 def unknown_model(name: str) -> ModelNotFound:
