@@ -74,7 +74,9 @@ def test_one_trace_goes_from_the_client_into_the_phases_of_the_engine(
     children = [span for span in spans if span.parent_id == root.span_id]
     assert [span.name for span in sorted(children, key=lambda span: span.began_ns)] == STAGES
     engine = named(spans, f"chat {MODEL}")
-    assert [event for event, _ in engine.events] == ["first token", "end"]
+    # The first token of an answer in one piece may have been seen by nobody: the phases tell of it.
+    told = [event for event, _ in engine.events]
+    assert told == ["first token", "end"] or (told == ["end"] and not stream)
     below = {span.name for span in spans if span.parent_id == engine.span_id}
     assert below == {"InferRequest", *PHASES}
     triton = named(spans, "InferRequest")

@@ -48,8 +48,10 @@ class Whole:
         monkeypatch.setattr(TokenStream, "_take", counted)
 
     async def learn(self) -> None:
-        """One answer by the token, from which the client knows the model's pace."""
-        await fold(await self.run(script(emit="x" * 50), whole=False))
+        """One answer by the token, from which the client knows the model's pace: 2 ms or more."""
+        run = await self.run(script(emit="x" * 50, delay_ms=2), whole=False)
+        await fold(run)
+        await run.produced()
 
     async def run(self, prompt: str, **more: Any) -> Run:
         self._count += 1
