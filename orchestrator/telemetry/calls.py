@@ -160,9 +160,8 @@ class Call(msgspec.Struct, eq=False):
 _current: ContextVar[Call | None] = ContextVar("orchestrator_call", default=None)
 
 
-def enter(call: Call) -> Token[Call | None]:
-    """Makes `call` the one of this task, and of the tasks that it starts from now on."""
-    return _current.set(call)
+enter: Callable[[Call], Token[Call | None]] = _current.set
+"""Makes a call the one of this task, and of the tasks that it starts from now on."""
 
 
 def leave(token: Token[Call | None]) -> None:

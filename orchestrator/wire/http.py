@@ -432,15 +432,19 @@ def store_unavailable() -> StoreUnavailable:
 
 def header_pairs(headers: Mapping[str, str]) -> Headers:
     """Headers as ASGI wants them; of a value, what does not fit into one is replaced."""
-    all_values = "".join(headers.values())
-    if all_values.isascii() and all_values.isprintable():
-        return [(_header_name(name), value.encode()) for name, value in headers.items()]
-    return [(_header_name(name), _one_line(value)) for name, value in headers.items()]
+    if not headers:
+        return []
+    told, values = _header_names(tuple(headers)), headers.values()
+    text = "".join(values)
+    if text.isascii() and text.isprintable():
+        # No value has a line end in it, so all of them are encoded in one step.
+        return list(zip(told, "\n".join(values).encode().split(b"\n"), strict=True))
+    return list(zip(told, map(_one_line, values), strict=True))
 
 
 @lru_cache(maxsize=256)
-def _header_name(name: str) -> bytes:
-    return name.lower().encode("latin-1")
+def _header_names(given: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple([name.lower().encode("latin-1") for name in given])
 
 
 async def _described() -> None:

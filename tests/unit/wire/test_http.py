@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from orchestrator.core.errors import ModelUnavailable
 from orchestrator.settings import HostsSettings, ServerSettings
 from orchestrator.wire.connection import CLIENT_LEFT
-from orchestrator.wire.http import Exchange
+from orchestrator.wire.http import Exchange, header_pairs
 from tests.wire.harness import KEY, NARROW_KEY, Bench, answer, bench, call
 
 CHAT = {"model": "acme/chat", "messages": [{"role": "user", "content": "hi"}]}
@@ -454,3 +454,9 @@ async def test_embeddings_come_as_numbers_or_packed(service: Bench) -> None:
     assert reply.headers["x-op-route"] == "local"
     packed = await service.post("/v1/embeddings", {**body, "encoding_format": "base64"})
     assert packed.json()["data"][1]["embedding"] == "AACAPwAAAMA="
+
+
+def test_of_a_header_what_does_not_fit_is_replaced_and_the_others_stay_as_they_are() -> None:
+    assert header_pairs({}) == []
+    assert header_pairs({"A-Limit": "", "b": "1 2"}) == [(b"a-limit", b""), (b"b", b"1 2")]
+    assert header_pairs({"a": "x\r\ny", "b": "é"}) == [(b"a", b"x??y"), (b"b", b"?")]
