@@ -72,10 +72,15 @@ class _Instrument:
 
     def series(self, *labels: str) -> Series:
         """That of `labels`, the values in the order of the spec, for whoever adds to it often."""
-        found = self._series.get(labels)
-        if found is None and len(self._series) >= MOST_SERIES:
+        try:
+            return self._series[labels]
+        except KeyError:
+            return self._new_series(labels)
+
+    def _new_series(self, labels: Labels) -> Series:
+        if len(self._series) >= MOST_SERIES:
             labels = (OTHER,) * len(self.spec.labels)
-            found = self._series.get(labels)
+        found = self._series.get(labels)
         if found is None:
             found = self._series[labels] = Series(labels)
             if self.spec.kind == "histogram":
