@@ -33,6 +33,8 @@ class Attempt:
         """Whether the engine has begun; its first token may hold no whole character yet."""
         self.over = False
         """Whether the end of the choice was taken."""
+        self._is_told = False
+        """Whether the engine's final response was taken; the end of its call may come later."""
 
     @property
     def tokens(self) -> int:
@@ -46,7 +48,8 @@ class Attempt:
 
     def stop(self) -> None:
         """Ends the engine's side, if it has not ended."""
-        self._stream.stop()
+        if not self._is_told:
+            self._stream.stop()
 
     @property
     def produced_so_far(self) -> int:
@@ -79,11 +82,12 @@ class Attempt:
     @property
     def has_ended(self) -> bool:
         """Whether the engine's side is over."""
-        return self._stream.now.has_ended
+        return self._is_told or self._stream.now.has_ended
 
     async def ended(self) -> None:
         """Returns when the engine's side is over."""
-        await self._stream.ended()
+        if not self._is_told:
+            await self._stream.ended()
 
     def listen(self, on_news: Callable[[], None]) -> None:
         """`on_news` is called when there may be something to take."""
@@ -99,8 +103,10 @@ class Attempt:
             self._received += len(chunk.token_ids)
             token_ids = self._visible(chunk.token_ids)
             events = decoder.feed(token_ids, self._log_probs(token_ids, chunk.log_probs))
+            if chunk.final:
+                self._is_told = True
             if decoder.stopped:
-                stream.stop()
+                self.stop()
             if decoder.stopped or chunk.final:
                 events += decoder.finish(self._reason(chunk))
                 self.over = True

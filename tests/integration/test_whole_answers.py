@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from orchestrator.core.request import GenerationRequest, SamplingParams, TextPro
 from orchestrator.deployments import read_built
 from orchestrator.triton.client import Timeouts, TritonClient
 from orchestrator.triton.stream import TokenStream
+from orchestrator.triton.transport import Status
 from tests.integration.conftest import SupervisedTriton
 from tests.integration.scripted.repository import ScriptedRepository, script
+from tests.integration.serving import wait_until
 
 
 class Whole:
@@ -51,7 +54,7 @@ class Whole:
         """One answer by the token, from which the client knows the model's pace: 2 ms or more."""
         run = await self.run(script(emit="x" * 50, delay_ms=2), whole=False)
         await fold(run)
-        await run.produced()
+        await self._idle()
 
     async def run(self, prompt: str, **more: Any) -> Run:
         self._count += 1
@@ -67,8 +70,15 @@ class Whole:
         run = await self.run(prompt, **more)
         completion = await fold(run)
         assert await run.produced() == completion.usage
+        await self._idle()
         counts = [n for key, n in self.responses.items() if key.startswith(f"{self.request_id}-")]
         return completion, sum(counts)
+
+    async def _idle(self) -> None:
+        """Returns when every call is over, from which the client learns."""
+        await asyncio.to_thread(
+            wait_until, lambda: not self.client.in_flight, 10, "every call is over"
+        )
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -150,3 +160,34 @@ async def test_a_reader_who_leaves_stops_the_engine_and_pays_what_it_made(whole:
     made = sum(event.get("tokens", 0) for event in events)
     assert 2 <= usage.completion_tokens == made <= 10
     assert events[-1] == {**events[-1], "event": "final", "reason": "cancelled"}
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_an_answer_that_was_told_to_its_end_is_over_before_its_call(
+    whole: Whole, monkeypatch: pytest.MonkeyPatch, is_whole: bool
+) -> None:
+    ended = asyncio.Event()
+    end = TokenStream._end
+    late: list[Callable[[], None]] = []
+
+    def end_later(stream: TokenStream, status: Status) -> None:
+        if not stream.call.request_id.startswith("whole-"):
+            end(stream, status)
+            return
+        late.append(partial(end, stream, status))
+        ended.set()
+
+    monkeypatch.setattr(TokenStream, "_end", end_later)
+    run = await whole.run(script(emit="hello"), whole=is_whole)
+    completion = await fold(run)
+    run.stop()
+    assert run.has_ended
+    assert await run.produced() == completion.usage
+    await ended.wait()
+    await asyncio.sleep(0.2)
+    for call in late:
+        call()
+    # The engine is not asked to stop what it has finished.
+    told = [event["event"] for event in whole.repository.events(whole.request_id)]
+    assert "final" in told
+    assert "stop" not in told
