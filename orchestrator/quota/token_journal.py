@@ -25,6 +25,7 @@ import orjson
 from orchestrator.core.ids import new_id
 from orchestrator.quota.counters import Change, Counter
 from orchestrator.store import token_days
+from orchestrator.store.append import append
 from orchestrator.store.database import Database, StoreError
 from orchestrator.store.private_files import prepare_folder
 from orchestrator.store.token_days import DayKey
@@ -191,7 +192,7 @@ class TokenJournal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         used = [(*_day_key(change.counter), change.used) for change in line.changes]
         record = {"owner": line.owner, "line": line.number, "used": used}
-        os.write(self._file, orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        append(self._file, orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
 
     async def _add(self, group: _Group) -> None:
         now_ms = int(self._now() * 1000)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.core.ids import new_id
+from orchestrator.store.append import append
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class Journal:
             return
         try:
             segment = self._writable()
-            written = os.write(segment.fd, self._held)
+            written = append(segment.fd, bytes(self._held))
             if written < len(self._held):
                 # Half a line would spoil the one behind it.
                 os.ftruncate(segment.fd, segment.size)
