@@ -35,7 +35,7 @@ async def test_messages_are_answered_under_both_prefixes(service: Bench, prefix:
 
 async def test_the_events_of_a_message_come_in_their_order(service: Bench) -> None:
     body = orjson.dumps({**HELLO, "stream": True})
-    start, *writes, _ = await call(service.app, path="/v1/messages", body=body)
+    start, *writes = await call(service.app, path="/v1/messages", body=body)
     assert dict(start["headers"])[b"content-type"] == b"text/event-stream; charset=utf-8"
     events = b"".join(write["body"] for write in writes).decode().removesuffix("\n\n")
     assert [event.split("\n")[0] for event in events.split("\n\n")] == [
