@@ -7,6 +7,7 @@ for the lock, as those that bring journals to the disk do, getting it back takes
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 # Unlike `CDLL`, whose functions give the lock away, too.
@@ -17,8 +18,9 @@ _write.restype = ctypes.c_ssize_t
 
 def append(fd: int, data: bytes) -> int:
     """As `os.write`: the number of bytes written. Raises: OSError."""
-    written: int = _write(fd, data, len(data))
-    if written < 0:
+    while (written := int(_write(fd, data, len(data)))) < 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        # A signal came in between.
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
     return written
