@@ -111,8 +111,11 @@ def _top(stacks: str, cpu_us: float) -> str:
     """The functions with the largest shares: of their own, and with what they call."""
     own: Counter[str] = Counter()
     whole: Counter[str] = Counter()
-    for line in stacks.splitlines():
+    for line in stacks.split("\n"):
         stack, _, count = line.rpartition(" ")
+        if not count.isdecimal():
+            # The worker goes on while it is looked at, and what is read of it may be torn.
+            continue
         frames = [frame.rpartition(":")[0] for frame in stack.split(";")]
         own[frames[-1]] += int(count)
         whole.update(dict.fromkeys(frames, int(count)))
