@@ -17,11 +17,12 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, assert_never
+from typing import Literal, assert_never
 
 from orchestrator.core.errors import StoreUnavailable, Unauthenticated
 from orchestrator.core.limits import UNLIMITED, Limits
 from orchestrator.core.plans import limits_of
+from orchestrator.core.remembered import remember
 from orchestrator.settings import Settings
 from orchestrator.store import keys
 from orchestrator.store.database import Database, StoreError
@@ -225,8 +226,7 @@ class Authenticator:
         fault = known.fault(self._now())
         if fault is not None:
             raise fault
-        _make_room(self._digests, _MAX_KNOWN)
-        self._digests[self._mark(secret)] = digest
+        remember(self._digests, self._mark(secret), digest, _MAX_KNOWN)
         return known.principal
 
     def _mark(self, secret: str) -> bytes:
@@ -322,12 +322,10 @@ class Authenticator:
         self._known.pop(digest, None)
         self._strangers.pop(digest, None)
         if found is None:
-            _make_room(self._strangers, _MAX_STRANGERS)
-            self._strangers[digest] = now + self._cache_s
+            remember(self._strangers, digest, now + self._cache_s, _MAX_STRANGERS)
             return None
-        _make_room(self._known, _MAX_KNOWN)
         known = _known(found, digest, verified_at=now, ask_again_at=now + self._cache_s)
-        self._known[digest] = known
+        remember(self._known, digest, known, _MAX_KNOWN)
         if known.fault(self._now()) is None:
             self._used_at[found.key.id, digest] = int(self._now())
         return known
@@ -394,12 +392,6 @@ def _principal(row: VirtualKey, tenant: Tenant) -> Principal:
         metadata=row.key_metadata,
         api_disabled=tenant.api_disabled,
     )
-
-
-def _make_room(remembered: dict[bytes, Any], limit: int) -> None:
-    """Forgets the entry that was asked about longest ago."""
-    while len(remembered) >= limit:
-        del remembered[next(iter(remembered))]
 
 
 _Reason = Literal["missing_api_key", "invalid_api_key", "key_expired", "key_revoked"]

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import msgspec
 
 from orchestrator.auth import Principal
 from orchestrator.core.errors import ModelNotFound, PolicyDenied
 from orchestrator.core.limits import tighter
+from orchestrator.core.remembered import remember
 from orchestrator.core.request import RouteHint
 from orchestrator.deployments import Deployment, Deployments
 from orchestrator.policy import Decision, PolicyEngine, PolicyInput
 from orchestrator.quota import Caller
 from orchestrator.routing import Route, Router
 from orchestrator.telemetry import current_call, names
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 _VERBS = {"generate": "generate text", "embed": "embed text"}
 _MOST_REMEMBERED = 4096
@@ -86,7 +82,9 @@ class Gate:
             return await self._policy.decide(known[1])
         question = _question(principal, deployment, asked)
         if asked.at is None:
-            _remember(self._questions, (id(principal), asked), (principal, question))
+            remember(
+                self._questions, (id(principal), asked), (principal, question), _MOST_REMEMBERED
+            )
         return await self._policy.decide(question)
 
     def enter(
@@ -114,7 +112,7 @@ class Gate:
             return known[2]
         limits = tighter(principal.limits, decision.limits)
         caller = Caller(principal.key_id, principal.tenant_id, limits, principal.tenant_limits)
-        _remember(self._callers, key, (principal, decision, caller))
+        remember(self._callers, key, (principal, decision, caller), _MOST_REMEMBERED)
         return caller
 
 
@@ -138,12 +136,6 @@ def _question(principal: Principal, deployment: Deployment, asked: Asked) -> Pol
         requested=asked.model,
         at=asked.at,
     )
-
-
-def _remember(known: dict[K, V], key: K, value: V) -> None:
-    known[key] = value
-    if len(known) > _MOST_REMEMBERED:
-        del known[next(iter(known))]
 
 
 def _denied(decision: Decision) -> PolicyDenied:

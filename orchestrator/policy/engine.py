@@ -8,6 +8,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from orchestrator.core.remembered import remember
 from orchestrator.policy import Decision, PolicyInput
 from orchestrator.policy.inputs import PolicyVersion, version_of
 from orchestrator.policy.policies import Policies
@@ -82,9 +83,7 @@ class RegoPolicies:
     async def _decided_now(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
         decision = await self._evaluator.decide(version, replace(asked, at=self._now()))
         if self._evaluator.is_constant(version):
-            self._constant[id(asked)] = (asked, version, decision)
-            if len(self._constant) > _MOST_REMEMBERED:
-                del self._constant[next(iter(self._constant))]
+            remember(self._constant, id(asked), (asked, version, decision), _MOST_REMEMBERED)
         return decision
 
     async def check(self) -> None:

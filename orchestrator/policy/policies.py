@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.core.errors import InvalidRequest
+from orchestrator.core.remembered import remember
 from orchestrator.policy.inputs import PolicyVersion, version_of
 from orchestrator.policy.verdict import unavailable
 from orchestrator.store import policies
@@ -120,10 +121,7 @@ class Policies:
             logger.warning("the store of policies answers again")
             self._down = False
         if current:
-            self._known.pop(name, None)
-            while len(self._known) >= _MOST_KNOWN:
-                del self._known[next(iter(self._known))]
-            self._known[name] = task.result()
+            remember(self._known, name, task.result(), _MOST_KNOWN)
 
     async def _read(self, name: Name) -> InForce:
         """Raises: StoreError, and InvalidRequest for a version that this program cannot read."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from orchestrator.core.limits import Bucket
+from orchestrator.core.remembered import remember
 from orchestrator.quota import NOTHING_TAKEN, Admission, Caller, Outlook
 from orchestrator.quota.counters import (
     WINDOW_S,
@@ -94,9 +95,7 @@ class Limiter:
             caller, minute, request_claims(caller, bucket, now), token_claims(caller, 0, now)
         )
         # It keeps the caller, so that its id is nobody else's meanwhile.
-        self._plans[id(caller), bucket] = plan
-        if len(self._plans) > _MOST_PLANS:
-            del self._plans[next(iter(self._plans))]
+        remember(self._plans, (id(caller), bucket), plan, _MOST_PLANS)
         return plan
 
 
