@@ -406,7 +406,7 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         request = decode(body)
         exchange.model = request.model
         encoder = Encoder(thinking=shows_thinking(body), omit_thoughts=hides_thoughts(body))
-        async with exchange.while_connected():
+        with exchange.while_connected():
             generation = await gateway.generate(principal, request, exchange.context("messages"))
             if body.stream:
                 await send_stream(exchange, generation, encoder, framing=PINGED_EVENTS)

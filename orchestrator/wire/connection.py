@@ -72,12 +72,6 @@ class WhileConnected:
         self._exchange.status = CLIENT_LEFT
         return kind is not None and issubclass(kind, asyncio.CancelledError)
 
-    async def __aenter__(self) -> WhileConnected:
-        return self.__enter__()
-
-    async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> bool:
-        return self.__exit__(kind, *rest)
-
     def _leave(self) -> None:
         # Servers say the same of a reply that is complete, and then what is left to do is done.
         if not self._exchange.complete:

@@ -384,7 +384,7 @@ def _generator(authenticator: Authenticator, gateway: Gateway) -> Handler:
         principal = await exchange.admit(authenticator)
         request, encoder = _asked(exchange, reader.read(await exchange.body()))
         request = replace(request, whole=True)
-        async with exchange.while_connected():
+        with exchange.while_connected():
             generation = await gateway.generate(principal, request, exchange.context("gemini"))
             await send_completion(exchange, generation, encoder)
 
@@ -398,7 +398,7 @@ def _streamer(authenticator: Authenticator, gateway: Gateway) -> Handler:
         """Answers contents in chunks: server-sent events with `alt=sse`, else a JSON array."""
         principal = await exchange.admit(authenticator)
         request, encoder = _asked(exchange, reader.read(await exchange.body()))
-        async with exchange.while_connected():
+        with exchange.while_connected():
             generation = await gateway.generate(principal, request, exchange.context("gemini"))
             await send_stream(exchange, generation, encoder, framing=encoder.framing)
 

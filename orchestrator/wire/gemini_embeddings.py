@@ -79,7 +79,7 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
 
     async def answer(exchange: Exchange, request: EmbeddingRequest, *, batch: bool) -> None:
         assert exchange.principal is not None
-        async with exchange.while_connected():
+        with exchange.while_connected():
             embeddings = await gateway.embed(
                 exchange.principal, request, exchange.context("gemini_embeddings")
             )

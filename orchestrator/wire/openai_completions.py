@@ -294,7 +294,7 @@ def routes(authenticator: Authenticator, gateway: Gateway, fingerprint: str) -> 
         requests = decode(body)
         exchange.model = requests[0].model
         context = exchange.context("completions")
-        async with exchange.while_connected():
+        with exchange.while_connected():
             echoes = [""] * len(requests)
             if body.echo:
                 echoes = [await _echo(gateway, principal, one, context) for one in requests]

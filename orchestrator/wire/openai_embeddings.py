@@ -140,7 +140,7 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         body = reader.read(await exchange.body())
         request, encoding = decode(body), encoding_format(body)
         exchange.model = request.model
-        async with exchange.while_connected():
+        with exchange.while_connected():
             embeddings = await gateway.embed(principal, request, exchange.context("embeddings"))
             exchange.usage = Usage(embeddings.prompt_tokens, 0)
             reply = encode(embeddings, encoding)

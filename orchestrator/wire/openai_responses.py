@@ -96,7 +96,7 @@ class _Handlers:
             return
         keep = self._responses.keep if stored else None
         send = send_stream if body.stream else send_completion
-        async with exchange.while_connected():
+        with exchange.while_connected():
             context = exchange.context(_DIALECT)
             generation = await self._gateway.generate(principal, asked.request, context)
             answer = Answer(generation, encoder, keep, whole=not body.stream)

@@ -147,7 +147,7 @@ async def follow(exchange: Exchange, responses: Responses, kept: Kept, after: in
     tenant_id, response_id = kept.tenant_id, kept.id
     live = await responses.has_events(tenant_id, response_id)
     await exchange.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-    async with exchange.while_connected():
+    with exchange.while_connected():
         if live:
             async for frame in _events(responses, tenant_id, response_id, after):
                 await exchange.send(_body(frame))

@@ -274,7 +274,7 @@ async def test_a_client_that_leaves_with_its_whole_reply_interrupts_nothing(
 
     scope: dict[str, Any] = {"type": "http", "path": "/", "method": "POST", "headers": []}
     exchange = Exchange(scope, receive, send, ServerSettings(), HostsSettings())
-    async with exchange.while_connected() as connection:
+    with exchange.while_connected() as connection:
         await exchange.reply(b"{}")
         await asyncio.sleep(0.01)
     assert not connection.left
