@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 
 from orchestrator.backends import Run
-from orchestrator.core.event_source import EventSource
+from orchestrator.core.event_source import EventSource, nobody
 from orchestrator.core.events import GenerationEvent, GenerationFinished, Usage
 from orchestrator.meter import Meter
 from orchestrator.metering import Books, Outcome
@@ -91,7 +91,7 @@ class Generation(EventSource):
         self._account = account
         self._outcome: Outcome = "cancelled"
         self._closed = False
-        self._on_news: Callable[[], None] = _nobody
+        self._on_news: Callable[[], None] = nobody
 
     @property
     def usage(self) -> Usage:
@@ -138,10 +138,6 @@ class Generation(EventSource):
             self._outcome, self.over = "ok", True
             meter.finished(last)
             self._account.promise("ok")
-
-
-def _nobody() -> None:
-    """Nobody waits yet."""
 
 
 def _charged(produced: Usage, outcome: Outcome) -> Usage:

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from orchestrator.backends.placed_stream import PlacedStream
 from orchestrator.core.errors import UpstreamFailed
+from orchestrator.core.event_source import nobody
 from orchestrator.core.events import (
     ChoiceFinished,
     EngineTimings,
@@ -164,7 +165,7 @@ class CallFirst:
     def __init__(self, first: Attempt, otherwise: Callable[[], Attempt]) -> None:
         self._attempts = [first]
         self._otherwise: Callable[[], Attempt] | None = otherwise
-        self._on_news: Callable[[], None] = _nobody
+        self._on_news: Callable[[], None] = nobody
 
     @property
     def _attempt(self) -> Attempt:
@@ -254,10 +255,6 @@ class CallFirst:
 
 Choice: TypeAlias = Attempt | CallFirst
 """One answer of a generation."""
-
-
-def _nobody() -> None:
-    """Nobody waits yet."""
 
 
 def _says_something(event: GenerationEvent) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.backends.placement import Placement, Way
 from orchestrator.core.errors import ModelUnavailable, UpstreamTimeout
+from orchestrator.core.event_source import nobody
 from orchestrator.triton.contract import GenerateCall, TokenChunk
 from orchestrator.triton.errors import unavailable
 
@@ -28,7 +29,7 @@ class PlacedStream:
     ) -> None:
         self.call = call
         self._way = Way(placement, blocks, call.request_id, first_token_timeout_s)
-        self._on_news: Callable[[], None] = _nobody
+        self._on_news: Callable[[], None] = nobody
         self._begun = False
         self._stopped = False
         self._expired = False
@@ -63,8 +64,7 @@ class PlacedStream:
             return None
         if not self._begun:
             self._begun = True
-            if self._timer is not None:
-                self._timer.cancel()
+            self._want_no_more()
         return chunk
 
     def stop(self) -> None:
@@ -103,7 +103,3 @@ class PlacedStream:
     def _expire(self) -> None:
         self._expired = True
         self._on_news()
-
-
-def _nobody() -> None:
-    """Nobody waits yet."""

@@ -9,6 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from orchestrator.core.events import GenerationEvent
 
 
+def nobody() -> None:
+    """Told of news until somebody listens."""
+
+
 class EventSource(ABC):
     """Events as they come, taken without waiting: what has come together is taken together.
 

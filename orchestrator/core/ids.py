@@ -21,11 +21,7 @@ def new_id(prefix: str) -> str:
     Source: the ULID specification, Crockford base32, most significant character first.
     """
     at_ms = time.time_ns() // 1_000_000
-    try:
-        chance = _chances.pop()
-    except IndexError:
-        chance = new_chance()
-    return f"{prefix}_{_slow_part(at_ms >> 10)}{_PAIRS[at_ms & 0x3FF]}{chance}"
+    return f"{prefix}_{_slow_part(at_ms >> 10)}{_PAIRS[at_ms & 0x3FF]}{new_chance()}"
 
 
 def new_chance() -> str:

@@ -14,6 +14,7 @@ from time import monotonic
 from google.protobuf.message import DecodeError
 
 from orchestrator.core.errors import GatewayError, UpstreamFailed, UpstreamTimeout
+from orchestrator.core.event_source import nobody
 from orchestrator.triton import contract, encoding, errors
 from orchestrator.triton.contract import EngineMetrics, GenerateCall, TokenChunk
 from orchestrator.triton.likeness import Likeness
@@ -62,7 +63,7 @@ class TokenStream:
         """What came after the chunks, one token a response and nothing else in it."""
         self._likeness = Likeness()
         self._error: GatewayError | None = None
-        self.on_news: Callable[[], None] = _nobody
+        self.on_news: Callable[[], None] = nobody
         """Called when there may be something to `take`, and when it is over."""
         self._stopped = False
         self.has_ended = False
@@ -159,7 +160,7 @@ class TokenStream:
         try:
             await waiter
         finally:
-            self.on_news = _nobody
+            self.on_news = nobody
             if late is not None:
                 late.cancel()
 
@@ -230,10 +231,6 @@ class TokenStream:
         if self._error is None:
             self._error = error
             self.on_news()
-
-
-def _nobody() -> None:
-    """Nobody waits."""
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
