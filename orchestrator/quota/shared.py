@@ -61,6 +61,8 @@ class SharedCounters:
         self._granted: Tally[Counter] = Tally()
         """What this worker granted by itself in the present outage."""
         self._down = True
+        self._forgotten: asyncio.Future[None] | None = None
+        """While Redis answers and does not know this worker: done when it was asked to."""
         self._told = False
         self._clock_ms = 0.0
         self._clock_took_s = math.inf
@@ -110,7 +112,7 @@ class SharedCounters:
 
     async def take(self, claims: Sequence[Claim], *, dry: bool = False) -> Counted:
         """Takes all claims or none. Raises: QuotaUnavailable."""
-        if self._down:
+        if self._down and not await self._registered_again():
             return self._without_redis(claims, dry=dry)
         if dry:
             return await self._ask(claims, dry=True)
@@ -138,7 +140,7 @@ class SharedCounters:
         self._wake.set()
 
     async def _ask(self, claims: Sequence[Claim], *, dry: bool) -> Counted:
-        me, seeded = self._me, True
+        me, seeded, again = self._me, True, True
         try:
             while True:
                 try:
@@ -148,6 +150,13 @@ class SharedCounters:
                     break
                 except UnseededError as error:
                     seeded = await self._seed(error.counters)
+                except UnknownWorkerError as error:
+                    # Redis lost its data or this worker was silent for too long. Nothing is taken.
+                    if me == self._me:
+                        self._fail(error)
+                    if not (again and await self._registered_again()):
+                        raise
+                    me, again = self._me, False
         except (RedisDownError, UnknownWorkerError) as error:
             if me == self._me:
                 self._fail(error)
@@ -164,6 +173,16 @@ class SharedCounters:
                 self._lines.append(self._journal.append(changes))
                 self._wake.set()
         return Counted(refused, tuple(counts))
+
+    async def _registered_again(self) -> bool:
+        """Whether Redis, which did not know this worker, knows it now.
+
+        Waits for the keeper, no longer than for one answer; not at all while Redis is away.
+        """
+        if self._forgotten is None:
+            return not self._down
+        done, _ = await asyncio.wait({self._forgotten}, timeout=self._settings.timeout_s)
+        return bool(done) and not self._down
 
     async def _undo(self, taking: asyncio.Task[Counted], claims: Sequence[Claim]) -> None:
         with contextlib.suppress(QuotaUnavailable):
@@ -250,7 +269,9 @@ class SharedCounters:
         self._down = True
         self._granted.clear()
         self._wake.set()
-        if not isinstance(error, UnknownWorkerError):
+        if isinstance(error, UnknownWorkerError):
+            self._forgotten = asyncio.get_running_loop().create_future()
+        else:
             self._told = True
             _log.warning("Redis is out of reach: %s", error)
 
@@ -292,6 +313,14 @@ class SharedCounters:
 
     async def _come_back(self) -> bool:
         """Whether Redis answers again and knows this worker by its new name."""
+        try:
+            return await self._register()
+        finally:
+            if self._forgotten is not None:
+                self._forgotten.set_result(None)
+                self._forgotten = None
+
+    async def _register(self) -> bool:
         try:
             await self._send()
             self._former = [*self._former, self._me][-20:]
