@@ -140,23 +140,18 @@ class SharedCounters:
         self._wake.set()
 
     async def _ask(self, claims: Sequence[Claim], *, dry: bool) -> Counted:
-        me, seeded, again = self._me, True, True
+        me = self._me
         try:
-            while True:
-                try:
-                    refused, counts = await self._redis.take(
-                        me, claims, dry=dry, seeded=seeded, latest_ms=self._latest_ms()
-                    )
-                    break
-                except UnseededError as error:
-                    seeded = await self._seed(error.counters)
-                except UnknownWorkerError as error:
-                    # Redis lost its data or this worker was silent for too long. Nothing is taken.
-                    if me == self._me:
-                        self._fail(error)
-                    if not (again and await self._registered_again()):
-                        raise
-                    me, again = self._me, False
+            try:
+                refused, counts = await self._counted(me, claims, dry=dry)
+            except UnknownWorkerError as error:
+                # Redis lost its data, or this worker was silent for too long. Nothing is taken.
+                if me == self._me:
+                    self._fail(error)
+                if not await self._registered_again():
+                    raise
+                me = self._me
+                refused, counts = await self._counted(me, claims, dry=dry)
         except (RedisDownError, UnknownWorkerError) as error:
             if me == self._me:
                 self._fail(error)
@@ -165,14 +160,31 @@ class SharedCounters:
             if claim.counter.kind != "concurrency":
                 self._known[claim.counter] = (count, claim.reset_at)
         if refused is None and not dry:
-            changes = [claim.taken for claim in claims if claim.taken.held]
-            for change in changes:
-                self._hold(change)
-            if changes and me != self._me:
-                # Taken under a name that was given up meanwhile.
-                self._lines.append(self._journal.append(changes))
-                self._wake.set()
+            self._hold_claims(me, claims)
         return Counted(refused, tuple(counts))
+
+    def _hold_claims(self, me: str, claims: Sequence[Claim]) -> None:
+        """Notes what was taken under the name `me`."""
+        changes = [claim.taken for claim in claims if claim.taken.held]
+        for change in changes:
+            self._hold(change)
+        if changes and me != self._me:
+            # Taken under a name that was given up meanwhile.
+            self._lines.append(self._journal.append(changes))
+            self._wake.set()
+
+    async def _counted(
+        self, me: str, claims: Sequence[Claim], *, dry: bool
+    ) -> tuple[int | None, list[int]]:
+        """See `RedisStore.take`. Raises: RedisDownError, UnknownWorkerError."""
+        seeded = True
+        while True:
+            try:
+                return await self._redis.take(
+                    me, claims, dry=dry, seeded=seeded, latest_ms=self._latest_ms()
+                )
+            except UnseededError as error:
+                seeded = await self._seed(error.counters)
 
     async def _registered_again(self) -> bool:
         """Whether Redis, which did not know this worker, knows it now.

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 
 from orchestrator.catalogue import Model, load_catalogue
+from orchestrator.core.hosts import loopback_of
 from orchestrator.manifest import served_version
 from orchestrator.serve.claims import listen, lock_data_folder
 from orchestrator.serve.greeting import base_url, greeting
@@ -173,6 +174,8 @@ class Appliance:
         with contextlib.suppress(OSError):
             sys.stdout.write(text)
             sys.stdout.flush()
+            if first_key is not None:
+                first_key.shown()
 
     async def _stop(
         self,
@@ -220,7 +223,7 @@ class Appliance:
 async def _is_healthy(listener: socket.socket) -> bool:
     """Whether the worker answers `/health` with 200."""
     host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # read, not bound
+    host = loopback_of(host)
     try:
         async with asyncio.timeout(_HEALTH_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(host, port)
