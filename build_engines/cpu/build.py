@@ -53,7 +53,7 @@ class CpuTarget:
     """Builds for `model_repository/backends/cpu`."""
 
     name: TargetName = "cpu"
-    version = 4
+    version = 5
 
     def plan(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> Plan:
         """Weights at their new width, twice while they are written, and the cache to serve."""
@@ -148,6 +148,7 @@ def _build_generate(
         "perf_metrics": True,
         "finish_reason": True,
         "guided": [] if guides.unavailable else list(GUIDE_TYPES),
+        "prefix_cache": "shared" if engine.shared_prefix_cache else "salted",
     }
     return _built(model, limits, features, None)
 

@@ -72,6 +72,9 @@ def _model(repository: Path, model: Model, gpus: Set[str] | None, *, deep: bool)
         return failed(subject, f"version {manifest.directory.name}: {fault}", again)
     if gpus is not None and (fault := misfit(manifest.directory, gpus)):
         return failed(subject, f"version {manifest.directory.name}: {fault}", again)
+    if model.task == "generate" and not manifest.prefix_cache:
+        told = f"version {manifest.directory.name} may show tenants what others have sent"
+        return warning(subject, told, again)
     looked = "hashes right" if deep else "all files there"
     text = f"version {manifest.directory.name} for {manifest.target}, {looked}"
     replaced = gpus is not None and replaced_type(manifest.directory)

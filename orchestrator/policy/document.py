@@ -28,6 +28,7 @@ _MINUTES_A_DAY = 24 * 60
 _MOST_ENTRIES = 1000
 _MOST_CHARACTERS = 256
 _LARGEST_LIMIT = 2**53
+_TENANT_ID = "ten_"
 
 Network = IPv4Network | IPv6Network
 
@@ -59,6 +60,8 @@ class PolicyDocument:
     """A checked document. An empty one allows everything that the key allows.
 
     `networks` or `window` of `None` is no restriction; an empty `networks` lets nobody in.
+    `cache_tenants` are the ids of the tenants that share the prefix cache with this one, as far as
+    their policies name it, and each other, too.
     """
 
     limits: Limits = UNLIMITED
@@ -68,6 +71,7 @@ class PolicyDocument:
     networks: tuple[Network, ...] | None = None
     window: TimeWindow | None = None
     api_disabled: bool = False
+    cache_tenants: tuple[str, ...] = ()
 
     def admits(self, client_ip: str | None) -> bool:
         """Whether a client of that address is inside the networks; an unknown one never is."""
@@ -201,6 +205,14 @@ def _timezone(where: str, given: Any) -> ZoneInfo:
     raise _wrong(where, "must be a time zone such as Europe/Berlin")
 
 
+def _tenants(where: str, given: Any) -> tuple[str, ...]:
+    tenants = _texts(where, given)
+    for index, one in enumerate(tenants):
+        if not one.startswith(_TENANT_ID):
+            raise _wrong(f"{where}[{index}]", f"must be the id of a tenant, `{_TENANT_ID}…`")
+    return tenants
+
+
 def _flag(where: str, given: Any) -> bool:
     if not isinstance(given, bool):
         raise _wrong(where, "must be true or false")
@@ -225,4 +237,5 @@ _MEMBERS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "client_networks": ("networks", _networks),
     "time_window": ("window", _window),
     "api_disabled": ("api_disabled", _flag),
+    "prefix_cache_tenants": ("cache_tenants", _tenants),
 }
