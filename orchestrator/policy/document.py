@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,7 +29,8 @@ _MINUTES_A_DAY = 24 * 60
 _MOST_ENTRIES = 1000
 _MOST_CHARACTERS = 256
 _LARGEST_LIMIT = 2**53
-_TENANT_ID = "ten_"
+_MOST_TENANTS = 32
+_TENANT_ID = re.compile(r"ten_[A-Za-z0-9]{1,40}", re.ASCII)
 
 Network = IPv4Network | IPv6Network
 
@@ -207,9 +209,11 @@ def _timezone(where: str, given: Any) -> ZoneInfo:
 
 def _tenants(where: str, given: Any) -> tuple[str, ...]:
     tenants = _texts(where, given)
+    if len(tenants) > _MOST_TENANTS:
+        raise _wrong(where, f"may name {_MOST_TENANTS} tenants, it names {len(tenants)}")
     for index, one in enumerate(tenants):
-        if not one.startswith(_TENANT_ID):
-            raise _wrong(f"{where}[{index}]", f"must be the id of a tenant, `{_TENANT_ID}…`")
+        if _TENANT_ID.fullmatch(one) is None:
+            raise _wrong(f"{where}[{index}]", "must be the id of a tenant, such as ten_01M8PBDJ…")
     return tenants
 
 

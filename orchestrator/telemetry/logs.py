@@ -127,14 +127,14 @@ def log_request(record: RequestRecord, level: int = logging.INFO) -> None:
 
 
 class _Unquoted(logging.Formatter):
-    """Tells of errors without their texts, which may quote a prompt, an answer or a secret."""
+    """Writes errors without their texts, which may quote a prompt, an answer or a secret."""
 
     def formatException(self, ei: ExceptionInfo) -> str:  # noqa: N802  # logging's own name
         """Where the error went through and its class, after those that caused it."""
         return "" if ei[1] is None else "\n".join(_places(ei[1]))
 
     def said(self, record: logging.LogRecord) -> str:
-        """The message of `record`; of asyncio's own what comes before it describes its objects."""
+        """The message of `record`; of asyncio's the first line, as the others show objects."""
         message = record.getMessage()
         return message.partition("\n")[0] if record.name == "asyncio" else message
 

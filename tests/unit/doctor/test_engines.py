@@ -161,3 +161,15 @@ def test_a_type_that_the_cpu_lacks_is_told_with_its_model(
     if lacks and done.stdout.strip() == engines.replaced_type(version):
         # This CPU has none either, so the examination says it.
         assert done.stdout.strip() in engines.models(settings, deep=False)[1].text
+
+
+def test_an_engine_that_may_mix_tenants_is_a_warning(tmp_path: Path) -> None:
+    settings = scripted(tmp_path)
+    path = settings.triton.repository / "scripted" / "1" / "manifest.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    del document["features"]["prefix_cache"]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    _, model = engines.models(settings, deep=False)
+    assert model.level == "warning"
+    assert "may show tenants what others have sent" in model.text
+    assert "make engines" in model.advice

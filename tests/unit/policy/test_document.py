@@ -69,6 +69,10 @@ def test_every_member_is_read() -> None:
         ({"api_disabled": 1}, "document.api_disabled"),
         ({"prefix_cache_tenants": "ten_a"}, "document.prefix_cache_tenants"),
         ({"prefix_cache_tenants": ["ten_a", "acme"]}, "document.prefix_cache_tenants[1]"),
+        (
+            {"prefix_cache_tenants": [f"ten_{n}" for n in range(33)]},
+            "document.prefix_cache_tenants",
+        ),
     ],
 )
 def test_a_wrong_member_is_named(given: dict[str, Any], param: str) -> None:
