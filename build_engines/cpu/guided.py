@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,14 @@ _FAULTS = (
     ("unsatisfiable", "no value satisfies it"),
     ("not found", "a rule that it names is missing"),
     (" at line ", "it is no JSON"),
+)
+
+#: Words of JSON Schema itself: that a refusal is about one of them says nothing of a caller's own.
+_KEYWORD = re.compile(
+    r"\b(?:additionalProperties|allOf|anyOf|exclusiveMaximum|exclusiveMinimum|"
+    r"maxItems|maxLength|maxProperties|minItems|minLength|minProperties|"
+    r"multipleOf|oneOf|patternProperties|prefixItems|"
+    r"unevaluatedItems|unevaluatedProperties|uniqueItems)\b"
 )
 
 _ANY_OBJECT = json.dumps({"type": "object"})
@@ -103,7 +112,10 @@ class GuideMatcher:
 
 
 def _unusable(guide: Guide, problem: str) -> RequestError:
-    return RequestError(f"`guided_decoding_guide` is no usable {guide.type}: {_fault(problem)}")
+    fault = _fault(problem)
+    if guide.type == "json_schema" and (keywords := dict.fromkeys(_KEYWORD.findall(problem))):
+        fault += f" ({', '.join(keywords)})"
+    return RequestError(f"`guided_decoding_guide` is no usable {guide.type}: {fault}")
 
 
 def _fault(problem: str) -> str:

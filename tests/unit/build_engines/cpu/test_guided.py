@@ -71,7 +71,8 @@ def test_plain_json_is_the_beginning_of_an_object(engine: Engine) -> None:
     [
         (Guide("json_schema", '{"type": "nope"}'), "an unknown `type`"),
         (Guide("json_schema", "{broken"), "json_schema"),
-        (Guide("json_schema", '{"type": "object", "unevaluatedProperties": false}'), "keywords"),
+        (Guide("json_schema", '{"type": "object", "unevaluatedProperties": false}'), "uneval"),
+        (Guide("json_schema", '{"type": "string", "minLength": 5, "maxLength": 3}'), "minLength"),
         (Guide("regex", "[a-z"), "unclosed character class"),
         (Guide("ebnf_grammar", "root ::= missing"), "ebnf_grammar"),
     ],
