@@ -16,6 +16,7 @@ from orchestrator.audit import AuditTrail
 from orchestrator.auth import Authenticator
 from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.placement import Placements, open_placements
+from orchestrator.backends.prefix_salts import PrefixSalts
 from orchestrator.catalogue import Catalogue, load_catalogue
 from orchestrator.deployments import Deployments
 from orchestrator.gateway import Gateway
@@ -148,7 +149,11 @@ async def _start(
     stack.push_async_callback(books.close)
     placements, deployments = await _start_triton(settings, catalogue, stack)
     limiter = await _start_quota(settings, stack)
-    local = LocalBackend(placements, first_token_timeout_s=settings.triton.first_token_timeout_s)
+    local = LocalBackend(
+        placements,
+        PrefixSalts(load_pepper(settings).secret),
+        first_token_timeout_s=settings.triton.first_token_timeout_s,
+    )
     gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry)
     stack.push_async_callback(gateway.close)
     return _Parts(authenticator, store, policies, books, placements, deployments, limiter, gateway)

@@ -111,7 +111,9 @@ class Gateway:
             admitted = await self._gate.admit(principal, _asked(request, "generate", context))
             route = admitted.route
             admission = await self._admit(admitted, meter)
-            preparing = route.backend.prepare(route.served, request, principal.tenant_id)
+            preparing = route.backend.prepare(
+                route.served, request, principal.tenant_id, admitted.cache_tenants
+            )
             prepared = await self._prepared(preparing, admission, meter)
             await self._reserve(admission, prepared.most_tokens, meter, route)
         meter.start(route.served.model.id, request)

@@ -91,7 +91,7 @@ class TritonSettings(TritonConnection):
     """Touched while the engine answers, so that the supervisor can tell busy from hung."""
     metrics_port: Port = 0
     engine_threads: int = Field(default=0, ge=0)
-    """Threads of the CPU engine; 0 takes one for each core."""
+    """Threads of the CPU engine; 0 takes one for each core, or for each processor of a quota."""
     eject_first_s: Seconds = 1.0
     """How long one of several Tritons that failed is left alone; each time twice as long."""
     eject_most_s: Seconds = 30.0

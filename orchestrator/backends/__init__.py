@@ -31,7 +31,8 @@ class Prepared:
     """A request in tokens, checked against the model's limits and not started yet.
 
     `guide` is what the engine is to be held to, if anything; where `calls_first` is true, only an
-    answer that is no tool call is.
+    answer that is no tool call is. What is cached of the prompt serves those of the same
+    `cache_salt`.
     """
 
     served: ServedModel
@@ -40,6 +41,7 @@ class Prepared:
     max_tokens: int
     guide: Guide | None = None
     calls_first: bool = False
+    cache_salt: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -99,11 +101,16 @@ class Backend(Protocol):
     name: str
 
     async def prepare(
-        self, served: ServedModel, request: GenerationRequest, owner: str = ""
+        self,
+        served: ServedModel,
+        request: GenerationRequest,
+        owner: str = "",
+        sharing: tuple[str, ...] = (),
     ) -> Prepared:
         """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded.
 
-        What is remembered of its prompt serves prompts of the same `owner` only.
+        What is remembered of its prompt serves prompts of the same `owner` only. What the engine
+        caches of it serves those of `sharing` as well, where they name `owner` and each other.
         """
         ...
 

@@ -15,6 +15,7 @@ from orchestrator.backends.embedding import Embedder
 from orchestrator.backends.guides import guide_for, may_call_instead
 from orchestrator.backends.placed_stream import PlacedStream
 from orchestrator.backends.placement import Placement, Placements
+from orchestrator.backends.prefix_salts import PrefixSalts
 from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest
 from orchestrator.core.events import (
     EngineTimings,
@@ -41,13 +42,20 @@ class LocalBackend:
 
     name = "local"
 
-    def __init__(self, placements: Placements, *, first_token_timeout_s: float) -> None:
+    def __init__(
+        self, placements: Placements, salts: PrefixSalts, *, first_token_timeout_s: float
+    ) -> None:
         self._placements = placements
+        self._salts = salts
         self._first_token_timeout_s = first_token_timeout_s
         self._embedder = Embedder(placements, timeout_s=first_token_timeout_s)
 
     async def prepare(
-        self, served: ServedModel, request: GenerationRequest, owner: str = ""
+        self,
+        served: ServedModel,
+        request: GenerationRequest,
+        owner: str = "",
+        sharing: tuple[str, ...] = (),
     ) -> Prepared:
         """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded."""
         _check_supported(served, request)
@@ -58,7 +66,8 @@ class LocalBackend:
             raise InvalidRequest("The prompt is empty.", param="prompt")
         max_tokens = _max_tokens(served, request, len(token_ids))
         calls_first = guide is not None and may_call_instead(request)
-        return Prepared(served, request, token_ids, max_tokens, guide, calls_first)
+        salt = 0 if served.manifest.prefix_cache == "shared" else self._salts.of(owner, sharing)
+        return Prepared(served, request, token_ids, max_tokens, guide, calls_first, salt)
 
     def generate(self, prepared: Prepared, request_id: str) -> LocalRun:
         """A generation that has been asked for, one Triton request for each choice."""
@@ -81,7 +90,9 @@ class LocalBackend:
         # Several generations may come of one call, and a stop names the one it ends by its id.
         engine_id = f"{request_id}-{random.getrandbits(48):012x}"
         placement = self._placements.of(prepared.served.model.name)
-        blocks = placement.blocks(prepared.token_ids, prepared.served.manifest.tokens_per_block)
+        blocks = placement.blocks(
+            prepared.token_ids, prepared.served.manifest.tokens_per_block, prepared.cache_salt
+        )
         choices: list[Choice] = []
         for index in range(request.n):
             attempt = partial(
@@ -122,11 +133,13 @@ class LocalBackend:
             seed=seed,
             vocab_size=manifest.vocab_size,
             reports_finish_reason=manifest.reports_finish_reason,
-            reports_perf_metrics=manifest.reports_perf_metrics,
+            # Of an engine that may not keep tenants apart neither counts nor times are shown.
+            reports_perf_metrics=manifest.reports_perf_metrics and manifest.prefix_cache != "",
             log_probs=request.top_logprobs is not None,
             top_log_probs=request.top_logprobs or 0,
             guide=guide,
             whole=request.whole and not _may_be_stopped(request),
+            cache_salt=prepared.cache_salt if manifest.prefix_cache == "salted" else None,
         )
         decoder = served.renderer.decoder(index, request, prepared.token_ids)
         stream = PlacedStream(placement, blocks, call, self._first_token_timeout_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,8 @@ _MINUTES_A_DAY = 24 * 60
 _MOST_ENTRIES = 1000
 _MOST_CHARACTERS = 256
 _LARGEST_LIMIT = 2**53
+_MOST_TENANTS = 32
+_TENANT_ID = re.compile(r"ten_[A-Za-z0-9]{1,40}", re.ASCII)
 
 Network = IPv4Network | IPv6Network
 
@@ -59,6 +62,8 @@ class PolicyDocument:
     """A checked document. An empty one allows everything that the key allows.
 
     `networks` or `window` of `None` is no restriction; an empty `networks` lets nobody in.
+    `cache_tenants` are the ids of the tenants that share the prefix cache with this one, as far as
+    their policies name it, and each other, too.
     """
 
     limits: Limits = UNLIMITED
@@ -68,6 +73,7 @@ class PolicyDocument:
     networks: tuple[Network, ...] | None = None
     window: TimeWindow | None = None
     api_disabled: bool = False
+    cache_tenants: tuple[str, ...] = ()
 
     def admits(self, client_ip: str | None) -> bool:
         """Whether a client of that address is inside the networks; an unknown one never is."""
@@ -201,6 +207,16 @@ def _timezone(where: str, given: Any) -> ZoneInfo:
     raise _wrong(where, "must be a time zone such as Europe/Berlin")
 
 
+def _tenants(where: str, given: Any) -> tuple[str, ...]:
+    tenants = _texts(where, given)
+    if len(tenants) > _MOST_TENANTS:
+        raise _wrong(where, f"may name {_MOST_TENANTS} tenants, it names {len(tenants)}")
+    for index, one in enumerate(tenants):
+        if _TENANT_ID.fullmatch(one) is None:
+            raise _wrong(f"{where}[{index}]", "must be the id of a tenant, such as ten_01M8PBDJ…")
+    return tenants
+
+
 def _flag(where: str, given: Any) -> bool:
     if not isinstance(given, bool):
         raise _wrong(where, "must be true or false")
@@ -225,4 +241,5 @@ _MEMBERS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "client_networks": ("networks", _networks),
     "time_window": ("window", _window),
     "api_disabled": ("api_disabled", _flag),
+    "prefix_cache_tenants": ("cache_tenants", _tenants),
 }

@@ -50,5 +50,6 @@ def read_verdict(answer: Any, version: PolicyVersion) -> Decision:
                 limits=version.document.limits,
                 policy_id=version.policy_id,
                 version=version.version,
+                cache_tenants=version.document.cache_tenants,
             )
     raise BadVerdictError("the answer is no decision")

@@ -74,11 +74,17 @@ class ScriptedBackend:
     closed: int = 0
     name: str = "local"
     owners: list[str] = field(default_factory=list)
+    sharing: list[tuple[str, ...]] = field(default_factory=list)
 
     async def prepare(
-        self, served: ServedModel, request: GenerationRequest, owner: str = ""
+        self,
+        served: ServedModel,
+        request: GenerationRequest,
+        owner: str = "",
+        sharing: tuple[str, ...] = (),
     ) -> Prepared:
         self.owners.append(owner)
+        self.sharing.append(sharing)
         if self.refusal is not None:
             raise self.refusal
         return Prepared(served, request, (1, 2, 3), 5)
@@ -152,6 +158,13 @@ class _Entry:
         self.ledger.cancelled += 1
 
 
+class ShareAll:
+    """Allows all, and shares the prefix cache with another tenant."""
+
+    async def decide(self, asked: PolicyInput) -> Decision:
+        return Decision(allow=True, rule="allow_all", cache_tenants=("ten_2",))
+
+
 class DenyAll:
     async def decide(self, asked: PolicyInput) -> Decision:
         return Decision(allow=False, rule="closed", reason="Closed for today.")
@@ -181,7 +194,7 @@ def gateway(
     deployments: Deployments,
     backend: ScriptedBackend | None = None,
     ledger: Ledger | None = None,
-    policy: AllowAll | DenyAll | None = None,
+    policy: AllowAll | DenyAll | ShareAll | None = None,
 ) -> Gateway:
     router, books = Router(backend or ScriptedBackend()), ledger or Ledger()
     return Gateway(deployments, policy or AllowAll(), router, books, books)
@@ -213,7 +226,19 @@ async def test_what_is_remembered_of_a_prompt_is_for_its_tenant(deployments: Dep
     served = gateway(deployments, backend)
     await fold(await served.generate(ANYBODY, ASKED, CallContext("req_1")))
     await served.close()
-    assert backend.owners == ["ten_1"]
+    assert (backend.owners, backend.sharing) == (["ten_1"], [()])
+    await served.explainer().explain(ANYBODY, None, ASKED, client_ip=None)
+    assert backend.owners == ["ten_1", "ten_1"]
+
+
+async def test_tenants_of_the_policy_share_what_the_engine_caches(
+    deployments: Deployments,
+) -> None:
+    backend, policy = ScriptedBackend(), ShareAll()
+    served = gateway(deployments, backend, policy=policy)
+    await fold(await served.generate(ANYBODY, ASKED, CallContext("req_1")))
+    await served.close()
+    assert (backend.owners, backend.sharing) == (["ten_1"], [("ten_2",)])
 
 
 async def test_closing_early_ends_the_backend_and_books_once(deployments: Deployments) -> None:

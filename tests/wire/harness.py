@@ -93,14 +93,20 @@ class ScriptedBackend:
     vectors: Sequence[bytes] = (b"\0\0\x80\x3f\0\0\0\xc0",)
     name: str = "local"
     asked: list[GenerationRequest | EmbeddingRequest] = field(default_factory=list)
+    owners: list[str] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     running: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def prepare(
-        self, served: ServedModel, request: GenerationRequest, owner: str = ""
+        self,
+        served: ServedModel,
+        request: GenerationRequest,
+        owner: str = "",
+        sharing: tuple[str, ...] = (),
     ) -> Prepared:
         self.asked.append(request)
+        self.owners.append(owner)
         return Prepared(served, request, (1, 2, 3), 5)
 
     def generate(self, prepared: Prepared, request_id: str) -> ScriptedRun:

@@ -17,6 +17,7 @@ from orchestrator.auth import Authenticator
 from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
 from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.placement import single
+from orchestrator.backends.prefix_salts import PrefixSalts
 from orchestrator.catalogue import Catalogue
 from orchestrator.core.request import SamplingParams
 from orchestrator.deployments import Deployments
@@ -59,7 +60,7 @@ class Backend(LocalBackend):
     script: ScriptedBackend = field(default_factory=ScriptedBackend)
 
     def __init__(self, client: TritonClient) -> None:
-        super().__init__(single(client), first_token_timeout_s=1)
+        super().__init__(single(client), PrefixSalts(b"of the tests"), first_token_timeout_s=1)
         self.script = ScriptedBackend()
 
     def generate(self, prepared: Prepared, request_id: str) -> ScriptedRun:  # type: ignore[override]  # scripted
