@@ -12,12 +12,11 @@ from aiohttp import web
 
 from orchestrator.core.errors import PolicyUnavailable
 from orchestrator.policy import PolicyInput
-from orchestrator.policy.embedded import EmbeddedRego
 from orchestrator.policy.inputs import PolicyVersion
 from orchestrator.policy.opa import OpaHttp
 from tests.opa_server import Handler, evaluating, serving
 
-from .facts import asked, version
+from .facts import asked, embedded, version
 
 CASES: list[tuple[PolicyVersion, PolicyInput]] = [
     (version(), asked()),
@@ -31,13 +30,11 @@ CASES: list[tuple[PolicyVersion, PolicyInput]] = [
 
 
 async def test_both_engines_decide_alike() -> None:
-    embedded = EmbeddedRego(timeout_s=5)
-    async with serving(evaluating()) as url:
+    async with embedded() as rego, serving(evaluating()) as url:
         opa = OpaHttp(url, timeout_s=5)
         for policy, question in CASES:
-            assert await opa.decide(policy, question) == await embedded.decide(policy, question)
+            assert await opa.decide(policy, question) == await rego.decide(policy, question)
         await opa.close()
-    await embedded.close()
 
 
 async def test_every_decision_is_asked_for_with_the_token_and_without_a_prompt() -> None:

@@ -19,6 +19,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from orchestrator.core.acts import By
 from orchestrator.core.errors import Conflict, PolicyUnavailable
 from orchestrator.policy.admin import Change, PolicyAdmin
+from orchestrator.policy.candidates import Candidates
 from orchestrator.policy.embedded import EmbeddedRego
 from orchestrator.policy.engine import RegoPolicies
 from orchestrator.policy.policies import Policies
@@ -30,7 +31,7 @@ from orchestrator.store.key_secret import load_pepper, new_key_secret
 from orchestrator.store.keys import NewKey, create
 from orchestrator.store.migrate import migrate
 
-from .facts import HEAD, NOON, asked, version
+from .facts import HEAD, NOON, asked, new_evaluators, version
 
 pytestmark = pytest.mark.slow
 
@@ -79,11 +80,13 @@ class Bench:
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
-        self.elsewhere = PolicyAdmin(Database(self.settings))
-        self.evaluator = EmbeddedRego(timeout_s=5)
+        self.evaluators = new_evaluators()
+        candidates = Candidates(self.evaluators, timeout_s=5)
+        self.elsewhere = PolicyAdmin(Database(self.settings), candidates)
+        self.evaluator = EmbeddedRego(self.evaluators, timeout_s=5)
         self.policies = Policies(self.database, fresh_s=1, timeout_s=0.5, monotonic=self.clock)
         self.engine = RegoPolicies(self.policies, self.evaluator)
-        self.here = PolicyAdmin(self.database, self.engine)
+        self.here = PolicyAdmin(self.database, candidates, self.engine)
 
     async def rule(self, policy_id: str = "pol_default", **facts: Any) -> str:
         """Which rule decides now."""
@@ -92,6 +95,7 @@ class Bench:
 
     async def close(self) -> None:
         await self.engine.close()
+        await self.evaluators.close()
         await self.elsewhere._database.close()
 
 
