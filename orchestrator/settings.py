@@ -197,7 +197,8 @@ class PolicySettings(_Group):
     opa_token: SecretStr | None = None
     timeout_s: Seconds = 0.25
     """Processor time of one evaluation; a module that takes longer is refused with 503 and tried
-    again after a while. Callers wait four times as long at most; for an OPA server, this long."""
+    again after a while. Callers wait 2 s and four times as long at most; for an OPA server, so
+    long."""
     evaluators: int = Field(default=2, ge=2, le=64)
     """Processes of one worker that evaluate modules; they run while modules are in use."""
     evaluator_memory_bytes: int = Field(default=256 * 1024 * 1024, ge=16 * 1024 * 1024)

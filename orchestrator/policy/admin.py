@@ -5,6 +5,7 @@ A change is one transaction, with its line in the audit in it, and counts at onc
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from orchestrator.store.tables import DEFAULT_POLICY_ID
 
 MOST_REPLAYED = 10_000
 MOST_INPUTS = 1000
+_MOST_INPUT_BYTES = 65_536
 _MAX_NAME = 200
 _MOST_TRIES = 5
 _ID = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
@@ -214,6 +216,12 @@ class PolicyAdmin:
         """What a candidate says to made-up inputs. Raises: InvalidRequest."""
         if not 1 <= len(inputs) <= MOST_INPUTS:
             raise InvalidRequest(f"`inputs` must hold 1 to {MOST_INPUTS}.", param="inputs")
+        for index, one in enumerate(inputs):
+            if (size := len(json.dumps(one))) > _MOST_INPUT_BYTES:
+                raise InvalidRequest(
+                    f"`inputs[{index}]` may have {_MOST_INPUT_BYTES} bytes at most; it has {size}.",
+                    param=f"inputs[{index}]",
+                )
         version = await self.check(document, module, tenant_id)
         now = self._now()
         asked = [

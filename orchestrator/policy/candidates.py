@@ -13,7 +13,7 @@ from orchestrator.rego import BoundExceededError, Bounds, EvaluatorsError, NoAns
 from orchestrator.rego.pool import Evaluators
 
 MOST_NAMES = 5000
-"""Names of models in one document, over all plans."""
+"""Names of models and plans in one document."""
 _PATIENCE_S = 30.0
 _MOST_CPU_S = 10.0
 
@@ -36,8 +36,8 @@ class Candidates:
         """
         if version.names > MOST_NAMES:
             raise InvalidRequest(
-                f"`document` may name {MOST_NAMES} models at most in `allowed_models` and "
-                f"`plan_models`; it names {version.names}.",
+                f"`document` may hold {MOST_NAMES} names at most in `allowed_models` and "
+                f"`plan_models`; it holds {version.names}.",
                 param="document",
             )
         if version.module is None:

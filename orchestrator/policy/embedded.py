@@ -33,7 +33,9 @@ _MOST_REMEMBERED = 4096
 _MOST_MODELS_HERE = 100
 """With more names of models the product's rules take milliseconds, and are not evaluated here."""
 _PATIENCE = 4
-"""Callers wait so many times the time of an evaluation: its process may have to be started."""
+"""Callers wait so many times the time of an evaluation: others may come first."""
+_START_S = 2.0
+"""And so much longer, as a process may have to be started."""
 _LOG_EVERY_S = 10.0
 
 
@@ -61,7 +63,7 @@ class EmbeddedRego:
         self._evaluators = evaluators
         self._tally = tally or Tally()
         self._bounds = Bounds(COMPILE_S, timeout_s)
-        self._patience_s = _PATIENCE * timeout_s
+        self._patience_s = _START_S + _PATIENCE * timeout_s
         self._faults = faults or Faults()
         self._here: Rules | None = None
         self._asking: dict[tuple[int, Key], asyncio.Task[Decision | _Refusal]] = {}

@@ -29,7 +29,7 @@ class Evaluators:
     """
 
     def __init__(
-        self, gateway: str, *, places: int, memory_bytes: int, idle_s: float = 60.0
+        self, gateway: str, *, places: int, memory_bytes: int, idle_s: float = 600.0
     ) -> None:
         """`gateway` is the source of the product's rules; `places` the most processes, 2 or more.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -12,10 +13,13 @@ import pytest_asyncio
 
 from orchestrator.core.errors import InvalidRequest, PolicyUnavailable
 from orchestrator.policy import Decision
+from orchestrator.policy.admin import PolicyAdmin
 from orchestrator.policy.candidates import Candidates
 from orchestrator.policy.embedded import EmbeddedRego
 from orchestrator.policy.inputs import PolicyVersion, version_of
-from orchestrator.rego.pool import Evaluators
+from orchestrator.rego.pool import Evaluators, Place
+from orchestrator.settings import Settings
+from orchestrator.store.database import Database
 
 from .facts import asked, embedded, new_evaluators, version
 
@@ -100,13 +104,14 @@ async def test_a_version_that_waits_is_evaluated_for_nobody(
 async def test_equal_questions_at_once_are_one_evaluation(
     rego: EmbeddedRego, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = []
+    places: list[str] = []
     original = rego._evaluators.place
-    monkeypatch.setattr(
-        rego._evaluators,
-        "place",
-        lambda *given: (places.append(given), original(*given))[1],
-    )
+
+    def counted(tenant_id: str, patience_s: float) -> AbstractAsyncContextManager[Place]:
+        places.append(tenant_id)
+        return original(tenant_id, patience_s)
+
+    monkeypatch.setattr(rego._evaluators, "place", counted)
     policy = version('deny contains input.key.label if input.key.plan == "free"')
     answers = await asyncio.gather(*(rego.decide(policy, asked(plan="free")) for _ in range(50)))
     assert {answer.reason for answer in answers} == {"quickstart"}
@@ -154,6 +159,9 @@ async def test_long_documents_are_evaluated_where_they_hold_up_nothing(
     assert (await rego.decide(listed, asked(requested="model-7", model_names=["model-7"]))).allow
     plans = version(plan_models={"free": names})
     assert (await rego.decide(plans, asked(plan="free"))).rule == "model_not_in_plan"
+    empty = version(plan_models={name: [] for name in names})
+    assert (await rego.decide(empty, asked(plan="model-1"))).rule == "model_not_in_plan"
+    assert (await rego.decide(version(plan_models={"x" * 100_000: []}), asked())).allow
     assert (await rego.decide(version(), asked(allowed_models=names))).rule == "model_not_allowed"
 
 
@@ -188,7 +196,7 @@ async def test_reading_a_module_has_a_bound_too(evaluators: Evaluators, module: 
 async def test_a_document_may_name_so_many_models(evaluators: Evaluators) -> None:
     plans = {f"plan-{number}": [f"m{one}" for one in range(1000)] for number in range(6)}
     made = version_of("pol_1", 1, {"plan_models": plans}, None)
-    with pytest.raises(InvalidRequest, match=r"5000 models at most .* names 6001") as caught:
+    with pytest.raises(InvalidRequest, match=r"5000 names at most .* holds 6007") as caught:
         await candidates(evaluators).check(made, "ten_1")
     assert caught.value.param == "document"
 
@@ -206,3 +214,11 @@ async def test_a_trial_says_what_cannot_be_evaluated_and_ends(
     monkeypatch.setattr("orchestrator.policy.candidates._MOST_CPU_S", 0.5)
     with pytest.raises(InvalidRequest, match=r"more than 0\.5 s for the first 2 of 50 questions"):
         await judge(policy, [asked(key_label="bad")] * 50, "ten_1")
+
+
+async def test_an_input_of_a_trial_has_a_size(evaluators: Evaluators) -> None:
+    inputs = [{}, {"key_label": "x" * 70_000}]
+    admin = PolicyAdmin(Database(Settings()), candidates(evaluators))
+    with pytest.raises(InvalidRequest, match=r"65536 bytes at most; it has 70017") as caught:
+        await admin.test({}, None, inputs, tenant_id="ten_1")
+    assert caught.value.param == "inputs[1]"

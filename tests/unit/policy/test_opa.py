@@ -133,3 +133,28 @@ async def test_a_module_of_a_policy_is_not_passed_over_in_silence() -> None:
         with pytest.raises(PolicyUnavailable):
             await opa.decide(version('deny contains "x"'), asked())
         await opa.close()
+
+
+async def test_questions_of_one_tenant_leave_room_at_the_server_for_others() -> None:
+    waiting, let_go = 0, asyncio.Event()
+    answers = evaluating()
+
+    async def slow_for_one(request: web.Request) -> web.StreamResponse:
+        nonlocal waiting
+        if (await request.json())["input"]["tenant"]["id"] == "greedy":
+            waiting += 1
+            await let_go.wait()
+        return await answers(request)
+
+    async with serving(slow_for_one) as url:
+        opa = OpaHttp(url, timeout_s=60)
+        greedy = [
+            asyncio.create_task(opa.decide(version(), asked(tenant_id="greedy")))
+            for _ in range(100)
+        ]
+        for _ in range(20):
+            assert (await opa.decide(version(), asked(tenant_id="modest"))).allow
+        assert waiting <= 16
+        let_go.set()
+        assert all(decision.allow for decision in await asyncio.gather(*greedy))
+        await opa.close()

@@ -315,3 +315,23 @@ async def test_old_records_are_forgotten(bench: Bench) -> None:
     async with bench.database.reading() as session:
         found = await decisions.listed(session, bench.tenant, "pol_1")
     assert [one.at for one in found] == [4_000_000_000_000]
+
+
+async def test_a_slow_candidate_of_one_tenant_keeps_no_records_of_another_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.policy.recorder._JUDGED_S", 0.5)
+    recorder = Recorder(bench.database, bench.evaluator, share=1, keep_s=3600, most_waiting=1000)
+    numbers = ", ".join(str(number) for number in range(20))
+    four = "; ".join(f"some {name} in nums" for name in "abc")
+    slow = version(f'deny contains "x" if {{ nums := [{numbers}]; {four}; a + b + c > 99 }}')
+    decision = await bench.evaluator.decide(version(), asked())
+    for number in range(100):
+        question = replace(asked(tenant_id="ten_slow", key_id=f"key_{number}"), at=None)
+        recorder.note(question, decision, slow, 1_795_003_200.0)
+    recorder.note(replace(asked(tenant_id=bench.tenant), at=None), decision, None, 4e9)
+    recorder.start()
+    await recorder.close()
+    async with bench.database.reading() as session:
+        found = await decisions.listed(session, bench.tenant, decision.policy_id, most=10)
+    assert len(found) == 1
