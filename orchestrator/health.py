@@ -136,7 +136,7 @@ def store_look(store: Database, authenticator: Authenticator) -> Look:
 
 
 def policy_look(policies: RegoPolicies) -> Look:
-    """Whoever evaluates policies; a version that cannot be evaluated refuses its own keys only."""
+    """The evaluation of policies; a version that fails refuses its own keys only."""
 
     async def look() -> Part:
         try:

@@ -37,7 +37,7 @@ class Turns:
 
     async def _acquire(self, owner: str, timeout_s: float) -> None:
         if self._free and self._held[owner] < self._per_owner:
-            # Whoever waits while a place is free has all that its owner may have.
+            # While a place is free, the only owners that wait have all that they may have.
             self._take(owner)
             return
         waiting = self._waiting.setdefault(owner, deque())

@@ -74,10 +74,10 @@ class Evaluators:
         await asyncio.gather(*(one.stop() for one in ending), *self._ending)
 
     async def taken(self, *, fresh: bool) -> EvaluatorProcess:
-        """A process that nobody else asks meanwhile. Raises: EvaluatorsError."""
-        while self._idle and not fresh:
+        """A process for one use, a new one if `fresh`. Raises: EvaluatorsError."""
+        while self._idle:
             process, _ = self._idle.pop()
-            if process.is_alive:
+            if process.is_alive and not fresh:
                 self._busy.add(process)
                 return process
             self._end(process)

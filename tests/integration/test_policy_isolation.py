@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import psutil
 import pytest
 import requests
 
-from tests.integration.serving import Serving, running, settings_env, wait_until
+from tests.integration.serving import Serving, call, run_command, running, wait_until
 
 NUMBERS = ", ".join(str(number) for number in range(40))
 SIX = "; ".join(f"some {name} in nums" for name in "abcdef")
@@ -50,40 +46,21 @@ def serving(demo_models: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="module")
 def modest(serving: Serving) -> str:
     """The key of another tenant, whose policy has a module too."""
-    admin = _command(serving, "keys", "create", "--tenant", "modest", "--label", "boss", "--admin")
+    admin = run_command(
+        serving, "keys", "create", "--tenant", "modest", "--label", "boss", "--admin"
+    )
     module = HEAD + 'deny contains "no" if input.key.label == "other"'
     body = {"name": "theirs", "module": module}
-    policy = _call(serving, "POST", "/policies", body, admin["secret"])
+    policy = call(serving, "POST", "/policies", body, admin["secret"])
     assert policy.status_code == 201, policy.text
     made = {"label": "modest", "policy_id": policy.json()["id"]}
-    reply = _call(serving, "POST", "/keys", made, admin["secret"])
+    reply = call(serving, "POST", "/keys", made, admin["secret"])
     assert reply.status_code == 201, reply.text
     return str(reply.json()["secret"])
 
 
-def _command(serving: Serving, *arguments: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", *arguments, "--json"],
-        env=settings_env({"DATA_DIR": serving.data_dir}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def _call(
-    serving: Serving, method: str, path: str, body: Any = None, key: str = ""
-) -> requests.Response:
-    headers = {"authorization": f"Bearer {key or serving.key}"}
-    return requests.request(
-        method, f"{serving.base_url}{path}", json=body, headers=headers, timeout=120
-    )
-
-
 def _new_key(serving: Serving, label: str, policy: str) -> str:
-    reply = _call(serving, "POST", "/keys", {"label": label, "policy_id": policy})
+    reply = call(serving, "POST", "/keys", {"label": label, "policy_id": policy})
     assert reply.status_code == 201, reply.text
     return str(reply.json()["secret"])
 
@@ -91,7 +68,7 @@ def _new_key(serving: Serving, label: str, policy: str) -> str:
 def _goes_on(serving: Serving, key: str) -> None:
     """A long prompt and many texts, which a pool of threads prepares, are answered."""
     for path, body in (("/chat/completions", LONG_CHAT), ("/embeddings", TEXTS)):
-        reply = _call(serving, "POST", path, body, key)
+        reply = call(serving, "POST", path, body, key)
         assert reply.status_code == 200, reply.text
 
 
@@ -122,14 +99,14 @@ def test_modules_that_are_refused_leave_nothing_behind(
 ) -> None:
     with ThreadPoolExecutor(9) as threads:
         posts = [
-            threads.submit(_call, serving, "POST", "/policies", {"name": "n", "module": module})
+            threads.submit(call, serving, "POST", "/policies", {"name": "n", "module": module})
             for _ in range(9)
         ]
         _goes_on(serving, modest)
         replies = [post.result() for post in posts]
     # One at a time for one tenant: on a slow machine some wait in vain.
     assert {reply.status_code for reply in replies} <= {400, 503}
-    reply = _call(serving, "POST", "/policies", {"name": "n", "module": module})
+    reply = call(serving, "POST", "/policies", {"name": "n", "module": module})
     assert reply.status_code == 400, reply.text
     assert said in reply.json()["error"]["message"]
     _goes_on(serving, modest)
@@ -141,18 +118,18 @@ def test_modules_that_are_refused_leave_nothing_behind(
 def test_a_module_that_fails_for_one_label_refuses_that_key_and_is_named(
     serving: Serving, modest: str, module: str
 ) -> None:
-    reply = _call(serving, "POST", "/policies", {"name": "theirs", "module": module})
+    reply = call(serving, "POST", "/policies", {"name": "theirs", "module": module})
     assert reply.status_code == 201, reply.text
     policy = reply.json()["id"]
     bad, good = _new_key(serving, "bad", policy), _new_key(serving, "good", policy)
     with ThreadPoolExecutor(10) as threads:
         sent = [
-            threads.submit(_call, serving, "POST", "/chat/completions", SHORT_CHAT, bad)
+            threads.submit(call, serving, "POST", "/chat/completions", SHORT_CHAT, bad)
             for _ in range(10)
         ]
         _goes_on(serving, modest)
         refused = [one.result() for one in sent]
-    refused.append(_call(serving, "POST", "/embeddings", TEXTS, bad))
+    refused.append(call(serving, "POST", "/embeddings", TEXTS, bad))
     for reply in refused:
         assert reply.status_code == 503, reply.text
         error = reply.json()["error"]
@@ -160,7 +137,7 @@ def test_a_module_that_fails_for_one_label_refuses_that_key_and_is_named(
     assert f"Policy `{policy}` version 1 cannot be evaluated: it" in error["message"]
     assert int(reply.headers["retry-after"]) >= 1
     _goes_on(serving, modest)
-    assert _call(serving, "POST", "/chat/completions", SHORT_CHAT, good).status_code == 200
+    assert call(serving, "POST", "/chat/completions", SHORT_CHAT, good).status_code == 200
     wait_until(
         lambda: f"policy {policy} version 1 cannot be evaluated" in _readiness(serving),
         *(_SOON_S, "named in readiness"),
@@ -169,7 +146,7 @@ def test_a_module_that_fails_for_one_label_refuses_that_key_and_is_named(
     logged = [line for line in serving.log.splitlines() if policy in line and again in line]
     assert len(logged) == 1
     fixed = {"module": HEAD + 'deny contains "closed"'}
-    assert _call(serving, "PATCH", f"/policies/{policy}", fixed).status_code == 200
-    reply = _call(serving, "POST", "/chat/completions", SHORT_CHAT, bad)
+    assert call(serving, "PATCH", f"/policies/{policy}", fixed).status_code == 200
+    reply = call(serving, "POST", "/chat/completions", SHORT_CHAT, bad)
     assert (reply.status_code, reply.headers["x-op-policy-rule"]) == (403, "custom")
     wait_until(lambda: policy not in _readiness(serving), _SOON_S, "no longer named")

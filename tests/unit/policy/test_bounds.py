@@ -84,7 +84,7 @@ async def test_a_label_that_makes_it_loop_is_refused_at_once_and_other_keys_are_
     assert problem.startswith("policy pol_1 version 7 cannot be evaluated: it takes longer than")
 
 
-async def test_a_version_that_waits_is_evaluated_for_nobody(
+async def test_a_version_that_waits_is_not_evaluated_for_any_key(
     rego: EmbeddedRego, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = version(SLOW)
@@ -92,8 +92,6 @@ async def test_a_version_that_waits_is_evaluated_for_nobody(
         *(refusal(rego, policy, key_id=f"key_{number}") for number in range(30))
     )
     assert all(errors)
-    started = rego._evaluators._turns._held
-    assert not started
     monkeypatch.setattr(rego._evaluators, "place", None)
     assert await refusal(rego, policy, key_id="key_new") is not None
     rego.forget("ten_1", "pol_1")

@@ -131,9 +131,7 @@ async def test_memory_has_a_bound_that_is_named(evaluators: Evaluators) -> None:
         await ask(evaluators, bomb, bounds=Bounds(10, 60))
 
 
-async def test_the_kernel_stops_a_process_that_cannot_watch_itself(
-    evaluators: Evaluators, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_process_that_hangs_is_stopped_by_its_parent(evaluators: Evaluators) -> None:
     await ask(evaluators)
     process = evaluators._idle[0][0]
     os.kill(process._process.pid, signal.SIGSTOP)
