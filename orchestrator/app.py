@@ -34,10 +34,11 @@ from orchestrator.keys import Keys
 from orchestrator.metering import StoredBooks
 from orchestrator.policy.admin import PolicyAdmin
 from orchestrator.policy.engine import RegoPolicies
-from orchestrator.policy.start import start_policies
+from orchestrator.policy.start import new_candidates, new_evaluators, start_policies
 from orchestrator.quota.limiter import Limiter
 from orchestrator.quota.memory import MemoryCounters
 from orchestrator.quota.token_journal import TokenJournal
+from orchestrator.rego.pool import Evaluators
 from orchestrator.responses import Responses
 from orchestrator.responses.runs import Runs
 from orchestrator.routing import Router
@@ -85,6 +86,7 @@ class _Parts:
 
     authenticator: Authenticator
     store: Database
+    evaluators: Evaluators
     policies: RegoPolicies
     books: StoredBooks
     placements: Placements
@@ -142,7 +144,9 @@ async def _start(
     stack.push_async_callback(trail.close)
     store = Database(settings)
     stack.push_async_callback(store.close)
-    policies = start_policies(settings, store)
+    evaluators = new_evaluators(settings)
+    stack.push_async_callback(evaluators.close)
+    policies = start_policies(settings, store, evaluators)
     stack.push_async_callback(policies.close)
     books = StoredBooks(settings, store)
     books.start()
@@ -156,7 +160,9 @@ async def _start(
     )
     gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry)
     stack.push_async_callback(gateway.close)
-    return _Parts(authenticator, store, policies, books, placements, deployments, limiter, gateway)
+    return _Parts(
+        authenticator, store, evaluators, policies, books, placements, deployments, limiter, gateway
+    )
 
 
 def _observe(parts: _Parts, settings: Settings, trail: AuditTrail, telemetry: Telemetry) -> None:
@@ -182,7 +188,8 @@ def _mount(
     """Puts the routes on `app`, and starts what only they need."""
     authenticator, gateway, store = parts.authenticator, parts.gateway, parts.store
     modules = settings.policy.engine == "embedded"
-    admin = PolicyAdmin(store, parts.policies, modules=modules)
+    candidates = new_candidates(settings, parts.evaluators)
+    admin = PolicyAdmin(store, candidates, parts.policies, modules=modules)
     keys = Keys(store, load_pepper(settings), authenticator)
     responses, runs = _start_responses(settings, store, stack)
     surfaces.mount(

@@ -192,11 +192,17 @@ class PolicySettings(_Group):
     """Who evaluates policies, and what is kept of their decisions."""
 
     engine: Literal["embedded", "opa"] = "embedded"
-    """Rego in this process, or an OPA server with the same files."""
+    """Rego of this appliance, or an OPA server with the same files."""
     opa_url: str = ""
     opa_token: SecretStr | None = None
     timeout_s: Seconds = 0.25
-    """The longest that a decision may take; beyond it the request is refused with 503."""
+    """Processor time of one evaluation; a module that takes longer is refused with 503 and tried
+    again after a while. Callers wait 2 s and four times as long at most; for an OPA server, so
+    long."""
+    evaluators: int = Field(default=2, ge=2, le=64)
+    """Processes of one worker that evaluate modules; they run while modules are in use."""
+    evaluator_memory_bytes: int = Field(default=256 * 1024 * 1024, ge=16 * 1024 * 1024)
+    """What one evaluation may add to the memory of such a process."""
     fresh_s: Seconds = 1.0
     """How long a policy is believed without asking the store again."""
     record_share: float = Field(default=0.01, ge=0, le=1)

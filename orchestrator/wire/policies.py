@@ -295,7 +295,7 @@ class _Handlers:
             written = (await self._admin.get(principal.tenant_id, policy_id, number)).written
             return version_of(policy_id, number, written.document, written.module)
         document, module = await self._candidate(principal, policy_id, body.document, body.module)
-        return await self._admin.check(document, module)
+        return await self._admin.check(document, module, principal.tenant_id)
 
     async def _admitted(self, exchange: Exchange) -> Principal:
         """Raises: PolicyDenied for a key that may not manage policies."""

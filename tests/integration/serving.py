@@ -13,8 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
+import requests
 
 from orchestrator.settings import ENV_PREFIX
 from orchestrator.supervisor.state import State, read_state
@@ -193,6 +195,29 @@ class Serving:
         shared = [str(path) for path in self._shared_memory()]
         folders = [str(path.parent) for path in self.data_dir.glob("run/*/record.json")]
         return alive + shared + folders
+
+
+def call(
+    serving: Serving, method: str, path: str, body: Any = None, key: str | None = None
+) -> requests.Response:
+    """The reply to one call below `/v1`, with the admin's key or another."""
+    headers = {"authorization": f"Bearer {key or serving.key}"}
+    return requests.request(
+        method, f"{serving.base_url}{path}", json=body, headers=headers, timeout=120
+    )
+
+
+def run_command(serving: Serving, *arguments: str) -> Any:
+    """What a command prints that works on the same data; it must succeed and know `--json`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", *arguments, "--json"],
+        env=settings_env({"DATA_DIR": serving.data_dir}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def running(serving: Serving) -> Iterator[Serving]:
