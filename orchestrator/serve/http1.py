@@ -1,14 +1,16 @@
 """The server's side of HTTP/1.1: uvicorn's own protocol, with what it costs a request made less.
 
 Beyond ASGI a request can answer in one write, take a body that is there without waiting for it,
-and be called when its client leaves: `orchestrator.wire.connection.Connection`.
+and be called when its client leaves: `orchestrator.wire.connection.Connection`. How long each may
+wait for its client is held to by `orchestrator.serve.connections`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import urllib.parse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from functools import partial
 from typing import Any, cast
 
 import httptools
@@ -20,12 +22,20 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from orchestrator.core.errors import GatewayError, HeadTooLarge, InvalidRequest, RequestTimeout
+from orchestrator.serve.connections import Place, WaitsFor
+from orchestrator.serve.linger import Linger
+from orchestrator.settings import ServerSettings
 from orchestrator.wire.connection import CONNECTION
 from orchestrator.wire.errors import Headers
 
-MOST_HEAD_BYTES = 1024 * 1024
-"""Of the request line and the headers, more than one read may bring."""
-
+MOST_PIPELINED = 128
+"""Requests of one connection that may wait for the replies before theirs."""
+_MOST_FRAMING = 16
+"""Bytes around a chunk, for each byte in it: twice what chunks of one byte need."""
+_PROGRESS_BYTES = 1024
+"""What a body must grow by between two sweeps to count as one that moves."""
+_DEFAULTS = ServerSettings()
 _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
 _NOT_IN_NAMES = bytes(range(0x20)) + b'\x7f()<>@,;:[]={} \\"'
 _NOT_IN_VALUES = bytes({*range(0x20)} - {0x09}) + b"\x7f"
@@ -37,6 +47,17 @@ class Cycle(RequestResponseCycle):
     done: asyncio.Future[None]
     """Has its result; what there is to wait for where nothing is."""
     _on_left: Callable[[], None] | None = None
+
+    def send(self, message: Any) -> Coroutine[Any, Any, None]:
+        """ASGI's."""
+        if self.more_body and not self.response_started:
+            self._end_early()
+        return super().send(message)
+
+    def _end_early(self) -> None:
+        """The reply does not wait for the rest of the body, so nothing can follow either."""
+        self.keep_alive = False
+        self.transport = cast("asyncio.Transport", _Lingering(self.transport))
 
     def whole_body(self) -> bytes | None:
         """The body, if all of it is there; nothing of it is taken otherwise."""
@@ -70,6 +91,8 @@ class Cycle(RequestResponseCycle):
         if self.flow.write_paused or self.response_started or self.scope["method"] == "HEAD":
             return self._reply_by_asgi(status, headers, body)
         if not self.disconnected:
+            if self.more_body:
+                self._end_early()
             head = self._head(status, headers)
             self.response_started = self.response_complete = True
             self.transport.write(head + body)
@@ -106,69 +129,200 @@ class Cycle(RequestResponseCycle):
         return STATUS_LINE[status] + b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-class BoundedHttp(HttpToolsProtocol):
-    """Gives up heads of requests without end, which uvicorn's own keeps, of anybody.
+class _Lingering:
+    """What a request sees of its transport once its reply is to be the last: to close lingers."""
 
-    It keeps one timer for each connection, and asks for a proxy's word only where there is one.
-    Of uvicorn's settings `limit_concurrency` and `access_log` are not heeded.
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self._transport = transport
+
+    def close(self) -> None:
+        protocol = self._transport.get_protocol()
+        if isinstance(protocol, BoundedHttp):
+            protocol.linger()
+        else:
+            self._transport.close()
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """Bounds what a client may send for a head, and lets replies to bad requests wait their turn.
+
+    It sets no timer: `Connections` asks what it waits for. A proxy's word is asked for only where
+    there is one. Of uvicorn's settings `limit_concurrency`, `access_log` and `timeout_keep_alive`
+    are not heeded.
     """
 
-    _head_bytes = 0
+    place: Place | None = None
+    _head_bytes = _arrived = 0
+    """Of a head so far, and with the read at work."""
+    _body_read = _body_taken = 0
+    """Of a body: bytes that came for it after its first read, and those of them that are it."""
+    _messages = _trailers = 0
+    url = b""
     _in_head = False
+    _is_over = False
+    """Whether what comes is no request any more."""
     _is_forwarded = False
     _is_upgraded = False
-    _idle_since: float | None = None
     _running: Cycle | None = None
     _url = b""
     _path = ""
     _raw_path = _query = b""
 
-    def __init__(self, *args: Any, **named: Any) -> None:
+    def __init__(self, *args: Any, settings: ServerSettings = _DEFAULTS, **named: Any) -> None:
         super().__init__(*args, **named)
         app = self.app
+        self._settings = settings
+        self._most_head, self._most_lines = settings.max_head_bytes, settings.max_head_lines
         self._unforwarded = app.app if isinstance(app, ProxyHeadersMiddleware) else app
         self._done: asyncio.Future[None] = self.loop.create_future()
         self._done.set_result(None)
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Takes the place that was kept for it."""
+        super().connection_made(transport)
+        if self.place is not None:
+            self.place.occupy(self, transport)
+
     def data_received(self, data: bytes) -> None:
-        """Reads on, unless what was read for a head is too much for one."""
-        if self._head_bytes > MOST_HEAD_BYTES:
-            self.send_400_response(f"The headers may have {MOST_HEAD_BYTES} bytes at most.")
+        """Reads on, unless it has come to what is no request."""
+        if self._is_over:
             return
-        self._idle_since = None
+        messages = self._messages
+        self._arrived = self._head_bytes + len(data)
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._stopped(error)
-        self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
+            return
+        if self._in_head:
+            # Of a head that began in this read, what the parser still holds is counted by the next.
+            begun = self._messages != messages
+            self._head_bytes = self._size_of_head() if begun else self._arrived
+            if self._head_bytes > self._most_head:
+                self._refuse(self._too_large())
+            return
+        self._head_bytes = 0
+        if self._messages == messages and self.cycle is not None and self.cycle.more_body:
+            self._body_read += len(data)
+            if self._body_read - _MOST_FRAMING * self._body_taken > self._most_head:
+                # Neither trailers nor what stands around chunks is in what the application counts.
+                self._refuse(self._too_large())
+
+    def _size_of_head(self) -> int:
+        return len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
+
+    def _too_large(self) -> HeadTooLarge:
+        return HeadTooLarge(
+            f"The request line and headers of a request, and its trailers, may have"
+            f" {self._most_head} bytes and {self._most_lines} headers at most."
+        )
 
     def _stopped(self, error: Exception) -> None:
         """The parser did not read to the end of what came."""
         if isinstance(error, httptools.HttpParserError):
-            message = "Invalid HTTP request received."
-            self.logger.warning(message)
-            self.send_400_response(message)
+            cause = error.__context__
+            if not isinstance(cause, GatewayError):
+                cause = InvalidRequest("The request cannot be read as HTTP/1.1.")
+            self._refuse(cause)
         elif self._should_upgrade():
             self.handle_websocket_upgrade()
         else:
             self._unsupported_upgrade_warning()
 
+    def _refuse(self, error: GatewayError) -> None:
+        """Answers with `error`, after the replies before it, and reads no more."""
+        self._is_over = True
+        before, failed = self.cycle, None
+        if not self._in_head and before is not None and before.more_body:
+            failed = cast("Cycle", before)
+        if failed is None and not self._in_head:
+            # What came belongs to no request.
+            self.url, self.headers = b"", []
+        self.expect_100_continue = False
+        self._begin_scope("1.1")
+        try:
+            self._read_url()
+        except (httptools.HttpParserError, UnicodeDecodeError):
+            self.scope["path"], self.scope["raw_path"], self.scope["query_string"] = "/", b"/", b""
+        cycle = self.cycle = self._new_cycle("1.1")
+        cycle.keep_alive = False
+        edge = getattr(self._unforwarded, "edge", None)
+        app = partial(edge.refuse if edge is not None else _refuse_plainly, error)
+        if failed is not None and failed is not self._running:
+            self.pipeline[0] = (cycle, app)
+        elif failed is not None:
+            # What it was asked cannot be known any more.
+            failed.left()
+            failed.message_event.set()
+            self._start_asgi_task(cycle, app)
+        elif before is None or before.response_complete:
+            self._start_asgi_task(cycle, app)
+        else:
+            self.pipeline.appendleft((cycle, app))
+
+    def linger(self) -> None:
+        """Has the rest of what comes dropped, now that the last reply is written."""
+        linger = Linger(self.transport, self.connections)
+        self.connections.discard(self)
+        if self.place is not None:
+            self.place.occupy(linger, self.transport)
+        linger.begin()
+        self.flow.resume_reading()
+
+    def waits_for(self) -> tuple[WaitsFor, Hashable]:
+        """For what of its client, and what changes when the client makes progress."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if cycle.more_body and cycle is self._running and not self._is_over:
+                return "body", (self._messages, self._body_taken // _PROGRESS_BYTES)
+            return "nothing", None
+        if self._in_head:
+            return "head", self._messages
+        return ("first_byte", None) if cycle is None else ("next_request", self._messages)
+
+    def give_up(self, waited_for: WaitsFor) -> None:
+        """Ends the connection, with a reply if a request has begun."""
+        if waited_for != "head":
+            self.transport.close()
+            return
+        limit_s = self._settings.head_timeout_s
+        self._refuse(RequestTimeout(f"The head of a request must be sent within {limit_s:g} s."))
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the request that is at work."""
+        if self.place is not None:
+            self.place.release()
         if self._running is not None:
             self._running.left()
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hands the connection over."""
+        super().handle_websocket_upgrade()
+        if self.place is not None:
+            self.place.occupy(cast("Any", self.transport.get_protocol()), self.transport)
 
     def on_message_begin(self) -> None:
         """A head begins."""
         self._in_head = True
+        self._messages += 1
+        self._body_read = self._body_taken = 0
         self._is_forwarded = self._is_upgraded = self.expect_100_continue = False
         self.url = b""
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
+        """One header, or a trailer: those are dropped, as nothing here has a use for one.
+
+        Raises: HeadTooLarge.
+        """
+        if not self._in_head:
+            self._trailers += 1
+            if self._trailers > self._most_lines:
+                raise self._too_large()
+            return
         name = name.lower()
         self.headers.append((name, value))
         if name == b"expect":
@@ -177,10 +331,38 @@ class BoundedHttp(HttpToolsProtocol):
             self._is_forwarded = True
 
     def on_headers_complete(self) -> None:
-        """The head is over: the request begins, or waits for those before it."""
+        """The head is over: the request begins, or waits for those before it.
+
+        Raises: HeadTooLarge.
+        """
+        if len(self.headers) > self._most_lines or (
+            self._arrived > self._most_head and self._size_of_head() > self._most_head
+        ):
+            raise self._too_large()
         self._in_head = False
+        self._trailers = 0
         parser = self.parser
         version = parser.get_http_version()
+        self._begin_scope(version)
+        self._is_upgraded = parser.should_upgrade() and self._should_upgrade()
+        if self._is_upgraded:
+            return
+        self._read_url()
+        before, cycle = self.cycle, self._new_cycle(version)
+        app = self.app if self._is_forwarded else self._unforwarded
+        if before is None or before.response_complete:
+            self.cycle = cycle
+            self._start_asgi_task(cycle, app)
+            return
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise InvalidRequest(
+                f"A connection may have {MOST_PIPELINED} requests at most that wait for replies."
+            )
+        self.cycle = cycle
+        self.flow.pause_reading()
+        self.pipeline.appendleft((cycle, app))
+
+    def _begin_scope(self, version: str) -> None:
         self.scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -188,7 +370,7 @@ class BoundedHttp(HttpToolsProtocol):
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme or "http",
-            "method": parser.get_method().decode("ascii"),
+            "method": self.parser.get_method().decode("ascii"),
             "root_path": self.root_path,
             "path": "",
             "raw_path": b"",
@@ -197,18 +379,6 @@ class BoundedHttp(HttpToolsProtocol):
             "state": self.app_state.copy(),
             "extensions": {},
         }
-        self._is_upgraded = parser.should_upgrade() and self._should_upgrade()
-        if self._is_upgraded:
-            return
-        self._read_url()
-        before, cycle = self.cycle, self._new_cycle(version)
-        self.cycle = cycle
-        app = self.app if self._is_forwarded else self._unforwarded
-        if before is None or before.response_complete:
-            self._start_asgi_task(cycle, app)
-        else:
-            self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, app))
 
     def _read_url(self) -> None:
         # A client asks for the same thing again and again.
@@ -251,6 +421,7 @@ class BoundedHttp(HttpToolsProtocol):
             return
         cycle = self.cycle
         cycle.body += body
+        self._body_taken += len(body)
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
         cycle.message_event.set()
@@ -270,25 +441,11 @@ class BoundedHttp(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-            return
-        self._idle_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._watch_idle(self.timeout_keep_alive)
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Closes the connection when nothing has come for long enough, or looks again later."""
-        self.timeout_keep_alive_task = None
-        if self._idle_since is None:
-            # The next reply begins to watch again.
-            return
-        left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if left_s > 0:
-            self._watch_idle(left_s)
-        elif not self.transport.is_closing():
-            self.transport.close()
 
-    def _watch_idle(self, after_s: float) -> None:
-        # Not one for each request: setting a timer and taking it back costs more than all this.
-        self.timeout_keep_alive_task = self.loop.call_later(
-            after_s, self.timeout_keep_alive_handler
-        )
+async def _refuse_plainly(error: GatewayError, scope: Any, receive: Any, send: Any) -> None:
+    """For applications without words of their own."""
+    del scope, receive
+    headers = [(b"content-length", b"%d" % len(error.message))]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": error.message.encode()})

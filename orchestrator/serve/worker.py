@@ -41,10 +41,13 @@ def run_worker(settings: Settings, fd: int, number: int = 0) -> int:
     """
     # Imported here: the parent, which imports this module, has no use for the application.
     from orchestrator.app import create_app
+    from orchestrator.serve.descriptors import raise_limit
     from orchestrator.serve.http1 import BoundedHttp
+    from orchestrator.serve.server import GuardedServer
     from orchestrator.serve.websockets import DrainingWebSocket
 
     configure_logging(settings.logging)
+    raise_limit()
     # uvicorn tells of every start and stop, which the parent does already.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     app = create_app(settings, number)
@@ -63,10 +66,9 @@ def run_worker(settings: Settings, fd: int, number: int = 0) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=math.ceil(settings.server.keep_alive_s),
         timeout_graceful_shutdown=math.ceil(settings.server.drain_s),
     )
-    server = uvicorn.Server(config)
+    server = GuardedServer(config, settings.server, app.registry)
     server.run(sockets=[socket.socket(fileno=fd)])
     return 0 if server.started else 1
 

@@ -18,6 +18,7 @@ from orchestrator.core.errors import GatewayError, MethodNotAllowed
 from orchestrator.gateway import Gateway
 from orchestrator.health import Readiness
 from orchestrator.settings import HostsSettings, RealtimeSettings, ServerSettings
+from orchestrator.telemetry.instruments import Registry
 from orchestrator.telemetry.process import Telemetry
 from orchestrator.wire import (
     anthropic_messages,
@@ -46,10 +47,12 @@ _MOST_SHOWN_OF_PATH = 200
 class Application(FastAPI):
     """FastAPI, but for the calls to models: none of its layers is on their way.
 
-    `direct` has them by method and path; `edge` answers them, and every error of the others.
+    `direct` has them by method and path; `edge` answers them, and every error of the others;
+    `registry` has what is counted.
     """
 
     edge: Edge
+    registry: Registry
     direct: dict[tuple[str, str], RawRoute]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -92,6 +95,7 @@ def new_app(
         "on_error": on_error,
         "telemetry": telemetry or Telemetry(),
     }
+    app.registry = parts["telemetry"].metrics.registry
     app.direct = {}
     app.edge = Edge(app, **parts)
     app.add_middleware(Edge, **parts)
