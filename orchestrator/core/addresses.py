@@ -15,12 +15,19 @@ from ipaddress import (
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+_LONGEST = 64
+"""Of an address of IPv6, with a zone."""
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
-@lru_cache(maxsize=4096)
 def address_of(text: str) -> Address | None:
     """The address that `text` is, without its zone; None where it is none."""
+    # What is remembered must not grow with what callers send.
+    return _address_of(text) if len(text) <= _LONGEST else None
+
+
+@lru_cache(maxsize=4096)
+def _address_of(text: str) -> Address | None:
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:

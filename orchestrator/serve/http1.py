@@ -8,25 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import urllib.parse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from typing import Any, cast
 
 import httptools
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
     RequestResponseCycle,
 )
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from orchestrator.core.addresses import address_of
+from orchestrator.serve import forwarded
+from orchestrator.serve.heads import Refused, check_head, check_host, split_target
+from orchestrator.serve.peers import NO_PROXIES, TrustedProxies
+from orchestrator.serve.refusals import refusal, refused_by
+from orchestrator.serve.upgrades import (
+    asks_for_websocket,
+    plain_head,
+    websocket_head,
+    with_host,
+)
+from orchestrator.settings import HostsSettings
 from orchestrator.wire.connection import CONNECTION
 from orchestrator.wire.errors import Headers
 
 MOST_HEAD_BYTES = 1024 * 1024
 """Of the request line and the headers, more than one read may bring."""
 
-_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
+_NO_HOSTS = HostsSettings()
+_NOTED = forwarded.HEADERS | {b"expect", b"host", b"transfer-encoding"}
 _NOT_IN_NAMES = bytes(range(0x20)) + b'\x7f()<>@,;:[]={} \\"'
 _NOT_IN_VALUES = bytes({*range(0x20)} - {0x09}) + b"\x7f"
 
@@ -70,6 +83,8 @@ class Cycle(RequestResponseCycle):
         if self.flow.write_paused or self.response_started or self.scope["method"] == "HEAD":
             return self._reply_by_asgi(status, headers, body)
         if not self.disconnected:
+            if self.waiting_for_100_continue:
+                self._leave_the_body()
             head = self._head(status, headers)
             self.response_started = self.response_complete = True
             self.transport.write(head + body)
@@ -86,6 +101,19 @@ class Cycle(RequestResponseCycle):
         if piece and not self.disconnected:
             self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
         return self.done
+
+    def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]  # is no coroutine
+        """Sends one ASGI message."""
+        if self.waiting_for_100_continue and not self.response_started:
+            self._leave_the_body()
+        return super().send(message)
+
+    def _leave_the_body(self) -> None:
+        """A client that waits for a word may send its body after the reply, or may not."""
+        self.waiting_for_100_continue = False
+        if self.more_body:
+            # What comes next cannot be told from a body. Source: RFC 9110 10.1.1.
+            self.keep_alive = False
 
     async def _reply_by_asgi(self, status: int, headers: Headers, body: bytes) -> None:
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
@@ -107,51 +135,155 @@ class Cycle(RequestResponseCycle):
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Gives up heads of requests without end, which uvicorn's own keeps, of anybody.
+    """HTTP/1.1 in which a request has one reading, whatever stands in front of it.
+
+    Heads of requests without end, which uvicorn's own keeps, are given up. An upgrade that is not
+    taken is ignored. Once the parser fails nothing more is read: requests before the failure have
+    their replies, then there is an error, and the connection is closed.
 
     It keeps one timer for each connection, and asks for a proxy's word only where there is one.
-    Of uvicorn's settings `limit_concurrency` and `access_log` are not heeded.
+    Of uvicorn's settings `limit_concurrency`, `access_log` and `proxy_headers` are not heeded.
     """
 
     _head_bytes = 0
     _in_head = False
+    _in_body = False
     _is_forwarded = False
-    _is_upgraded = False
+    _is_upgrade = False
+    _is_given_up = False
+    _owed: bytes | None = None
+    """The reply to what could not be read, while requests before it have none."""
+    _host: bytes | None = None
+    """The last one that was checked."""
+    _hosts = 0
+    _codings: tuple[bytes, ...] = ()
     _idle_since: float | None = None
     _running: Cycle | None = None
     _url = b""
+    _authority: bytes | None = None
     _path = ""
     _raw_path = _query = b""
 
-    def __init__(self, *args: Any, **named: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        proxies: TrustedProxies = NO_PROXIES,
+        socket_paths: Container[str] | None = None,
+        hosts: HostsSettings = _NO_HOSTS,
+        **named: Any,
+    ) -> None:
+        """`proxies` are believed about the clients behind them.
+
+        WebSockets are at `socket_paths`, or, without a value, wherever one is asked for. `hosts`
+        decides about the words of errors.
+        """
         super().__init__(*args, **named)
-        app = self.app
-        self._unforwarded = app.app if isinstance(app, ProxyHeadersMiddleware) else app
+        self._proxies = proxies
+        self._socket_paths = socket_paths
+        self._error_hosts = hosts
+        self._peer: forwarded.Address | None = None
+        """The proxy at the other end, if it is trusted."""
         self._done: asyncio.Future[None] = self.loop.create_future()
         self._done.set_result(None)
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Notes who connects."""
+        super().connection_made(transport)
+        if self.client is not None:
+            # An address of IPv4 that comes over IPv6 is of IPv4.
+            self.client = str(address_of(self.client[0]) or self.client[0]), self.client[1]
+            if self._proxies.trusts(self.client[0]):
+                self._peer = self.client
+
     def data_received(self, data: bytes) -> None:
         """Reads on, unless what was read for a head is too much for one."""
+        if self._is_given_up:
+            return
         if self._head_bytes > MOST_HEAD_BYTES:
-            self.send_400_response(f"The headers may have {MOST_HEAD_BYTES} bytes at most.")
+            self._give_up(Refused(400, f"The headers may have {MOST_HEAD_BYTES} bytes at most."))
             return
         self._idle_since = None
         try:
-            self.parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._stopped(error)
+            self._read(data)
+        except httptools.HttpParserError as error:
+            self._give_up(refused_by(error))
         self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
 
-    def _stopped(self, error: Exception) -> None:
-        """The parser did not read to the end of what came."""
-        if isinstance(error, httptools.HttpParserError):
-            message = "Invalid HTTP request received."
-            self.logger.warning(message)
-            self.send_400_response(message)
-        elif self._should_upgrade():
-            self.handle_websocket_upgrade()
+    def _read(self, data: bytes) -> None:
+        """Raises: HttpParserError."""
+        rest: bytes | memoryview = data
+        while True:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as stop:
+                # It has read a head, and takes what follows for another protocol.
+                rest = memoryview(rest)[stop.args[0] :]
+            else:
+                return
+            if self._takes_upgrade(has_more=bool(rest)):
+                self._become_websocket()
+                return
+            # That parser would skip the body, and read it as the next request.
+            before, self.parser = self.parser, _new_parser(self)
+            version = before.get_http_version()
+            self.parser.feed_data(plain_head(before.get_method(), self.url, version, self.headers))
+
+    def _takes_upgrade(self, *, has_more: bool) -> bool:
+        scope = self.scope
+        if self.ws_protocol_class is None or not asks_for_websocket(
+            scope["method"], scope["http_version"], self.headers
+        ):
+            return False
+        if self._socket_paths is not None and scope["path"] not in self._socket_paths:
+            return False
+        # Replies to requests before it would come among its frames; and whoever sends more
+        # without waiting for the reply sends another request.
+        return not has_more and not self._is_answering()
+
+    def _become_websocket(self) -> None:
+        """Hands the connection over."""
+        self.connections.discard(self)
+        self._unset_keepalive_if_required()
+        scope = self.scope
+        kind = cast("type[WebSocketsSansIOProtocol]", self.ws_protocol_class)
+        protocol = kind(self.config, self.server_state, self.app_state)
+        protocol.connection_made(self.transport)
+        # As the proxies say it, where they are trusted.
+        protocol.client = scope["client"]
+        protocol.scheme = "wss" if scope["scheme"] == "https" else "ws"
+        self.transport.set_protocol(protocol)
+        target = self._raw_path + (b"?" + self._query if self._query else b"")
+        protocol.data_received(websocket_head(target, list(scope["headers"])))
+
+    def _is_answering(self) -> bool:
+        return self._running is not None and not self._running.response_complete
+
+    def _give_up(self, refused: Refused) -> None:
+        """Reads nothing more: what comes next may be anything."""
+        self._is_given_up = True
+        self._in_head = False
+        self.logger.warning("A request was refused: %s", refused.message)
+        reply = refusal(refused, self.url, self._host or b"", self._error_hosts)
+        if self._in_body and not self.pipeline:
+            # The request that is at work will never have the rest of its body.
+            cycle = cast("Cycle", self.cycle)
+            is_answered = cycle.response_started
+            cycle.left()
+            cycle.message_event.set()
+            if not is_answered:
+                self.transport.write(reply)
+            self.transport.close()
+            return
+        if self._in_body:
+            self.pipeline.popleft()
+        if self._is_answering():
+            self._owed = reply
         else:
-            self._unsupported_upgrade_warning()
+            self._send_last(reply)
+
+    def _send_last(self, reply: bytes) -> None:
+        self.transport.write(reply)
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the request that is at work."""
@@ -163,24 +295,45 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         self._in_head = True
-        self._is_forwarded = self._is_upgraded = self.expect_100_continue = False
+        self._is_forwarded = self._is_upgrade = self.expect_100_continue = False
+        self._hosts = 0
+        self._codings = ()
         self.url = b""
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
+        """One header. Raises: Refused."""
+        if not self._in_head:
+            # What comes after a body is not merged into its head. Source: RFC 9110 6.5.1.
+            return
         name = name.lower()
         self.headers.append((name, value))
-        if name == b"expect":
+        if name in _NOTED:
+            self._note(name, value)
+
+    def _note(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self._hosts += 1
+            if value != self._host:
+                check_host(value)
+                self._host = value
+        elif name == b"expect":
             self.expect_100_continue = value.lower() == b"100-continue"
-        elif name in _FORWARDED:
+        elif name == b"transfer-encoding":
+            self._codings = (*self._codings, value)
+        else:
             self._is_forwarded = True
 
     def on_headers_complete(self) -> None:
-        """The head is over: the request begins, or waits for those before it."""
-        self._in_head = False
+        """The head is over: the request begins, or waits for those before it. Raises: Refused."""
         parser = self.parser
         version = parser.get_http_version()
+        method = parser.get_method().decode("ascii")
+        if self._hosts != 1 or self._codings or version != "1.1" or method == "CONNECT":
+            has_host = self._hosts > 0 or not self.url.startswith(b"/")
+            check_head(method, version, self._hosts, self._codings, has_host=has_host)
+        self._read_url()
+        self._in_head = False
         self.scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -188,40 +341,54 @@ class BoundedHttp(HttpToolsProtocol):
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme or "http",
-            "method": parser.get_method().decode("ascii"),
+            "method": method,
             "root_path": self.root_path,
-            "path": "",
-            "raw_path": b"",
-            "query_string": b"",
+            "path": self.root_path + self._path,
+            "raw_path": self.root_path.encode("ascii") + self._raw_path,
+            "query_string": self._query,
             "headers": self.headers,
             "state": self.app_state.copy(),
             "extensions": {},
         }
-        self._is_upgraded = parser.should_upgrade() and self._should_upgrade()
-        if self._is_upgraded:
+        if self._authority is not None:
+            self.scope["headers"] = with_host(self.headers, self._authority)
+        if self._is_forwarded and self._peer is not None:
+            self._believe(forwarded.origin(self.headers, self._peer, self._proxies))
+        self._is_upgrade = parser.should_upgrade()
+        if self._is_upgrade:
+            # The parser stops here, and what is to be done is decided then.
             return
-        self._read_url()
         before, cycle = self.cycle, self._new_cycle(version)
         self.cycle = cycle
-        app = self.app if self._is_forwarded else self._unforwarded
+        self._in_body = True
         if before is None or before.response_complete:
-            self._start_asgi_task(cycle, app)
+            self._start_asgi_task(cycle, self.app)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, app))
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _believe(self, origin: forwarded.Origin) -> None:
+        scope = self.scope
+        scope["client"] = origin.client
+        if origin.scheme is not None:
+            scope["scheme"] = origin.scheme
+        if origin.host is not None:
+            scope["headers"] = with_host(self.headers, origin.host)
 
     def _read_url(self) -> None:
         # A client asks for the same thing again and again.
-        if self.url != self._url:
-            parsed = httptools.parse_url(self.url)
+        if self.url == self._url:
+            return
+        authority, target = split_target(self.url)
+        try:
+            parsed = httptools.parse_url(target)
             raw_path = parsed.path
             path = raw_path.decode("ascii")
-            self._path = urllib.parse.unquote(path) if "%" in path else path
-            self._url, self._raw_path, self._query = self.url, raw_path, parsed.query or b""
-        scope = self.scope
-        scope["path"] = self.root_path + self._path
-        scope["raw_path"] = self.root_path.encode("ascii") + self._raw_path
-        scope["query_string"] = self._query
+        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError) as error:
+            raise Refused(400, "The target of the request cannot be read.") from error
+        self._path = urllib.parse.unquote(path) if "%" in path else path
+        self._url, self._raw_path, self._query = self.url, raw_path, parsed.query or b""
+        self._authority = authority
 
     def _new_cycle(self, version: str) -> Cycle:
         cycle = Cycle(
@@ -247,9 +414,9 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Some of the body."""
-        if self._is_upgraded or self.cycle.response_complete:
-            return
         cycle = self.cycle
+        if cycle.response_complete:
+            return
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
@@ -257,10 +424,12 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The body is over."""
-        if self._is_upgraded or self.cycle.response_complete:
+        if self._is_upgrade:
             return
-        self.cycle.more_body = False
-        self.cycle.message_event.set()
+        self._in_body = False
+        cycle = self.cycle
+        cycle.more_body = False
+        cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         """A reply is out: the next request begins, or is waited for."""
@@ -270,6 +439,9 @@ class BoundedHttp(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+            return
+        if self._owed is not None:
+            self._send_last(self._owed)
             return
         self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None:
@@ -292,3 +464,10 @@ class BoundedHttp(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(
             after_s, self.timeout_keep_alive_handler
         )
+
+
+def _new_parser(protocol: BoundedHttp) -> httptools.HttpRequestParser:
+    parser = httptools.HttpRequestParser(protocol)
+    # As uvicorn's own: what comes after the last request of a connection is not read.
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
