@@ -38,6 +38,8 @@ from orchestrator.wire.errors import Headers
 MOST_HEAD_BYTES = 1024 * 1024
 """Of the request line and the headers, more than one read may bring."""
 
+_LINGER_S = 2.0
+"""How long a client may take to read its last reply and close."""
 _NO_HOSTS = HostsSettings()
 _NOTED = forwarded.HEADERS | {b"expect", b"host", b"transfer-encoding"}
 _NOT_IN_NAMES = bytes(range(0x20)) + b'\x7f()<>@,;:[]={} \\"'
@@ -267,12 +269,12 @@ class BoundedHttp(HttpToolsProtocol):
         if self._in_body and not self.pipeline:
             # The request that is at work will never have the rest of its body.
             cycle = cast("Cycle", self.cycle)
-            is_answered = cycle.response_started
             cycle.left()
             cycle.message_event.set()
-            if not is_answered:
-                self.transport.write(reply)
-            self.transport.close()
+            if cycle.response_started:
+                self.transport.close()
+            else:
+                self._send_last(reply)
             return
         if self._in_body:
             self.pipeline.popleft()
@@ -283,7 +285,10 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _send_last(self, reply: bytes) -> None:
         self.transport.write(reply)
-        self.transport.close()
+        # A close with something left to read would take the replies away from the client that
+        # are still on their way to it. Source: RFC 9112 9.6.
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER_S, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the request that is at work."""
@@ -430,6 +435,11 @@ class BoundedHttp(HttpToolsProtocol):
         cycle = self.cycle
         cycle.more_body = False
         cycle.message_event.set()
+        if self._codings and not self.parser.should_keep_alive():
+            # The parser reads no more; a trailer may have said so.
+            cycle.keep_alive = False
+            if cycle.response_complete:
+                self.transport.close()
 
     def on_response_complete(self) -> None:
         """A reply is out: the next request begins, or is waited for."""

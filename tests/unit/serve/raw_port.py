@@ -40,7 +40,7 @@ async def told(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "websocket.http.response.start", "status": 200})
         await send({"type": "websocket.http.response.body", "body": reply})
         return
-    body, more = b"", True
+    body, more = b"", scope["path"] != "/unread"
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -101,12 +101,20 @@ async def exchange(port: int, parts: Sequence[bytes], peer: str = "127.0.0.1") -
                 writer.write(part)
                 await writer.drain()
                 await asyncio.sleep(0)
-            return await reader.read()
-        except ConnectionError:
-            # It was closed while there was more to read.
-            return b""
+            return await rest(reader)
         finally:
             writer.close()
+
+
+async def rest(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the server closes, which it may do while there is more for it to read."""
+    received = b""
+    try:
+        while piece := await reader.read(65_536):
+            received += piece
+    except ConnectionError:
+        pass
+    return received
 
 
 def replies(received: bytes) -> list[tuple[int, Any]]:
