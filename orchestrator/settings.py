@@ -11,13 +11,23 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from orchestrator.core.addresses import network_of
 
 ENV_PREFIX = "ORCHESTRATOR_"
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -68,6 +78,20 @@ class ServerSettings(_Group):
     """Of these, how many one address may have in one worker; 0 takes half of them."""
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that answer calls on the same port; more than one need Redis."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies that are believed about the client behind them."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for one in given:
+            try:
+                network_of(one)
+            except ValueError as error:
+                raise ValueError(
+                    f"`server.trusted_proxies` takes addresses and networks: {error}"
+                ) from error
+        return given
 
 
 class TritonConnection(_Group):

@@ -58,6 +58,5 @@ class GuardedServer(uvicorn.Server):
             server_state=self.server_state,
             app_state=self.lifespan.state,
             _loop=asyncio.get_running_loop(),
-            settings=self._settings,
         )
         return protocol

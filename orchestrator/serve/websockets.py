@@ -10,6 +10,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from orchestrator.serve.connections import Place, WaitsFor
 from orchestrator.wire.http import DRAIN
 
+_BAD_HEAD = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
 
 class DrainingWebSocket(WebSocketsSansIOProtocol):
     """uvicorn's own closes every socket at once when the server is to stop.
@@ -34,6 +36,15 @@ class DrainingWebSocket(WebSocketsSansIOProtocol):
         """Ends the connection."""
         del waited_for
         self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Reads on. A head that cannot be read is refused, which uvicorn's own does not do."""
+        super().data_received(data)
+        if self.conn.handshake_exc is None or self.handshake_initiated or self.close_sent:
+            return
+        self.close_sent = self.handshake_complete = True
+        self.transport.write(b"".join(self.conn.data_to_send()) or _BAD_HEAD)
+        self.transport.close()
 
     async def send(self, message: Any) -> None:
         """Sends on. A refusal that is sent whole is an end like any other, and no error to log."""

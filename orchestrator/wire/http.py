@@ -348,15 +348,6 @@ class Edge:
         exchange = Exchange(scope, receive, send, self._server, self._hosts)
         return self._guarded(exchange, partial(route.handler, exchange))
 
-    async def refuse(self, error: GatewayError, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request that could not be read to its end with `error`."""
-
-        async def fail() -> None:
-            raise error
-
-        exchange = Exchange(scope, receive, send, self._server, self._hosts)
-        await self._guarded(exchange, fail)
-
     async def _guarded(self, exchange: Exchange, handle: Callable[[], Awaitable[None]]) -> None:
         """Answers what `handle` raises, and tells of the exchange at its end."""
         exchange.on_error = self._on_error

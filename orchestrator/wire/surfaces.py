@@ -47,13 +47,14 @@ _MOST_SHOWN_OF_PATH = 200
 class Application(FastAPI):
     """FastAPI, but for the calls to models: none of its layers is on their way.
 
-    `direct` has them by method and path; `edge` answers them, and every error of the others;
-    `registry` has what is counted.
+    `direct` has them by method and path; `edge` answers them, and every error of the others.
+    `registry` has what is counted, `socket_paths` are the paths of WebSockets.
     """
 
     edge: Edge
     registry: Registry
     direct: dict[tuple[str, str], RawRoute]
+    socket_paths: set[str]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
@@ -97,6 +98,7 @@ def new_app(
     }
     app.registry = parts["telemetry"].metrics.registry
     app.direct = {}
+    app.socket_paths = set()
     app.edge = Edge(app, **parts)
     app.add_middleware(Edge, **parts)
     _describe(app)
@@ -146,6 +148,7 @@ def mount(
     _add(app, "", openai["tokenize"], "tokenize")
     for prefix in OPENAI_PREFIXES:
         app.router.routes.append(RawSocketRoute(prefix + realtime_routes.PATH, serve))
+        app.socket_paths.add(prefix + realtime_routes.PATH)
         for tag, routes in openai.items():
             _add(app, prefix, routes, tag)
     for prefix in GEMINI_PREFIXES:

@@ -7,7 +7,8 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
@@ -78,10 +79,11 @@ async def serving(app: Any, settings: ServerSettings, **options: Any) -> AsyncIt
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     config = uvicorn.Config(
         app,
-        http=BoundedHttp,
+        http=cast("type[asyncio.Protocol]", partial(BoundedHttp, settings=settings)),
         ws="none",
         lifespan="off",
         log_config=None,
+        proxy_headers=False,
         timeout_graceful_shutdown=5,
     )
     registry = Registry()

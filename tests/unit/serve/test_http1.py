@@ -121,13 +121,6 @@ async def test_a_header_cannot_be_forged(port: int) -> None:
     assert b"\r\nb: c" not in reply
 
 
-async def test_a_proxys_word_for_the_client_is_taken_from_this_machine(port: int) -> None:
-    forwarded = request("/client", "X-Forwarded-For: 192.0.2.7")
-    reply = await _answer(port, [forwarded, request("/client", "Connection: close")])
-    assert reply.count(b"\r\n\r\n192.0.2.7") == 1
-    assert reply.endswith(b"\r\n\r\n127.0.0.1")
-
-
 async def test_an_idle_connection_is_closed_after_its_last_reply(port: int) -> None:
     async with asyncio.timeout(TIMEOUT_S):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
