@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from orchestrator.catalogue import Model, load_catalogue
 from orchestrator.manifest import served_version
 from orchestrator.serve.claims import listen, lock_data_folder
+from orchestrator.serve.descriptors import raise_limit
 from orchestrator.serve.greeting import base_url, greeting
 from orchestrator.serve.metrics_port import MetricsPort
 from orchestrator.serve.workers import Workers
@@ -51,6 +52,7 @@ class Appliance:
         Raises: ClaimError, StartError, WorkerError, SettingsError, CatalogueError, StoreError.
         """
         self._watch_signals()
+        raise_limit()
         catalogue = load_catalogue(self._settings.catalogue)
         self._tritons = connections(catalogue, self._settings)
         with contextlib.ExitStack() as claims:

@@ -314,10 +314,7 @@ class BoundedHttp(HttpToolsProtocol):
             check_head(method, version, self._hosts, self._codings, has_host=has_host)
         self._read_url()
         if len(self.pipeline) >= MOST_PIPELINED:
-            raise Refused(
-                400,
-                f"A connection may have {MOST_PIPELINED} requests at most that wait for replies.",
-            )
+            raise _too_many_waiting()
         self._in_head = False
         self._trailers = 0
         self.scope = {
@@ -435,6 +432,12 @@ class BoundedHttp(HttpToolsProtocol):
         if self._owed is not None:
             self._send_last(self._owed)
             return
+
+
+def _too_many_waiting() -> Refused:
+    return Refused(
+        400, f"A connection may have {MOST_PIPELINED} requests at most that wait for replies."
+    )
 
 
 def _new_parser(protocol: BoundedHttp) -> httptools.HttpRequestParser:
