@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
@@ -81,6 +82,8 @@ def new_app(
     app = Application(
         title="Operayde Gateway API",
         version=__version__,
+        # FastAPI's own would write the document anew for each request.
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -197,6 +200,7 @@ def _routing_error(request: Request, error: HTTPException) -> GatewayError:
 def _describe(app: FastAPI) -> None:
     """Lets `/openapi.json` tell of every route as it is mounted."""
     told: dict[str, Any] = {}
+    written: list[bytes] = []
 
     def described() -> dict[str, Any]:
         if not told:
@@ -206,4 +210,10 @@ def _describe(app: FastAPI) -> None:
             told.update(openapi.document(app.title, app.version, listed))
         return told
 
+    async def document(_: Request) -> Response:
+        if not written:
+            written.append(orjson.dumps(described()))
+        return Response(written[0], media_type="application/json")
+
+    app.add_route("/openapi.json", document, include_in_schema=False)
     app.openapi = described  # type: ignore[method-assign]  # FastAPI's documented way to extend it
