@@ -264,7 +264,6 @@ class BoundedHttp(HttpToolsProtocol):
         """Reads nothing more: what comes next may be anything."""
         self._is_given_up = True
         self._in_head = False
-        self.logger.warning("A request was refused: %s", refused.message)
         reply = refusal(refused, self.url, self._host or b"", self._error_hosts)
         if self._in_body and not self.pipeline:
             # The request that is at work will never have the rest of its body.
