@@ -28,6 +28,8 @@ WaitsFor = Literal["first_byte", "head", "next_request", "body", "linger", "noth
 
 KEPT_FOR_LOOPBACK = 8
 """Places that only clients of this machine get, so that its operator is let in."""
+_KEPT_SHARE = 8
+"""Where there are few places, one of so many is kept."""
 _SWEEP_S = 1.0
 _SWEPT_AT_ONCE = 500
 _LOOKED_AT = 32
@@ -169,7 +171,9 @@ class Connections:
         if is_bound and not self._make_room(own):
             self._refuse("peer", peer)
             return None
-        most = limits.most if _is_loopback(peer) else max(1, limits.most - KEPT_FOR_LOOPBACK)
+        most = limits.most
+        if not _is_loopback(peer):
+            most -= min(KEPT_FOR_LOOPBACK, most // _KEPT_SHARE)
         if len(self._all) >= most and not self._make_room(self._all):
             self._refuse("all", peer)
             return None

@@ -34,8 +34,6 @@ from orchestrator.wire.connection import CONNECTION
 
 MOST_PIPELINED = 128
 """Requests of one connection that may wait for the replies before theirs."""
-_MOST_FRAMING = 16
-"""Bytes around a chunk, for each byte in it: twice what chunks of one byte need."""
 _PROGRESS_BYTES = 1024
 """What a body must grow by between two sweeps to count as one that moves."""
 _DEFAULTS = ServerSettings()
@@ -60,7 +58,7 @@ class BoundedHttp(HttpToolsProtocol):
     _head_bytes = _arrived = 0
     """Of a head so far, and with the read at work."""
     _body_read = _body_taken = 0
-    """Bytes that came for a body after the read with its head, and all those that are body."""
+    """Bytes of reads without any of the body since the last with some, and bytes of the body."""
     _messages = _trailers = 0
     _in_head = False
     _in_body = False
@@ -119,7 +117,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Reads on, unless what comes is no request any more, or too much around one."""
         if self._is_given_up:
             return
-        messages = self._messages
+        messages, taken = self._messages, self._body_taken
         self._arrived = self._head_bytes + len(data)
         try:
             self._read(data)
@@ -134,10 +132,10 @@ class BoundedHttp(HttpToolsProtocol):
                 self._give_up(self._too_large())
             return
         self._head_bytes = 0
-        if self._in_body and self._messages == messages:
+        if self._in_body and self._messages == messages and self._body_taken == taken:
+            # Neither trailers nor what stands around chunks is in what the application counts.
             self._body_read += len(data)
-            if self._body_read - _MOST_FRAMING * self._body_taken > self._most_head:
-                # Neither trailers nor what stands around chunks is in what the application counts.
+            if self._body_read > self._most_head:
                 self._give_up(self._too_large())
 
     def _size_of_head(self) -> int:
@@ -204,7 +202,6 @@ class BoundedHttp(HttpToolsProtocol):
         """Reads nothing more: what comes next may be anything."""
         self._is_given_up = True
         self._in_head = False
-        self.logger.warning("A request was refused: %s", refused.message)
         reply = refusal(refused, self.url, self._host or b"", self._error_hosts)
         if self._in_body and not self.pipeline:
             # The request that is at work will never have the rest of its body.
@@ -229,12 +226,16 @@ class BoundedHttp(HttpToolsProtocol):
 
     def linger(self) -> None:
         """Has the rest of what comes dropped, now that the last reply is written."""
+        if self.transport.is_closing():
+            return
         linger = Linger(self.transport, self.connections)
         self.connections.discard(self)
         if self.place is not None:
             self.place.occupy(linger, self.transport)
         linger.begin()
         self.flow.resume_reading()
+        # The two hold each other, and would wait for the collector.
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does when the client has left
 
     def waits_for(self) -> tuple[WaitsFor, Hashable]:
         """For what of its client, and what changes when the client makes progress."""
@@ -402,6 +403,7 @@ class BoundedHttp(HttpToolsProtocol):
             return
         cycle.body += body
         self._body_taken += len(body)
+        self._body_read = 0
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
         cycle.message_event.set()

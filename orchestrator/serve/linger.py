@@ -26,13 +26,12 @@ class Linger(asyncio.Protocol):
         self._transport = transport
         self._connections = connections
         self._dropped = 0
-        connections.add(self)
 
     def begin(self) -> None:
         """Ends the sending side when all is sent, and drops what comes."""
-        if not self._transport.is_closing():
-            self._transport.set_protocol(self)
-            self._transport.write_eof()
+        self._connections.add(self)
+        self._transport.set_protocol(self)
+        self._transport.write_eof()
 
     def data_received(self, data: bytes) -> None:
         """Drops it."""

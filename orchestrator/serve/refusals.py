@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -11,7 +13,21 @@ from orchestrator.serve.heads import Refused
 from orchestrator.settings import HostsSettings
 from orchestrator.wire.errors import profile_of, render_error
 
-_KINDS = {kind.status: kind for kind in (HeadTooLarge, MethodNotAllowed, RequestTimeout)}
+logger = logging.getLogger(__name__)
+
+
+class _UnknownCoding(InvalidRequest):
+    status = 501
+
+
+class _UnknownVersion(InvalidRequest):
+    status = 505
+
+
+_KINDS = {
+    kind.status: kind
+    for kind in (HeadTooLarge, MethodNotAllowed, RequestTimeout, _UnknownCoding, _UnknownVersion)
+}
 
 
 def refused_by(error: httptools.HttpParserError) -> Refused:
@@ -34,6 +50,7 @@ def refusal(refused: Refused, target: bytes, host: bytes, hosts: HostsSettings) 
     profile = profile_of(path, host.decode("latin-1"), None, None, hosts)
     request_id = new_id("req")
     rendered = render_error(kind(refused.message), profile, request_id)
+    logger.warning("request %s was refused: %s", request_id, refused.message)
     headers = [
         *rendered.headers,
         (b"x-request-id", request_id.encode("ascii")),

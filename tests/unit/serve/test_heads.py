@@ -89,6 +89,25 @@ async def test_what_can_be_read_in_two_ways_is_refused(port: int, name: str, off
     assert got[1][1]["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "member", "value"),
+    [
+        ("/v1beta/models", "code", 501),
+        ("/v1/messages", "type", "invalid_request_error"),
+        ("/v1/chat/completions", "code", "invalid_request"),
+    ],
+)
+async def test_a_refusal_is_in_the_words_of_the_dialect(
+    port: int, path: str, member: str, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    received = await exchange(port, [request(path, "Transfer-Encoding: gzip, chunked")])
+    ((status, reply),) = replies(received)
+    assert status == 501
+    assert reply["error"][member] == value
+    request_id = received.partition(b"x-request-id: ")[2].partition(b"\r\n")[0].decode()
+    assert f"request {request_id} was refused" in caplog.text
+
+
 BROKEN_CHUNKS = {
     "a bare line feed": b"3\nabc\n0\n\n",
     "a line feed in an extension": b"3;a=\nb\r\nabc\r\n0\r\n\r\n",
