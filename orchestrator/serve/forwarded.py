@@ -1,8 +1,8 @@
 """What a trusted proxy says of the request that it passes on: client, scheme and host.
 
 Headers are read from the right: what stands there was added last, by the proxy that is nearest.
-What stands to the left of the first hop that is not trusted may come from anybody, and is not
-looked at. Sources: RFC 7239 for `Forwarded`; the `X-Forwarded-` headers have no standard.
+What stands to the left of the first hop that is not trusted may come from any client, and is
+not looked at. Sources: RFC 7239 for `Forwarded`; the `X-Forwarded-` headers have no standard.
 """
 
 from __future__ import annotations
@@ -38,25 +38,17 @@ Address = tuple[str, int]
 
 
 class Origin(NamedTuple):
-    """Where a request comes from."""
+    """Where a request comes from, to this server or to a proxy before it."""
 
     client: Address | None
-    """None where the proxies say something that is no address."""
+    """None where the proxy says something that is no address."""
     scheme: str | None = None
     """`http` or `https`; None where nothing is said."""
     host: bytes | None = None
     """In the place of `Host`; None where nothing is said."""
 
 
-class _Hop(NamedTuple):
-    """Who sent the request to the proxy that says so, and how. None: not said, or no address."""
-
-    client: Address | None
-    scheme: str | None = None
-    host: bytes | None = None
-
-
-_UNKNOWN = _Hop(None)
+_UNKNOWN = Origin(None)
 
 
 def origin(
@@ -65,28 +57,38 @@ def origin(
     """Where a request of the trusted proxy `peer` comes from.
 
     The client is the first address from the right that is no trusted proxy. Where both kinds of
-    header name clients and not the same one, a proxy passes one of them on unread: then it is
-    not known.
+    header are there, a proxy may pass one of them on unread: only what both say counts.
     """
     given: dict[bytes, list[str]] = {}
     for name, value in headers:
         if name in HEADERS:
             given.setdefault(name, []).append(value.decode("latin-1"))
-    by_standard = _client(given.get(FORWARDED), _hop_of_element, peer, proxies)
-    by_custom = _client(given.get(FOR), _hop_of_node, peer, proxies)
-    if FORWARDED in given and FOR not in given:
-        return Origin(by_standard.client, by_standard.scheme, by_standard.host)
-    client = by_custom.client
-    if FORWARDED in given and (by_standard.client or ("",))[0] != (client or ("",))[0]:
-        client = None
-    return Origin(client, _scheme(_last(given.get(PROTO))), _host(_last(given.get(FOR_HOST))))
+    custom = Origin(
+        _client(given.get(FOR), _hop_of_node, peer, proxies).client,
+        _scheme(_last(given.get(PROTO))),
+        _host(_last(given.get(FOR_HOST))),
+    )
+    if FORWARDED not in given:
+        return custom
+    standard = _client(given[FORWARDED], _hop_of_element, peer, proxies)
+    return _agreed(custom, standard) if FOR in given else standard
+
+
+def _agreed(custom: Origin, standard: Origin) -> Origin:
+    # The port of the client is often in one of them only.
+    same_client = custom.client and standard.client and custom.client[0] == standard.client[0]
+    return Origin(
+        custom.client if same_client else None,
+        custom.scheme if custom.scheme == standard.scheme else None,
+        custom.host if custom.host == standard.host else None,
+    )
 
 
 def _client(
-    lines: list[str] | None, read: Callable[[str], _Hop], peer: Address, proxies: TrustedProxies
-) -> _Hop:
+    lines: list[str] | None, read: Callable[[str], Origin], peer: Address, proxies: TrustedProxies
+) -> Origin:
     """The first hop from the right that is not trusted, or the leftmost."""
-    hop = _Hop(peer)
+    hop = Origin(peer)
     for count, text in enumerate(_from_the_right(lines)):
         if count == _MOST_HOPS:
             return _UNKNOWN
@@ -104,11 +106,11 @@ def _from_the_right(lines: list[str] | None) -> Iterator[str]:
             yield last.strip(" \t")
 
 
-def _hop_of_node(text: str) -> _Hop:
-    return _Hop(_address(text))
+def _hop_of_node(text: str) -> Origin:
+    return Origin(_address(text))
 
 
-def _hop_of_element(text: str) -> _Hop:
+def _hop_of_element(text: str) -> Origin:
     """The hop of one element of `Forwarded`; unknown for whatever is not well formed."""
     if _ELEMENT.fullmatch(text) is None:
         return _UNKNOWN
@@ -116,7 +118,9 @@ def _hop_of_element(text: str) -> _Hop:
     said = dict(pairs)
     if len(said) != len(pairs):
         return _UNKNOWN
-    return _Hop(_address(said.get("for", "")), _scheme(said.get("proto")), _host(said.get("host")))
+    return Origin(
+        _address(said.get("for", "")), _scheme(said.get("proto")), _host(said.get("host"))
+    )
 
 
 def _address(text: str) -> Address | None:

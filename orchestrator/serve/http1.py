@@ -175,8 +175,8 @@ class BoundedHttp(HttpToolsProtocol):
             return False
         if self._socket_paths is not None and scope["path"] not in self._socket_paths:
             return False
-        # Replies to requests before it would come among its frames; and whoever sends more
-        # without waiting for the reply sends another request.
+        # Replies to requests before it would come among its frames; and what comes before the
+        # reply is the next request: a client of a WebSocket waits.
         return not has_more and not self._is_answering()
 
     def _become_websocket(self) -> None:

@@ -24,8 +24,7 @@ from tests.integration.limited import MODEL, bearer
 from tests.integration.scripted.repository import ScriptedRepository, script
 from tests.integration.serving import Serving, running
 from tests.proxies import NAMES, running_proxy
-from tests.unit.serve.test_heads import BROKEN_CHUNKS, REFUSED
-from tests.unit.serve.test_upgrades import OFFERS
+from tests.unit.serve.odd_requests import BROKEN_CHUNKS, OFFERS, REFUSED
 
 pytestmark = pytest.mark.slow
 

@@ -132,10 +132,12 @@ def test_two_kinds_of_header_must_agree() -> None:
     assert said(custom, "Forwarded: for=192.0.2.7").client == ("192.0.2.7", 0)
     assert said(custom, "Forwarded: for=10.6.6.6").client is None
     assert said(custom, "Forwarded: for=unknown").client is None
-    # Of the standard one nothing else counts then.
-    assert said(custom, "Forwarded: for=192.0.2.7;proto=https;host=evil") == Origin(
-        ("192.0.2.7", 0)
-    )
+    both = [custom, "Forwarded: for=192.0.2.7;proto=https;host=a.example"]
+    assert said(*both) == Origin(("192.0.2.7", 0))
+    forged = ["X-Forwarded-Proto: http", "X-Forwarded-Host: evil"]
+    assert said(*both, *forged) == Origin(("192.0.2.7", 0))
+    same = ["X-Forwarded-Proto: https", "X-Forwarded-Host: a.example"]
+    assert said(*both, *same) == Origin(("192.0.2.7", 0), "https", b"a.example")
 
 
 @pytest.fixture(scope="module")

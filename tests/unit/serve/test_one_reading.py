@@ -10,9 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.serve.odd_requests import BROKEN_CHUNKS, OFFERS, REFUSED
 from tests.unit.serve.raw_port import LAST, exchange, raw_port, replies
-from tests.unit.serve.test_heads import BROKEN_CHUNKS, REFUSED
-from tests.unit.serve.test_upgrades import OFFERS
 
 EXAMPLES = 150
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
@@ -102,6 +101,7 @@ def runner() -> Iterator[tuple[asyncio.Runner, int]]:
         own.run(served.__aexit__(None, None, None))
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_each_reply_is_of_its_request(

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.unit.serve.odd_requests import OFFERS
 from tests.unit.serve.raw_port import (
     LAST,
     SOCKET_PATH,
@@ -21,14 +22,8 @@ from tests.unit.serve.raw_port import (
 )
 
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
-OFFERS = {
-    "h2c": ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"],
-    "websocket": ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"],
-    "list": ["Connection: keep-alive, Upgrade", "Upgrade: h2c, websocket"],
-    "tls": ["Connection: upgrade", "Upgrade: TLS/1.0"],
-    "lines": ["Connection: upgrade", "Connection: x", "Upgrade: h2c", "Upgrade: foo/2"],
-    "proxy": ["Proxy-Connection: upgrade", "Upgrade: h2c"],
-}
+
+
 KEY = "Sec-WebSocket-Key: " + base64.b64encode(bytes(16)).decode()
 HANDSHAKE = ["Connection: Upgrade", "Sec-WebSocket-Version: 13", KEY]
 
