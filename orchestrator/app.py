@@ -95,7 +95,7 @@ class _Parts:
     gateway: Gateway
 
 
-def create_app(settings: Settings, worker: int = 0) -> FastAPI:
+def create_app(settings: Settings, worker: int = 0) -> surfaces.Application:
     """The application. `settings.triton` must say where Triton listens, whoever started it.
 
     `worker` is the number of this process among those of the same settings.

@@ -11,13 +11,23 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from orchestrator.core.addresses import network_of
 
 ENV_PREFIX = "ORCHESTRATOR_"
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -47,8 +57,41 @@ class ServerSettings(_Group):
     drain_s: Seconds = 30.0
     """How long running answers may go on after a stop is asked for."""
     keep_alive_s: Seconds = 75.0
+    """How long a connection may wait for its next request."""
+    first_byte_timeout_s: Seconds = 10.0
+    """How long a new connection may send nothing."""
+    head_timeout_s: Seconds = 10.0
+    """How long the head of a request may take from its first byte to its last."""
+    send_timeout_s: Seconds = 30.0
+    """How long a reply may wait for a client that takes less of it than `send_rate_bytes`."""
+    send_rate_bytes: int = Field(default=64, ge=0)
+    """Bytes a second that a client must take of a reply that waits, over `send_timeout_s`."""
+    linger_s: Seconds = 5.0
+    """How long the rest of a body is read and dropped after a reply that did not need it."""
+    max_head_bytes: int = Field(default=64 * 1024, ge=1024)
+    """Bytes of a request line and headers, and of the trailers of a body."""
+    max_head_lines: int = Field(default=128, ge=8)
+    """Headers of a request, and trailers of its body."""
+    max_connections: int = Field(default=0, ge=0)
+    """Open connections of one worker; 0 takes what its file descriptors allow."""
+    max_connections_per_peer: int = Field(default=0, ge=0)
+    """Of these, how many one address may have in one worker; 0 takes half of them."""
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that answer calls on the same port; more than one need Redis."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies that are believed about the client behind them."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for one in given:
+            try:
+                network_of(one)
+            except ValueError as error:
+                raise ValueError(
+                    f"`server.trusted_proxies` takes addresses and networks: {error}"
+                ) from error
+        return given
 
 
 class TritonConnection(_Group):

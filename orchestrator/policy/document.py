@@ -6,18 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from orchestrator.core.addresses import Network, address_of, network_of
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.limits import UNLIMITED, Limits
 
@@ -31,8 +23,6 @@ _MOST_CHARACTERS = 256
 _LARGEST_LIMIT = 2**53
 _MOST_TENANTS = 32
 _TENANT_ID = re.compile(r"ten_[A-Za-z0-9]{1,40}", re.ASCII)
-
-Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +69,7 @@ class PolicyDocument:
         """Whether a client of that address is inside the networks; an unknown one never is."""
         if self.networks is None:
             return True
-        address = _address(client_ip or "")
+        address = address_of(client_ip or "")
         return address is not None and any(address in network for network in self.networks)
 
     def open_at(self, at: float) -> bool:
@@ -89,16 +79,6 @@ class PolicyDocument:
     def local_time(self, at: float) -> datetime:
         """`at` in the time zone of the window, or in UTC."""
         return datetime.fromtimestamp(at, self.window.timezone if self.window else UTC)
-
-
-@lru_cache(maxsize=1024)
-def _address(client_ip: str) -> IPv4Address | IPv6Address | None:
-    """The address, without its zone; one of IPv4 that came over IPv6 is of IPv4."""
-    try:
-        address = ip_address(client_ip.partition("%")[0])
-    except ValueError:
-        return None
-    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
 
 
 def parse_document(given: Mapping[str, Any], where: str = "document") -> PolicyDocument:
@@ -159,7 +139,7 @@ def _networks(where: str, given: Any) -> tuple[Network, ...]:
     networks = []
     for index, one in enumerate(_texts(where, given)):
         try:
-            networks.append(ip_network(one))
+            networks.append(network_of(one))
         except ValueError as error:
             raise _wrong(
                 f"{where}[{index}]", f"is no network such as 10.0.0.0/8: {error}"

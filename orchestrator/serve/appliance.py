@@ -16,6 +16,7 @@ from orchestrator.catalogue import Model, load_catalogue
 from orchestrator.core.hosts import loopback_of
 from orchestrator.manifest import served_version
 from orchestrator.serve.claims import listen, lock_data_folder
+from orchestrator.serve.descriptors import raise_limit
 from orchestrator.serve.greeting import base_url, greeting
 from orchestrator.serve.metrics_port import MetricsPort
 from orchestrator.serve.workers import Workers
@@ -52,6 +53,7 @@ class Appliance:
         Raises: ClaimError, StartError, WorkerError, SettingsError, CatalogueError, StoreError.
         """
         self._watch_signals()
+        raise_limit()
         catalogue = load_catalogue(self._settings.catalogue)
         self._tritons = connections(catalogue, self._settings)
         with contextlib.ExitStack() as claims:

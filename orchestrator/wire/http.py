@@ -144,7 +144,7 @@ class Exchange:
 
     @property
     def client_ip(self) -> str | None:
-        """The peer's address."""
+        """The client's address: the peer's, or what trusted proxies say; None if not known."""
         client = self.scope.get("client")
         return client[0] if client else None
 

@@ -60,9 +60,17 @@ def command_line(process: psutil.Process) -> str:
 
 
 class Serving:
-    """A running `orchestrator serve`. `values` are settings, keyed as in `SERVER__PORT`."""
+    """A running `orchestrator serve`. `values` are settings, keyed as in `SERVER__PORT`.
 
-    def __init__(self, folder: Path, values: Mapping[str, object] | None = None) -> None:
+    `open_files` limits its descriptors, for good.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        values: Mapping[str, object] | None = None,
+        open_files: int | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.data_dir = folder / "data"
         self.port = free_port()
@@ -78,7 +86,7 @@ class Serving:
         }
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator", "serve"],
+                [*_limited(open_files), sys.executable, "-m", "orchestrator", "serve"],
                 env=settings_env(defaults | dict(values or {})),
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
@@ -218,6 +226,13 @@ def run_command(serving: Serving, *arguments: str) -> Any:
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def _limited(open_files: int | None) -> list[str]:
+    """What starts a program with at most so many descriptors."""
+    if open_files is None:
+        return []
+    return ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh"]
 
 
 def running(serving: Serving) -> Iterator[Serving]:

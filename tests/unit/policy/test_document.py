@@ -102,6 +102,13 @@ def test_an_address_is_inside_or_not(address: str | None, inside: bool) -> None:
     assert document.admits(address) is inside
 
 
+def test_a_network_of_mapped_addresses_is_one_of_ipv4() -> None:
+    document = parse_document({"client_networks": ["::ffff:10.0.0.0/104"]})
+    assert document.admits("10.1.2.3")
+    assert document.admits("::ffff:10.1.2.3")
+    assert not document.admits("11.1.2.3")
+
+
 @pytest.mark.parametrize(
     ("window", "moment", "inside"),
     [
