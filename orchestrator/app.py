@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from orchestrator.auth import Authenticator
 from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.placement import Placements, open_placements
 from orchestrator.catalogue import Catalogue, load_catalogue
+from orchestrator.core.fair_threads import FairThreads, trim_memory
 from orchestrator.deployments import Deployments
 from orchestrator.gateway import Gateway
 from orchestrator.gauges import observe
@@ -51,6 +51,7 @@ from orchestrator.wire import surfaces
 from orchestrator.wire.audit import routes as audit_routes
 from orchestrator.wire.denials import audited
 from orchestrator.wire.http import Route
+from orchestrator.wire.intake import new_intake
 from orchestrator.wire.keys import routes as key_routes
 from orchestrator.wire.metrics import routes as metrics_routes
 from orchestrator.wire.openai_responses import routes as response_routes
@@ -73,9 +74,8 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECT_AFTER)
-    # The C library keeps what is freed between things that stay, 7 MB by now; not all have a call.
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    # The C library keeps what is freed between things that stay, 7 MB by now.
+    trim_memory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +105,15 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
     connections(catalogue, settings)
     trail = AuditTrail(settings)
     telemetry = Telemetry(settings, worker)
+    intake, threads = new_intake(settings.intake, settings.server)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             await telemetry.start()
             stack.push_async_callback(telemetry.close)
-            parts = await _start(settings, catalogue, trail, telemetry, stack)
+            stack.push_async_callback(threads.close)
+            parts = await _start(settings, catalogue, trail, telemetry, threads, stack)
             _observe(parts, settings, trail, telemetry)
             _mount(app, parts, settings, trail, telemetry, stack)
             _settle_memory()
@@ -123,6 +125,7 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
         hosts=settings.hosts,
         on_error=audited(trail),
         telemetry=telemetry,
+        intake=intake,
     )
 
 
@@ -131,6 +134,7 @@ async def _start(
     catalogue: Catalogue,
     trail: AuditTrail,
     telemetry: Telemetry,
+    threads: FairThreads,
     stack: AsyncExitStack,
 ) -> _Parts:
     """The pipeline from the keys down to Triton, running; `stack` closes it."""
@@ -148,7 +152,8 @@ async def _start(
     stack.push_async_callback(books.close)
     placements, deployments = await _start_triton(settings, catalogue, stack)
     limiter = await _start_quota(settings, stack)
-    local = LocalBackend(placements, first_token_timeout_s=settings.triton.first_token_timeout_s)
+    timeout_s = settings.triton.first_token_timeout_s
+    local = LocalBackend(placements, first_token_timeout_s=timeout_s, threads=threads)
     gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry)
     stack.push_async_callback(gateway.close)
     return _Parts(authenticator, store, policies, books, placements, deployments, limiter, gateway)

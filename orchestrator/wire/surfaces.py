@@ -17,7 +17,12 @@ from orchestrator.auth import Authenticator
 from orchestrator.core.errors import GatewayError, MethodNotAllowed
 from orchestrator.gateway import Gateway
 from orchestrator.health import Readiness
-from orchestrator.settings import HostsSettings, RealtimeSettings, ServerSettings
+from orchestrator.settings import (
+    HostsSettings,
+    IntakeSettings,
+    RealtimeSettings,
+    ServerSettings,
+)
 from orchestrator.telemetry.process import Telemetry
 from orchestrator.wire import (
     anthropic_messages,
@@ -34,6 +39,7 @@ from orchestrator.wire import (
 )
 from orchestrator.wire.errors import GEMINI_PREFIXES, UnknownRoute, render_error
 from orchestrator.wire.http import Edge, OnError, RawRoute, Route, exchange_of, internal_error
+from orchestrator.wire.intake import Intake, new_intake
 from orchestrator.wire.realtime import routes as realtime_routes
 from orchestrator.wire.sockets import RawSocketRoute, or_no_socket
 
@@ -69,6 +75,7 @@ def new_app(
     hosts: HostsSettings,
     on_error: OnError | None = None,
     telemetry: Telemetry | None = None,
+    intake: Intake | None = None,
 ) -> Application:
     """An application without routes, and around it the layer that answers every error.
 
@@ -91,6 +98,7 @@ def new_app(
         "hosts": hosts,
         "on_error": on_error,
         "telemetry": telemetry or Telemetry(),
+        "intake": intake or new_intake(IntakeSettings(), server)[0],
     }
     app.direct = {}
     app.edge = Edge(app, **parts)
