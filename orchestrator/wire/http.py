@@ -218,8 +218,7 @@ class Exchange(Holder):
         try:
             with self.call.stage(names.READ):
                 async with asyncio.timeout(limit_s):
-                    lease = self.hold(0)
-                    return await read_body(self.receive, body, self._declared, most, lease)
+                    return await read_body(self.receive, body, self._declared, most, self.keep)
         except TimeoutError as error:
             raise RequestTimeout(
                 f"The request body must be sent within {limit_s:g} s.", retryable=True

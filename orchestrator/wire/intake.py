@@ -49,28 +49,34 @@ class Intake:
 
 
 class Holder(ABC):
-    """A request in as far as it holds memory and has large work done."""
+    """A request in as far as it holds memory and has large work done.
+
+    What is small is held by nobody's share, so that small requests pass whatever large ones hold.
+    """
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
         self._lease: Lease | None = None
+        self.held_bytes = 0
+        """What it holds, small or not."""
 
     @property
     @abstractmethod
     def owner(self) -> str:
         """Whose share of memory and threads it uses."""
 
-    @property
-    def held_bytes(self) -> int:
-        """What it has taken so far."""
-        return 0 if self._lease is None else self._lease.size
-
-    def hold(self, size: int) -> Lease:
+    def hold(self, size: int) -> None:
         """Takes `size` more bytes, until its end. Raises: RateLimited, Overloaded."""
-        if self._lease is None:
-            self._lease = self._intake.shares.lease(self.owner)
-        self._lease.grow(size)
-        return self._lease
+        self.keep(self.held_bytes + size)
+
+    def keep(self, size: int) -> None:
+        """Holds `size` bytes in all from now on. Raises: RateLimited, Overloaded, if it is more."""
+        counted = size if size > SMALL_BODY_BYTES else 0
+        if self._lease is not None:
+            self._lease.resize(counted)
+        elif counted:
+            self._lease = self._intake.shares.lease(self.owner, counted)
+        self.held_bytes = size
 
     def hand_over(self) -> Lease | None:
         """What it holds, for work that goes on after it; to be released there."""
@@ -107,9 +113,13 @@ def new_intake(settings: IntakeSettings, server: ServerSettings) -> tuple[Intake
 
 
 async def read_body(
-    receive: Receive, there: bytes | None, declared: int | None, most: int, lease: Lease
+    receive: Receive,
+    there: bytes | None,
+    declared: int | None,
+    most: int,
+    keep: Callable[[int], None],
 ) -> bytes:
-    """The whole body; `lease` has room for it before it is read, or for each piece as it comes.
+    """The whole body; `keep` takes room for it before it is read, or for each piece as it comes.
 
     `there` is all of it, where it has come already.
     Raises: PayloadTooLarge, RateLimited, Overloaded, ClientLeftError.
@@ -118,7 +128,8 @@ async def read_body(
         raise too_large(most, f"{declared} were announced")
     if there is not None and len(there) > most:
         raise too_large(most, "more were sent")
-    lease.resize(len(there) if there is not None else declared or 0)
+    room = len(there) if there is not None else declared or 0
+    keep(room)
     if there is not None:
         return there
     chunks: list[bytes] = []
@@ -131,8 +142,9 @@ async def read_body(
         size += len(chunk)
         if size > most:
             raise too_large(most, "more were sent")
-        if size > lease.size:
-            lease.resize(size)
+        if size > room:
+            room = size
+            keep(room)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)

@@ -138,10 +138,9 @@ class Socket:
 
     async def _take(self, raw: bytes) -> None:
         event_id: str | None = None
-        lease = self._exchange.hold(0)
         try:
             # Room for what it brings; afterwards for what is kept of it.
-            lease.resize(self._session.size + len(raw))
+            self._exchange.keep(self._session.size + len(raw))
             envelope = await self._exchange.work(raw, read_envelope)
             event_id = envelope.event_id
             match await self._exchange.work(raw, lambda _: envelope.open()):
@@ -155,7 +154,7 @@ class Socket:
             await self._send_error(error, event_id)
         # What answers have added is held too, as far as there is room for it.
         with suppress(GatewayError):
-            lease.resize(self._session.size)
+            self._exchange.keep(self._session.size)
 
     def _respond(self, body: ResponseCreate, event_id: str | None) -> None:
         """Starts a response. Raises: InvalidRequest."""
