@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.placement import Placements, open_placements
 from orchestrator.backends.prefix_salts import PrefixSalts
 from orchestrator.catalogue import Catalogue, load_catalogue
+from orchestrator.core.fair_threads import FairThreads, trim_memory
 from orchestrator.deployments import Deployments
 from orchestrator.gateway import Gateway
 from orchestrator.gauges import observe
@@ -53,6 +53,7 @@ from orchestrator.wire import surfaces
 from orchestrator.wire.audit import routes as audit_routes
 from orchestrator.wire.denials import audited
 from orchestrator.wire.http import Route
+from orchestrator.wire.intake import new_intake
 from orchestrator.wire.keys import routes as key_routes
 from orchestrator.wire.metrics import routes as metrics_routes
 from orchestrator.wire.openai_responses import routes as response_routes
@@ -75,9 +76,8 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECT_AFTER)
-    # The C library keeps what is freed between things that stay, 7 MB by now; not all have a call.
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    # The C library keeps what is freed between things that stay, 7 MB by now.
+    trim_memory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +108,15 @@ def create_app(settings: Settings, worker: int = 0) -> surfaces.Application:
     connections(catalogue, settings)
     trail = AuditTrail(settings)
     telemetry = Telemetry(settings, worker)
+    intake, threads = new_intake(settings.intake, settings.server)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             await telemetry.start()
             stack.push_async_callback(telemetry.close)
-            parts = await _start(settings, catalogue, trail, telemetry, stack)
+            stack.push_async_callback(threads.close)
+            parts = await _start(settings, catalogue, trail, telemetry, threads, stack)
             _observe(parts, settings, trail, telemetry)
             _mount(app, parts, settings, trail, telemetry, stack)
             _settle_memory()
@@ -126,6 +128,7 @@ def create_app(settings: Settings, worker: int = 0) -> surfaces.Application:
         hosts=settings.hosts,
         on_error=audited(trail),
         telemetry=telemetry,
+        intake=intake,
     )
 
 
@@ -134,6 +137,7 @@ async def _start(
     catalogue: Catalogue,
     trail: AuditTrail,
     telemetry: Telemetry,
+    threads: FairThreads,
     stack: AsyncExitStack,
 ) -> _Parts:
     """The pipeline from the keys down to Triton, running; `stack` closes it."""
@@ -157,6 +161,7 @@ async def _start(
         placements,
         PrefixSalts(load_pepper(settings).secret),
         first_token_timeout_s=settings.triton.first_token_timeout_s,
+        threads=threads,
     )
     gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry)
     stack.push_async_callback(gateway.close)

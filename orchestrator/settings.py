@@ -94,6 +94,25 @@ class ServerSettings(_Group):
         return given
 
 
+class IntakeSettings(_Group):
+    """How much of requests may be in memory at once, and who works on what is large."""
+
+    most_bytes: int | None = Field(default=None, ge=1024)
+    """Of bodies, histories and conversations together; 8 of the largest bodies unless set."""
+    most_tenant_bytes: int | None = Field(default=None, ge=1024)
+    """The same of one tenant; 2 of the largest bodies unless set."""
+    threads: int = Field(default=2, ge=1, le=64)
+    """Threads of one worker that decode large bodies and turn long prompts into tokens."""
+
+    def all_bytes(self, max_body_bytes: int) -> int:
+        """Bytes of all tenants together."""
+        return 8 * max_body_bytes if self.most_bytes is None else self.most_bytes
+
+    def tenant_bytes(self, max_body_bytes: int) -> int:
+        """Bytes of one tenant."""
+        return 2 * max_body_bytes if self.most_tenant_bytes is None else self.most_tenant_bytes
+
+
 class TritonConnection(_Group):
     """Where a Triton listens, and how it is spoken to."""
 
@@ -291,6 +310,8 @@ class RealtimeSettings(_Group):
     """How long a session may last at all."""
     most_sessions: int = Field(default=500, ge=1)
     """Sessions of one worker at the same time."""
+    most_tenant_sessions: int = Field(default=250, ge=1)
+    """Those of one tenant among them."""
     most_items: int = Field(default=1000, ge=1)
     """Items of one conversation."""
     most_conversation_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
@@ -349,6 +370,7 @@ class Settings(BaseSettings):
     data_dir: Path = PROJECT_ROOT / ".data"
     catalogue: Path = PROJECT_ROOT / "model_repository" / "catalogue.toml"
     server: ServerSettings = ServerSettings()
+    intake: IntakeSettings = IntakeSettings()
     triton: TritonSettings = TritonSettings()
     store: StoreSettings = StoreSettings()
     bootstrap: BootstrapSettings = BootstrapSettings()
@@ -363,6 +385,17 @@ class Settings(BaseSettings):
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @model_validator(mode="after")
+    def _largest_body_fits(self) -> Settings:
+        largest = self.server.max_body_bytes
+        each, total = self.intake.tenant_bytes(largest), self.intake.all_bytes(largest)
+        if not largest <= each <= total:
+            raise ValueError(
+                f"`server.max_body_bytes` is {largest}, `intake.most_tenant_bytes` {each} and"
+                f" `intake.most_bytes` {total}: none may be larger than the next"
+            )
+        return self
 
     @model_validator(mode="after")
     def _workers_share_their_limits(self) -> Settings:

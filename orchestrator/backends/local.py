@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import random
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from orchestrator.backends import Prepared, PreparedEmbedding, Run, ServedModel, embedding
+from orchestrator.backends import (
+    NO_LIMITS,
+    Permit,
+    Prepared,
+    PreparedEmbedding,
+    Run,
+    ServedModel,
+    embedding,
+)
 from orchestrator.backends.affinity import Blocks
 from orchestrator.backends.choice import Attempt, CallFirst, Choice
 from orchestrator.backends.embedding import Embedder
@@ -24,16 +33,27 @@ from orchestrator.core.events import (
     GenerationStarted,
     Usage,
 )
+from orchestrator.core.fair_threads import LARGE_BYTES, FairThreads
 from orchestrator.core.ids import new_id
 from orchestrator.core.request import (
     ChatPrompt,
     EmbeddingRequest,
     GenerationRequest,
+    Prompt,
+    ReasoningEffort,
     SamplingParams,
     ToolChoice,
 )
+from orchestrator.core.value import value
+from orchestrator.rendering.renderer import (
+    LONG_PROMPT_CHARACTERS,
+    PromptTooLongError,
+    prompt_characters,
+)
 from orchestrator.triton.contract import GenerateCall, Guide
 
+CONTEXTS_COUNTED = 4
+"""Calls that count tokens take prompts of so many contexts: callers count to find what to cut."""
 _SEED_BITS = 63
 
 
@@ -43,11 +63,18 @@ class LocalBackend:
     name = "local"
 
     def __init__(
-        self, placements: Placements, salts: PrefixSalts, *, first_token_timeout_s: float
+        self,
+        placements: Placements,
+        salts: PrefixSalts,
+        *,
+        first_token_timeout_s: float,
+        threads: FairThreads | None = None,
     ) -> None:
+        """Long prompts are worked on in `threads`."""
         self._placements = placements
         self._salts = salts
         self._first_token_timeout_s = first_token_timeout_s
+        self._threads = threads or FairThreads(1, most_running_bytes=LARGE_BYTES)
         self._embedder = Embedder(placements, timeout_s=first_token_timeout_s)
 
     async def prepare(
@@ -56,12 +83,14 @@ class LocalBackend:
         request: GenerationRequest,
         owner: str = "",
         sharing: tuple[str, ...] = (),
+        permit: Permit = NO_LIMITS,
     ) -> Prepared:
-        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded."""
+        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded, RateLimited."""
         _check_supported(served, request)
         guide = guide_for(request, served.manifest.guides)
         request = _as_rendered(request, guided=guide is not None)
-        token_ids = await served.renderer.arender(request.prompt, request.reasoning, owner)
+        asked = _Rendering(served, request.prompt, request.reasoning, owner, permit)
+        token_ids = await self._rendered(asked, _most_input(served))
         if not token_ids:
             raise InvalidRequest("The prompt is empty.", param="prompt")
         max_tokens = _max_tokens(served, request, len(token_ids))
@@ -73,11 +102,57 @@ class LocalBackend:
         """A generation that has been asked for, one Triton request for each choice."""
         return LocalRun(prepared, self._start(prepared, request_id))
 
+    async def tokens(
+        self,
+        served: ServedModel,
+        prompt: Prompt,
+        reasoning: ReasoningEffort | None,
+        owner: str,
+        permit: Permit,
+    ) -> Sequence[int]:
+        """The token ids of `prompt`, which may be longer than the model's context, to a degree.
+
+        Raises: InvalidRequest, ContextLengthExceeded.
+        """
+        asked = _Rendering(served, prompt, reasoning, owner, permit)
+        return await self._rendered(asked, CONTEXTS_COUNTED * _most_input(served))
+
+    async def text(
+        self, served: ServedModel, token_ids: Sequence[int], owner: str, permit: Permit
+    ) -> str:
+        """The text of `token_ids`. Raises: InvalidRequest, ContextLengthExceeded."""
+        if len(token_ids) > CONTEXTS_COUNTED * _most_input(served):
+            raise _too_long(served, len(token_ids), param="tokens")
+        permit.begin()
+
+        def work() -> str:
+            served.renderer.check_ids(token_ids, param="tokens")
+            return served.renderer.decode(token_ids)
+
+        if len(token_ids) < LONG_PROMPT_CHARACTERS:
+            return work()
+        return await self._threads.run(owner, len(token_ids), work)
+
+    async def _rendered(self, asked: _Rendering, most: int) -> array[int]:
+        """The prompt in tokens, at once where it is short.
+
+        Raises: InvalidRequest, ContextLengthExceeded, RateLimited.
+        """
+        size = prompt_characters(asked.prompt)
+        if size < LONG_PROMPT_CHARACTERS:
+            asked.permit.begin()
+            return asked.served.renderer.render(asked.prompt, asked.reasoning, asked.owner)
+        return await self._threads.run(asked.owner, size, partial(asked.work, most))
+
     async def prepare_embedding(
-        self, served: ServedModel, request: EmbeddingRequest
+        self,
+        served: ServedModel,
+        request: EmbeddingRequest,
+        owner: str = "",
+        permit: Permit = NO_LIMITS,
     ) -> PreparedEmbedding:
-        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded."""
-        return await embedding.prepare(served, request)
+        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded, RateLimited."""
+        return await embedding.prepare(served, request, owner, permit, self._threads)
 
     async def embed(self, prepared: PreparedEmbedding, request_id: str) -> Sequence[memoryview]:
         """One float32 little-endian vector for each input, in their order. Raises: GatewayError."""
@@ -144,6 +219,34 @@ class LocalBackend:
         decoder = served.renderer.decoder(index, request, prepared.token_ids)
         stream = PlacedStream(placement, blocks, call, self._first_token_timeout_s)
         return Attempt(stream, decoder, served.renderer)
+
+
+@value
+class _Rendering:
+    """A prompt that is to become tokens."""
+
+    served: ServedModel
+    prompt: Prompt
+    reasoning: ReasoningEffort | None
+    owner: str
+    permit: Permit
+
+    def work(self, most: int) -> array[int]:
+        """The tokens of a long prompt, `most` of them; for a thread.
+
+        What its length shows to be too long is refused before any of it is rendered.
+        Raises: InvalidRequest, ContextLengthExceeded, RateLimited.
+        """
+        renderer = self.served.renderer
+        fewest = renderer.fewest_tokens(self.prompt, most)
+        if fewest > most:
+            raise _too_long(self.served, fewest)
+        self.permit.check(fewest)
+        self.permit.begin()
+        try:
+            return renderer.render(self.prompt, self.reasoning, self.owner, most)
+        except PromptTooLongError as error:
+            raise _too_long(self.served, error.fewest) from error
 
 
 class LocalRun(Run):
@@ -276,6 +379,21 @@ def _check_supported(served: ServedModel, request: GenerationRequest) -> None:
                 f"`logit_bias` names token {token}; `{served.model.id}` has 0 to {vocab_size - 1}.",
                 param="logit_bias",
             )
+
+
+def _most_input(served: ServedModel) -> int:
+    """Tokens of the longest prompt that leaves room for an answer."""
+    context = min(served.manifest.max_seq_len, served.model.context_tokens)
+    return min(served.manifest.max_input_len, context - 1)
+
+
+def _too_long(
+    served: ServedModel, fewest: int, *, param: str = "messages"
+) -> ContextLengthExceeded:
+    context = min(served.manifest.max_seq_len, served.model.context_tokens)
+    return ContextLengthExceeded(
+        f"This model's context is {context} tokens: the prompt has at least {fewest}.", param=param
+    )
 
 
 def _max_tokens(served: ServedModel, request: GenerationRequest, prompt_tokens: int) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, M
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi.routing import APIRoute
 
@@ -23,13 +23,12 @@ from orchestrator.core.context import CallContext
 from orchestrator.core.errors import (
     GatewayError,
     Internal,
-    PayloadTooLarge,
     RequestTimeout,
     StoreUnavailable,
 )
 from orchestrator.core.events import Usage
 from orchestrator.core.ids import new_id
-from orchestrator.settings import HostsSettings, ServerSettings
+from orchestrator.settings import HostsSettings, IntakeSettings, ServerSettings
 from orchestrator.store.database import StoreError
 from orchestrator.telemetry import Call, names
 from orchestrator.telemetry.calls import server_timing
@@ -46,6 +45,15 @@ from orchestrator.wire.errors import (
     render_error,
 )
 from orchestrator.wire.given_key import secret_of, secret_of_subprotocols
+from orchestrator.wire.intake import (
+    SMALL_BODY_BYTES,
+    ClientLeftError,
+    Holder,
+    Intake,
+    new_intake,
+    read_body,
+    too_large,
+)
 from orchestrator.wire.openapi import Described, Operation
 from orchestrator.wire.told import Told
 
@@ -55,6 +63,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+T = TypeVar("T")
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DRAIN = "orchestrator.drain"
@@ -65,11 +74,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _NOT_SHOWN = re.compile(r"[^\x20-\x7e]")
 
 
-class ClientLeftError(Exception):
-    """The client went away while its body was read."""
-
-
-class Exchange:
+class Exchange(Holder):
     """One HTTP request and its reply.
 
     `send` is ASGI's own, but puts `x-request-id` on the reply and notes how far it has come:
@@ -85,7 +90,9 @@ class Exchange:
         send: Send,
         server: ServerSettings,
         hosts: HostsSettings,
+        intake: Intake | None = None,
     ) -> None:
+        super().__init__(intake or _default_intake())
         self.scope = scope
         self.receive = receive
         self._send = send
@@ -179,9 +186,9 @@ class Exchange:
 
         Raises: PayloadTooLarge, Unauthenticated, StoreUnavailable.
         """
-        declared = self.headers.get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > self._server.max_body_bytes:
-            raise self._too_large(f"{int(declared)} were announced")
+        declared, most = self._declared, self._server.max_body_bytes
+        if declared is not None and declared > most:
+            raise too_large(most, f"{declared} were announced")
         began_ns = perf_counter_ns()
         self.principal = authenticator.recall(self.secret)
         if self.principal is not None:
@@ -191,39 +198,51 @@ class Exchange:
             self.principal = await authenticator.authenticate(self.secret)
         return self.principal
 
-    async def body(self) -> bytes:
-        """The whole body. Raises: PayloadTooLarge, RequestTimeout, ClientLeftError."""
+    @property
+    def _declared(self) -> int | None:
+        declared = self.headers.get(b"content-length", b"")
+        return int(declared) if declared.isdigit() else None
+
+    async def body(self, most_bytes: int | None = None) -> bytes:
+        """The whole body, of `most_bytes`, or as many as any body may have.
+
+        Raises: PayloadTooLarge, RequestTimeout, RateLimited, Overloaded, ClientLeftError.
+        """
         began_ns = perf_counter_ns()
         body = None if self._connection is None else self._connection.whole_body()
-        if body is not None and len(body) <= self._server.max_body_bytes:
+        most = self._server.max_body_bytes if most_bytes is None else most_bytes
+        if body is not None and len(body) <= SMALL_BODY_BYTES and len(body) <= most:
             self.call.passed(names.READ, began_ns)
             return body
         limit_s = self._server.body_timeout_s
         try:
             with self.call.stage(names.READ):
-                if body is not None:
-                    raise self._too_large("more were sent")
                 async with asyncio.timeout(limit_s):
-                    return await self._read()
+                    return await read_body(self.receive, body, self._declared, most, self.keep)
         except TimeoutError as error:
             raise RequestTimeout(
                 f"The request body must be sent within {limit_s:g} s.", retryable=True
             ) from error
 
-    async def _read(self) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientLeftError
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > self._server.max_body_bytes:
-                raise self._too_large("more were sent")
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return b"".join(chunks)
+    async def decoded(
+        self,
+        read: Callable[[bytes], T],
+        check: Callable[[Principal], Awaitable[None]] | None = None,
+    ) -> T:
+        """What `read` makes of the body. Raises: what `body`, `check` and `read` raise.
+
+        Before a body that is not small is read, `check` may refuse its caller.
+        """
+        declared = self._declared
+        if check is not None and (declared is None or declared > SMALL_BODY_BYTES):
+            assert self.principal is not None
+            await check(self.principal)
+        return await self.work(await self.body(), read)
+
+    @property
+    def owner(self) -> str:
+        """Whose share of memory and threads it uses: its tenant's."""
+        return "" if self.principal is None else self.principal.tenant_id
 
     def reply(
         self,
@@ -272,10 +291,6 @@ class Exchange:
         """A block that ends early, without an error, when the client goes away."""
         return WhileConnected(self, self._connection)
 
-    def _too_large(self, given: str) -> PayloadTooLarge:
-        limit = self._server.max_body_bytes
-        return PayloadTooLarge(f"The request body may have {limit} bytes at most; {given}.")
-
 
 class SocketExchange(Exchange):
     """The upgrade to a WebSocket, and the socket after it.
@@ -291,8 +306,9 @@ class SocketExchange(Exchange):
         send: Send,
         server: ServerSettings,
         hosts: HostsSettings,
+        intake: Intake | None = None,
     ) -> None:
-        super().__init__(scope, receive, send, server, hosts)
+        super().__init__(scope, receive, send, server, hosts, intake)
         scope["method"] = "GET"
         if self.secret is None:
             self.secret = secret_of_subprotocols(scope)
@@ -324,6 +340,7 @@ class Edge:
         hosts: HostsSettings,
         on_error: OnError | None = None,
         telemetry: Telemetry | None = None,
+        intake: Intake | None = None,
     ) -> None:
         """`on_error` is told of errors before the caller is."""
         self._telemetry = telemetry or Telemetry()
@@ -331,6 +348,7 @@ class Edge:
         self._server = server
         self._hosts = hosts
         self._on_error = on_error
+        self._intake = intake or _default_intake()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -338,14 +356,14 @@ class Edge:
             await self._app(scope, receive, send)
             return
         kind = Exchange if scope["type"] == "http" else SocketExchange
-        exchange = kind(scope, receive, send, self._server, self._hosts)
+        exchange = kind(scope, receive, send, self._server, self._hosts, self._intake)
         scope[_EXCHANGE] = exchange
         await self._guarded(exchange, partial(self._app, scope, receive, exchange.send))
 
     def answer(self, route: RawRoute, scope: Scope, receive: Receive, send: Send) -> Handling:
         """Answers a request over HTTP by `route`, without the application."""
         scope["route"], scope["path_params"] = route, {}
-        exchange = Exchange(scope, receive, send, self._server, self._hosts)
+        exchange = Exchange(scope, receive, send, self._server, self._hosts, self._intake)
         return self._guarded(exchange, partial(route.handler, exchange))
 
     async def _guarded(self, exchange: Exchange, handle: Callable[[], Awaitable[None]]) -> None:
@@ -368,7 +386,12 @@ class Edge:
             exchange.report(internal_error())
             await exchange.fail(internal_error())
         finally:
+            exchange.release()
             told.end(exchange)
+
+
+def _default_intake() -> Intake:
+    return new_intake(IntakeSettings(), ServerSettings())[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,11 +134,14 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
     """The routes of this dialect."""
     reader = BodyReader(EmbeddingsRequest)
 
+    def read(given: bytes) -> tuple[EmbeddingRequest, EncodingFormat]:
+        body = reader.read(given)
+        return decode(body), encoding_format(body)
+
     async def create(exchange: Exchange) -> None:
         """Turns each input into a vector."""
         principal = await exchange.admit(authenticator)
-        body = reader.read(await exchange.body())
-        request, encoding = decode(body), encoding_format(body)
+        request, encoding = await exchange.decoded(read, gateway.check_limits)
         exchange.model = request.model
         with exchange.while_connected():
             embeddings = await gateway.embed(principal, request, exchange.context("embeddings"))

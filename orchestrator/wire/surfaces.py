@@ -18,7 +18,12 @@ from orchestrator.auth import Authenticator
 from orchestrator.core.errors import GatewayError, MethodNotAllowed
 from orchestrator.gateway import Gateway
 from orchestrator.health import Readiness
-from orchestrator.settings import HostsSettings, RealtimeSettings, ServerSettings
+from orchestrator.settings import (
+    HostsSettings,
+    IntakeSettings,
+    RealtimeSettings,
+    ServerSettings,
+)
 from orchestrator.telemetry.instruments import Registry
 from orchestrator.telemetry.process import Telemetry
 from orchestrator.wire import (
@@ -36,6 +41,7 @@ from orchestrator.wire import (
 )
 from orchestrator.wire.errors import GEMINI_PREFIXES, UnknownRoute, render_error
 from orchestrator.wire.http import Edge, OnError, RawRoute, Route, exchange_of, internal_error
+from orchestrator.wire.intake import Intake, new_intake
 from orchestrator.wire.realtime import routes as realtime_routes
 from orchestrator.wire.sockets import RawSocketRoute, or_no_socket
 
@@ -74,6 +80,7 @@ def new_app(
     hosts: HostsSettings,
     on_error: OnError | None = None,
     telemetry: Telemetry | None = None,
+    intake: Intake | None = None,
 ) -> Application:
     """An application without routes, and around it the layer that answers every error.
 
@@ -98,6 +105,7 @@ def new_app(
         "hosts": hosts,
         "on_error": on_error,
         "telemetry": telemetry or Telemetry(),
+        "intake": intake or new_intake(IntakeSettings(), server)[0],
     }
     app.registry = parts["telemetry"].metrics.registry
     app.direct = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from orchestrator.auth import Principal
-from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
+from orchestrator.backends import NO_LIMITS, Permit, Prepared, PreparedEmbedding, ServedModel
 from orchestrator.backends.placement import single
 from orchestrator.catalogue import Catalogue, EngineRecipe, Model
 from orchestrator.core.context import CallContext
@@ -36,6 +36,8 @@ from orchestrator.core.messages import TextPart
 from orchestrator.core.request import (
     EmbeddingRequest,
     GenerationRequest,
+    Prompt,
+    ReasoningEffort,
     SamplingParams,
     TextPrompt,
 )
@@ -82,7 +84,9 @@ class ScriptedBackend:
         request: GenerationRequest,
         owner: str = "",
         sharing: tuple[str, ...] = (),
+        permit: Permit = NO_LIMITS,
     ) -> Prepared:
+        permit.begin()
         self.owners.append(owner)
         self.sharing.append(sharing)
         if self.refusal is not None:
@@ -101,9 +105,32 @@ class ScriptedBackend:
     def _close(self) -> None:
         self.closed += 1
 
+    async def tokens(
+        self,
+        served: ServedModel,
+        prompt: Prompt,
+        reasoning: ReasoningEffort | None,
+        owner: str,
+        permit: Permit,
+    ) -> Sequence[int]:
+        permit.begin()
+        return served.renderer.render(prompt, reasoning, owner)
+
+    async def text(
+        self, served: ServedModel, token_ids: Sequence[int], owner: str, permit: Permit
+    ) -> str:
+        permit.begin()
+        served.renderer.check_ids(token_ids, param="tokens")
+        return served.renderer.decode(token_ids)
+
     async def prepare_embedding(
-        self, served: ServedModel, request: EmbeddingRequest
+        self,
+        served: ServedModel,
+        request: EmbeddingRequest,
+        owner: str = "",
+        permit: Permit = NO_LIMITS,
     ) -> PreparedEmbedding:
+        permit.begin()
         return PreparedEmbedding(served, ((1, 2),))
 
     async def embed(self, prepared: PreparedEmbedding, request_id: str) -> list[memoryview]:
@@ -119,6 +146,7 @@ class Ledger:
     reserved: list[int] = field(default_factory=list)
     settled: list[int] = field(default_factory=list)
     cancelled: int = 0
+    begun: int = 0
     entries: list[UsageRecord] = field(default_factory=list)
     promised: list[UsageRecord] = field(default_factory=list)
     full: bool = False
@@ -147,6 +175,12 @@ class _Entry:
     @property
     def headers(self) -> Mapping[str, str]:
         return {"x-ratelimit-limit-requests": "60"}
+
+    def check(self, tokens: int) -> None:
+        del tokens
+
+    def begin(self) -> None:
+        self.ledger.begun += 1
 
     async def reserve(self, tokens: int) -> None:
         self.ledger.reserved.append(tokens)
