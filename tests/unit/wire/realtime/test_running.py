@@ -211,7 +211,7 @@ async def test_the_oldest_items_are_left_out_until_the_rest_fits(service: Bench)
             raise ContextLengthExceeded("Too long.")
         return await prepare(served, request, *others)
 
-    service.backend.prepare = at_most_two  # type: ignore[method-assign]  # a smaller context
+    service.backend.prepare = at_most_two  # type: ignore[method-assign,assignment]  # a smaller context
     async with connected(service.app) as client:
         for name in "abcde":
             content = [{"type": "input_text", "text": name}]
