@@ -89,8 +89,14 @@ class LocalBackend:
         _check_supported(served, request)
         guide = guide_for(request, served.manifest.guides)
         request = _as_rendered(request, guided=guide is not None)
-        asked = _Rendering(served, request.prompt, request.reasoning, owner, permit)
-        token_ids = await self._rendered(asked, _most_input(served))
+        prompt, reasoning = request.prompt, request.reasoning
+        if (size := prompt_characters(prompt)) < LONG_PROMPT_CHARACTERS:
+            permit.begin()
+            token_ids = served.renderer.render(prompt, reasoning, owner)
+        else:
+            asked = _Rendering(served, prompt, reasoning, owner, permit)
+            work = partial(asked.work, _most_input(served))
+            token_ids = await self._threads.run(owner, size, work)
         if not token_ids:
             raise InvalidRequest("The prompt is empty.", param="prompt")
         max_tokens = _max_tokens(served, request, len(token_ids))
@@ -114,8 +120,12 @@ class LocalBackend:
 
         Raises: InvalidRequest, ContextLengthExceeded.
         """
+        if (size := prompt_characters(prompt)) < LONG_PROMPT_CHARACTERS:
+            permit.begin()
+            return served.renderer.render(prompt, reasoning, owner)
         asked = _Rendering(served, prompt, reasoning, owner, permit)
-        return await self._rendered(asked, CONTEXTS_COUNTED * _most_input(served))
+        work = partial(asked.work, CONTEXTS_COUNTED * _most_input(served))
+        return await self._threads.run(owner, size, work)
 
     async def text(
         self, served: ServedModel, token_ids: Sequence[int], owner: str, permit: Permit
@@ -132,17 +142,6 @@ class LocalBackend:
         if len(token_ids) < LONG_PROMPT_CHARACTERS:
             return work()
         return await self._threads.run(owner, len(token_ids), work)
-
-    async def _rendered(self, asked: _Rendering, most: int) -> array[int]:
-        """The prompt in tokens, at once where it is short.
-
-        Raises: InvalidRequest, ContextLengthExceeded, RateLimited.
-        """
-        size = prompt_characters(asked.prompt)
-        if size < LONG_PROMPT_CHARACTERS:
-            asked.permit.begin()
-            return asked.served.renderer.render(asked.prompt, asked.reasoning, asked.owner)
-        return await self._threads.run(asked.owner, size, partial(asked.work, most))
 
     async def prepare_embedding(
         self,

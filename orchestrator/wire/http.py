@@ -92,7 +92,8 @@ class Exchange(Holder):
         hosts: HostsSettings,
         intake: Intake | None = None,
     ) -> None:
-        super().__init__(intake or _default_intake())
+        self._intake = intake or _default_intake()
+        self._there: bytes | None = None
         self.scope = scope
         self.receive = receive
         self._send = send
@@ -208,21 +209,9 @@ class Exchange(Holder):
 
         Raises: PayloadTooLarge, RequestTimeout, RateLimited, Overloaded, ClientLeftError.
         """
-        began_ns = perf_counter_ns()
-        body = None if self._connection is None else self._connection.whole_body()
         most = self._server.max_body_bytes if most_bytes is None else most_bytes
-        if body is not None and len(body) <= SMALL_BODY_BYTES and len(body) <= most:
-            self.call.passed(names.READ, began_ns)
-            return body
-        limit_s = self._server.body_timeout_s
-        try:
-            with self.call.stage(names.READ):
-                async with asyncio.timeout(limit_s):
-                    return await read_body(self.receive, body, self._declared, most, self.keep)
-        except TimeoutError as error:
-            raise RequestTimeout(
-                f"The request body must be sent within {limit_s:g} s.", retryable=True
-            ) from error
+        body = self._small_body(most)
+        return await self._large_body(most) if body is None else body
 
     async def decoded(
         self,
@@ -233,11 +222,39 @@ class Exchange(Holder):
 
         Before a body that is not small is read, `check` may refuse its caller.
         """
+        most = self._server.max_body_bytes
+        body = self._small_body(most)
+        if body is not None:
+            return read(body)
         declared = self._declared
         if check is not None and (declared is None or declared > SMALL_BODY_BYTES):
             assert self.principal is not None
             await check(self.principal)
-        return await self.work(await self.body(), read)
+        return await self.work(await self._large_body(most), read)
+
+    def _small_body(self, most: int) -> bytes | None:
+        """The body, if all of it is there and it is small."""
+        began_ns = perf_counter_ns()
+        body = None if self._connection is None else self._connection.whole_body()
+        if body is None:
+            return None
+        if len(body) <= SMALL_BODY_BYTES and len(body) <= most:
+            self.call.passed(names.READ, began_ns)
+            return body
+        self._there = body
+        return None
+
+    async def _large_body(self, most: int) -> bytes:
+        limit_s = self._server.body_timeout_s
+        there, self._there = self._there, None
+        try:
+            with self.call.stage(names.READ):
+                async with asyncio.timeout(limit_s):
+                    return await read_body(self.receive, there, self._declared, most, self.keep)
+        except TimeoutError as error:
+            raise RequestTimeout(
+                f"The request body must be sent within {limit_s:g} s.", retryable=True
+            ) from error
 
     @property
     def owner(self) -> str:

@@ -54,11 +54,10 @@ class Holder(ABC):
     What is small is held by nobody's share, so that small requests pass whatever large ones hold.
     """
 
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
-        self._lease: Lease | None = None
-        self.held_bytes = 0
-        """What it holds, small or not."""
+    _intake: Intake
+    _lease: Lease | None = None
+    held_bytes = 0
+    """What it holds, small or not."""
 
     @property
     @abstractmethod
