@@ -68,11 +68,10 @@ class AuditTrail:
 
     def __init__(self, settings: Settings, *, now: Callable[[], float] = time.time) -> None:
         """Raises: SettingsError."""
-        books = settings.books
-        pace = Pace(books.sync_interval_s, books.commit_interval_s, books.journal_max_bytes)
         self._data_dir = settings.data_dir
         self._database = Database(settings)
         folder = settings.data_dir / "journal" / "audit"
+        pace = Pace.of(settings.books)
         self._spool = Spool("the audit of denials", folder, self._commit, pace)
         self._decoder = msgspec.json.Decoder(Act)
         self._now = now

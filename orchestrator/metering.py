@@ -87,11 +87,9 @@ class StoredBooks:
     """Books in the store, through a journal. `start` before use, `close` after the last record."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        books = settings.books
         self._database = database
-        pace = Pace(books.sync_interval_s, books.commit_interval_s, books.journal_max_bytes)
         folder = settings.data_dir / "journal" / "usage"
-        self._spool = Spool("usage", folder, self._commit, pace)
+        self._spool = Spool("usage", folder, self._commit, Pace.of(settings.books))
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(UsageRecord)
 

@@ -162,6 +162,8 @@ class BooksSettings(_Group):
     """How long records are collected for one transaction."""
     journal_max_bytes: int = Field(default=1024 * 1024 * 1024, ge=1024)
     """How much may wait for the store; beyond it requests are refused with 503."""
+    journal_reserve_bytes: int = Field(default=4 * 1024 * 1024, ge=64 * 1024)
+    """Disk space that each journal reserves ahead for requests that are running: 1.5 KB each."""
 
 
 class RedisSettings(_Group):
