@@ -132,6 +132,8 @@ class StoreSettings(_Group):
     """How long PostgreSQL may take to accept a connection."""
     statement_timeout_s: Seconds = 10.0
     """How long PostgreSQL may take for one statement."""
+    pgbouncer: bool = False
+    """Whether a PgBouncer in transaction mode stands between."""
 
 
 class BootstrapSettings(_Group):
