@@ -166,6 +166,8 @@ class BooksSettings(_Group):
     """How much may wait for the store; beyond it requests are refused with 503."""
     journal_reserve_bytes: int = Field(default=4 * 1024 * 1024, ge=64 * 1024)
     """Disk space that each journal reserves ahead for requests that are running: 1.5 KB each."""
+    keep_records_s: float = Field(default=0, ge=0)
+    """How long single records are kept; 0 is for ever. Their sums by hour and day always are."""
 
 
 class RedisSettings(_Group):

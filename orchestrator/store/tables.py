@@ -25,7 +25,7 @@ from sqlmodel import Field, SQLModel
 
 from orchestrator.core.limits import Limits
 
-SCHEMA_REVISION = "20261121_3"
+SCHEMA_REVISION = "20261130_1"
 """The newest migration; an opened store must be at this one."""
 
 KeyScope = Literal["admin", "inference"]
@@ -219,6 +219,36 @@ class UsageEntry(SQLModel, table=True):
     first_token_ms: int | None = Field(default=None, sa_type=BigInteger)
     duration_ms: int = Field(sa_type=BigInteger)
     outcome: str = Field(max_length=16)
+
+
+class UsageTotal(SQLModel, table=True):
+    """What the records of one tenant, key and model add up to in one hour or day.
+
+    `at` is its beginning in milliseconds. Written with the records, and kept when they go.
+    """
+
+    __tablename__ = "usage_total"
+    __table_args__: Any = (
+        CheckConstraint("span IN ('hour', 'day')", name="span"),
+        Index("ix_usage_total_tenant_id_key_id_span_at", "tenant_id", "key_id", "span", "at"),
+        # Read in the order of its key.
+        {"sqlite_with_rowid": False},
+    )
+
+    tenant_id: str = Field(primary_key=True, max_length=40)
+    span: str = Field(primary_key=True, max_length=4)
+    at: int = Field(
+        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, nullable=False)
+    )
+    key_id: str = Field(primary_key=True, max_length=40)
+    model: str = Field(primary_key=True, max_length=200)
+    requests: int = Field(sa_type=BigInteger)
+    failed: int = Field(sa_type=BigInteger)
+    cancelled: int = Field(sa_type=BigInteger)
+    prompt_tokens: int = Field(sa_type=BigInteger)
+    completion_tokens: int = Field(sa_type=BigInteger)
+    cached_tokens: int = Field(sa_type=BigInteger)
+    duration_ms: int = Field(sa_type=BigInteger)
 
 
 class TokenDay(SQLModel, table=True):
