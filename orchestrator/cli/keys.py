@@ -45,6 +45,14 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
     listing = commands.add_parser("list", help="list all keys")
     listing.add_argument("--tenant", help="name or id; default: of every tenant")
+    listing.add_argument("--label", metavar="TEXT", help="with this text in their label")
+    listing.add_argument("--status", choices=("active", "expired", "revoked"))
+    listing.add_argument("--policy-id", metavar="ID", help="with this policy")
+    for name, meaning in (
+        ("before", "not used since then, or never"),
+        ("after", "used since then"),
+    ):
+        listing.add_argument(f"--last-used-{name}", type=rfc3339, metavar="TIME", help=meaning)
     add_json(listing)
     listing.set_defaults(command=_run(_list))
 
@@ -165,13 +173,21 @@ async def _list(
     """Lists the keys of one tenant, or of all."""
     del settings
     from orchestrator.store import tenants
+    from orchestrator.store.keys import KeyFilter
 
     async with database.reading() as session:
         names = {tenant.id: tenant.name for tenant in await tenants.listed(session)}
         only = await tenants.find(session, parsed.tenant) if parsed.tenant else None
     if parsed.tenant and only is None:
         return fail(f"there is no tenant `{parsed.tenant}`")
-    views = await keys.everything(only.id if only else None)
+    which = KeyFilter(
+        label=parsed.label,
+        status=parsed.status,
+        policy_id=parsed.policy_id,
+        last_used_before=parsed.last_used_before,
+        last_used_after=parsed.last_used_after,
+    )
+    views = await keys.everything(only.id if only else None, which)
     if parsed.json:
         write_json({"object": "list", "data": [view.as_json() for view in views]})
         return 0
