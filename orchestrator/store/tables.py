@@ -224,19 +224,20 @@ class UsageEntry(SQLModel, table=True):
 class UsageTotal(SQLModel, table=True):
     """What the records of one tenant, key and model add up to in one hour or day.
 
-    `at` is its beginning in milliseconds. Written with the records, and kept when they go.
+    `at` is its beginning in milliseconds. In the spans `all_hour` and `all_day` are the sums of
+    all keys and models, whose names are empty there. Written with the records, and kept when they
+    go.
     """
 
     __tablename__ = "usage_total"
     __table_args__: Any = (
-        CheckConstraint("span IN ('hour', 'day')", name="span"),
-        Index("ix_usage_total_tenant_id_key_id_span_at", "tenant_id", "key_id", "span", "at"),
+        CheckConstraint("span IN ('hour', 'day', 'all_hour', 'all_day')", name="span"),
         # Read in the order of its key.
         {"sqlite_with_rowid": False},
     )
 
     tenant_id: str = Field(primary_key=True, max_length=40)
-    span: str = Field(primary_key=True, max_length=4)
+    span: str = Field(primary_key=True, max_length=8)
     at: int = Field(
         sa_column=Column(BigInteger, primary_key=True, autoincrement=False, nullable=False)
     )

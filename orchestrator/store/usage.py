@@ -1,9 +1,9 @@
 """Queries about the books.
 
-A record is added together with its part of two sums: those of its tenant, key and model in its hour
-and in its day. What is asked for is read from days, then hours, and only at the edges of a stretch
-that does not begin or end with an hour from single records, so an answer costs as much as there are
-groups and not as many calls as there were.
+A record is added together with its part of four sums: those of its tenant, key and model in its
+hour and in its day, and those of its tenant alone. What is asked for is read from days, then hours,
+and only at the edges of a stretch that does not begin or end with an hour from single records, so
+an answer costs as much as there are groups and not as many calls as there were.
 """
 
 from __future__ import annotations
@@ -129,9 +129,13 @@ def _sums_of(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             int(outcome == "cancelled"),
             *(entry[name] for name in _COUNTED[3:]),
         )
-        for span, length in (("day", DAY_MS), ("hour", HOUR_MS)):
-            begin = entry["at"] - entry["at"] % length
-            key = (entry["tenant_id"], span, begin, entry["key_id"], entry["model"])
+        for span, length, key_id, model in (
+            ("day", DAY_MS, entry["key_id"], entry["model"]),
+            ("hour", HOUR_MS, entry["key_id"], entry["model"]),
+            ("all_day", DAY_MS, "", ""),
+            ("all_hour", HOUR_MS, "", ""),
+        ):
+            key = (entry["tenant_id"], span, entry["at"] - entry["at"] % length, key_id, model)
             so_far = sums.get(key)
             sums[key] = (
                 list(numbers)
@@ -241,7 +245,9 @@ def _selected(which: UsageFilter, by: Sequence[Grouping], piece: Piece) -> Selec
     if which.tenant_id is not None:
         conditions.append(col(table.tenant_id) == which.tenant_id)
     if piece.source != "record":
-        conditions.append(col(UsageTotal.span) == piece.source)
+        is_of_all = which.key_id is None and which.model is None and not {"key", "model"} & set(by)
+        span = f"all_{piece.source}" if is_of_all else piece.source
+        conditions.append(col(UsageTotal.span) == span)
     if piece.start_at is not None:
         conditions.append(col(table.at) >= piece.start_at)
     if piece.end_at is not None:

@@ -26,7 +26,7 @@ def upgrade() -> None:
     op.create_table(
         "usage_total",
         sa.Column("tenant_id", sa.String(40), nullable=False),
-        sa.Column("span", sa.String(4), nullable=False),
+        sa.Column("span", sa.String(8), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False, autoincrement=False),
         sa.Column("key_id", sa.String(40), nullable=False),
         sa.Column("model", sa.String(200), nullable=False),
@@ -34,7 +34,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint(
             "tenant_id", "span", "at", "key_id", "model", name="pk_usage_total"
         ),
-        sa.CheckConstraint("span IN ('hour', 'day')", name="span"),
+        sa.CheckConstraint("span IN ('hour', 'day', 'all_hour', 'all_day')", name="span"),
         sqlite_with_rowid=False,
     )
     for span, length in _SPANS.items():
@@ -47,11 +47,12 @@ def upgrade() -> None:
             " sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(duration_ms)"
             f" FROM usage_record GROUP BY tenant_id, {begin}, key_id, model"
         )
-    op.create_index(
-        "ix_usage_total_tenant_id_key_id_span_at",
-        "usage_total",
-        ["tenant_id", "key_id", "span", "at"],
-    )
+        summed = ", ".join(f"sum({name})" for name in _COUNTED)
+        op.execute(
+            f"INSERT INTO usage_total (tenant_id, span, at, key_id, model, {', '.join(_COUNTED)})"  # noqa: S608  # constants
+            f" SELECT tenant_id, 'all_{span}', at, '', '', {summed} FROM usage_total"
+            f" WHERE span = '{span}' GROUP BY tenant_id, at"
+        )
 
 
 def downgrade() -> None:
