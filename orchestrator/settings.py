@@ -120,6 +120,8 @@ class StoreSettings(_Group):
     """`postgresql+asyncpg://…` or `sqlite+aiosqlite:///…`; empty: a file in the data folder."""
     key_cache_s: Seconds = 1.0
     """How long a verified key is believed without asking the store again."""
+    key_cache_keys: int = Field(default=20_000, ge=1)
+    """How many keys a process remembers; those used last stay."""
     key_grace_s: float = Field(default=300.0, ge=0)
     """How long it is still believed while the store cannot be reached."""
     key_lookup_timeout_s: Seconds = 2.0

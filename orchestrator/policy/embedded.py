@@ -22,6 +22,7 @@ from typing import Any
 from regopy import Bundle, Interpreter, LogLevel
 
 from orchestrator.core.errors import InvalidRequest
+from orchestrator.core.remembered import Remembered
 from orchestrator.policy import Decision, PolicyInput
 from orchestrator.policy.inputs import Key, PolicyVersion, Question, question
 from orchestrator.policy.modules import check_module
@@ -35,7 +36,7 @@ _ENTRY = "gateway/authz/decision"
 _OWN = "own"
 _MOST_COMPILED = 64
 """Operators' modules that one thread keeps compiled."""
-_MOST_REMEMBERED = 4096
+_MOST_REMEMBERED = 20_000
 _THREADS = 2
 _UNSAFE = re.compile(r'["\\\x00-\x1f\x7f]')
 _PLACE = re.compile(rf"\(error \d+:{_OWN}\|(?P<offset>\d+)\|\d+\s+\(errormsg \d+:(?P<text>[^)]*)\)")
@@ -48,16 +49,21 @@ class EmbeddedRego:
     who knows how long it takes, a thread does it and is waited for `timeout_s` at most.
     """
 
-    def __init__(self, *, timeout_s: float, tally: Tally | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        timeout_s: float,
+        tally: Tally | None = None,
+        most_remembered: int = _MOST_REMEMBERED,
+    ) -> None:
         """`tally` counts the decisions that were remembered, and the others."""
         self._tally = tally or Tally()
         self._timeout_s = timeout_s
         self._gateway = (REGO_FOLDER / "gateway.rego").read_text(encoding="utf-8")
         self._local = threading.local()
         self._threads = ThreadPoolExecutor(_THREADS, "policy")
-        self._remembered: OrderedDict[tuple[int, Key], tuple[PolicyVersion, Decision]] = (
-            OrderedDict()
-        )
+        self._remembered: Remembered[tuple[int, Key], tuple[PolicyVersion, Decision]]
+        self._remembered = Remembered(most_remembered)
 
     async def decide(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
         """The decision of `version`. Raises: PolicyUnavailable."""
@@ -69,9 +75,7 @@ class EmbeddedRego:
             return known[1]
         self._tally.misses += 1
         decision = await self._evaluated(asking)
-        self._remembered[key] = (version, decision)
-        if len(self._remembered) > _MOST_REMEMBERED:
-            self._remembered.popitem(last=False)
+        self._remembered.put(key, (version, decision))
         return decision
 
     def is_constant(self, version: PolicyVersion) -> bool:

@@ -31,7 +31,8 @@ def start_policies(settings: Settings, database: Database) -> RegoPolicies:
         most_waiting=policy.record_queue,
     )
     recorder.start()
-    return RegoPolicies(policies, evaluator, recorder, tally=tally)
+    most = settings.store.key_cache_keys
+    return RegoPolicies(policies, evaluator, recorder, tally=tally, most_remembered=most)
 
 
 async def open_question(settings: Settings) -> None:
@@ -48,7 +49,8 @@ def _evaluator(settings: Settings, tally: Tally) -> Evaluator:
     policy = settings.policy
     match policy.engine:
         case "embedded":
-            return EmbeddedRego(timeout_s=policy.timeout_s, tally=tally)
+            most = settings.store.key_cache_keys
+            return EmbeddedRego(timeout_s=policy.timeout_s, tally=tally, most_remembered=most)
         case "opa":
             # Imported where it is used: an HTTP client costs 5 MB.
             from orchestrator.policy.opa import OpaHttp

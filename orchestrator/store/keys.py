@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sqlalchemy import ColumnElement, func, or_, update
+from sqlalchemy import BigInteger, ColumnElement, LargeBinary, bindparam, func, or_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -246,16 +246,18 @@ async def record_use(session: AsyncSession, used_at: Mapping[tuple[str, bytes], 
 
     Other processes write it too, so all take the rows in the order of the keys.
     """
-    for (_, digest), when in sorted(used_at.items()):
-        current, last = col(VirtualKey.digest), col(VirtualKey.last_used_at)
-        await session.exec(
+    given = [{"of": digest, "moment": when} for (_, digest), when in sorted(used_at.items())]
+    connection = await session.connection()
+    for digest, used in (("digest", "last_used_at"), ("previous_digest", "previous_last_used_at")):
+        last = getattr(VirtualKey, used)
+        moment = bindparam("moment", type_=BigInteger)
+        # One statement for all: thousands of keys may have been used.
+        await connection.execute(
             update(VirtualKey)
-            .where(current == digest, or_(last.is_(None), last < when))
-            .values(last_used_at=when)
-        )
-        previous, last = col(VirtualKey.previous_digest), col(VirtualKey.previous_last_used_at)
-        await session.exec(
-            update(VirtualKey)
-            .where(previous == digest, or_(last.is_(None), last < when))
-            .values(previous_last_used_at=when)
+            .where(
+                getattr(VirtualKey, digest) == bindparam("of", type_=LargeBinary),
+                or_(last.is_(None), last < moment),
+            )
+            .values({used: moment}),
+            given,
         )

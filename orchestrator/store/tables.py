@@ -25,7 +25,7 @@ from sqlmodel import Field, SQLModel
 
 from orchestrator.core.limits import Limits
 
-SCHEMA_REVISION = "20261130_1"
+SCHEMA_REVISION = "20261130_2"
 """The newest migration; an opened store must be at this one."""
 
 KeyScope = Literal["admin", "inference"]
@@ -116,6 +116,29 @@ class VirtualKey(SQLModel, table=True):
     previous_pepper_id: str | None = Field(default=None, max_length=16)
     previous_expires_at: int | None = Field(default=None, sa_type=BigInteger)
     previous_last_used_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class KeyChange(SQLModel, table=True):
+    """A key that was changed, or without `key_id` all keys of a tenant; triggers write it.
+
+    `at` in milliseconds, by the database's clock.
+    """
+
+    __tablename__ = "key_change"
+    __table_args__: Any = (Index("ix_key_change_at", "at"),)
+
+    seq: int | None = Field(
+        default=None,
+        sa_column=Column(
+            BigInteger().with_variant(Integer, "sqlite"),
+            primary_key=True,
+            autoincrement=True,
+            nullable=False,
+        ),
+    )
+    at: int = Field(sa_type=BigInteger)
+    tenant_id: str = Field(max_length=40)
+    key_id: str | None = Field(default=None, max_length=40)
 
 
 def explicit_limits(row: Tenant | VirtualKey) -> Limits:
