@@ -98,10 +98,11 @@ def _add_books(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     usage.add_arguments(sums)
     sums.set_defaults(command=_usage)
 
-    verify, export = audit.add_arguments(
+    verify, accept, export = audit.add_arguments(
         commands.add_parser("audit", help="check or export what was done and refused")
     )
     verify.set_defaults(command=_audit_verify)
+    accept.set_defaults(command=_audit_accept)
     export.set_defaults(command=_audit_export)
 
 
@@ -147,6 +148,12 @@ def _audit_verify(settings: Settings, parsed: argparse.Namespace) -> int:
     from orchestrator.cli.audit import verify
 
     return asyncio.run(verify(settings, parsed))
+
+
+def _audit_accept(settings: Settings, parsed: argparse.Namespace) -> int:
+    from orchestrator.cli.audit import accept
+
+    return asyncio.run(accept(settings, parsed))
 
 
 def _audit_export(settings: Settings, _parsed: argparse.Namespace) -> int:

@@ -163,7 +163,8 @@ async def _start(
         first_token_timeout_s=settings.triton.first_token_timeout_s,
         threads=threads,
     )
-    gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry)
+    most = settings.store.key_cache_keys
+    gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry, most)
     stack.push_async_callback(gateway.close)
     return _Parts(
         authenticator, store, evaluators, policies, books, placements, deployments, limiter, gateway
@@ -280,7 +281,7 @@ async def _start_quota(settings: Settings, stack: AsyncExitStack) -> Limiter:
     counters = _counters(settings, journal)
     await counters.start()
     stack.push_async_callback(counters.close)
-    return Limiter(counters)
+    return Limiter(counters, most_remembered=settings.store.key_cache_keys)
 
 
 def _counters(settings: Settings, journal: TokenJournal) -> MemoryCounters | SharedCounters:

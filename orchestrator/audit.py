@@ -23,7 +23,7 @@ from orchestrator.core.ids import new_id
 from orchestrator.settings import Settings, SettingsError
 from orchestrator.store import audit_log
 from orchestrator.store.audit_anchor import format_head, read_anchor, write_anchor
-from orchestrator.store.audit_log import Act, AuditLine
+from orchestrator.store.audit_log import Act, AuditLine, Head
 from orchestrator.store.database import Database, StoreError
 from orchestrator.store.spool import Pace, Spool
 
@@ -68,17 +68,18 @@ class AuditTrail:
 
     def __init__(self, settings: Settings, *, now: Callable[[], float] = time.time) -> None:
         """Raises: SettingsError."""
-        books = settings.books
-        pace = Pace(books.sync_interval_s, books.commit_interval_s, books.journal_max_bytes)
         self._data_dir = settings.data_dir
         self._database = Database(settings)
         folder = settings.data_dir / "journal" / "audit"
+        pace = Pace.of(settings.books)
         self._spool = Spool("the audit of denials", folder, self._commit, pace)
         self._decoder = msgspec.json.Decoder(Act)
         self._now = now
         self._minute = 0
         self._lines = 0
         self._groups: dict[tuple[str, int, str], _Group] = {}
+        self._fault: str | None = None
+        """What is wrong with the chain, as far as its noted end shows it."""
         self._ticking: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
@@ -156,8 +157,8 @@ class AuditTrail:
             raise StoreUnavailable("The audit cannot be read at the moment.") from error
 
     def problems(self) -> list[str]:
-        """What keeps denials from the store, in sentences for the operator."""
-        return self._spool.problems()
+        """What keeps denials from the store or is wrong there, in sentences for the operator."""
+        return [*self._spool.problems(), *([self._fault] if self._fault is not None else [])]
 
     def _finish_minute(self) -> None:
         for group in self._groups.values():
@@ -202,24 +203,39 @@ class AuditTrail:
             await audit_log.note_all(session, acts)
 
     async def _anchor(self) -> None:
-        """Notes the end of the audit in the data folder, if it has moved on."""
+        """Notes the end of the audit in the data folder, if it has moved on.
+
+        A note that the chain no longer passes through stays until an operator accepts the chain:
+        the next line must not hide what was cut off.
+        """
         try:
             # First what was noted: another process may note a later end meanwhile.
             noted = read_anchor(self._data_dir)
             async with self._database.reading() as session:
+                is_whole = noted is None or await audit_log.passes_through(session, noted)
                 head = await audit_log.head(session)
-            if noted is not None and (head is None or head.seq < noted.seq):
-                logger.error(
-                    "the audit was cut: it was noted to end at %s; see `orchestrator audit verify`",
-                    format_head(noted),
-                )
-            elif head is not None and head != noted:
+            if is_whole and head is not None and head != noted:
                 write_anchor(self._data_dir, head)
         except StoreError:
             # The store's outage is told by whoever needs it.
             return
         except SettingsError as error:
             logger.error("the end of the audit cannot be noted: %s", error)
+            return
+        self._note_fault(None if is_whole else noted)
+
+    def _note_fault(self, lost: Head | None) -> None:
+        """`lost` is the noted end that the chain does not pass through."""
+        fault = None
+        if lost is not None:
+            fault = (
+                f"the audit was cut or replaced: line {lost.seq} is not the one that was noted as "
+                f"its end ({format_head(lost)}). See `orchestrator audit verify`; after a restored "
+                "backup accept it with `orchestrator audit accept`"
+            )
+        if fault is not None and fault != self._fault:
+            logger.error(fault)
+        self._fault = fault
 
 
 def _act(denial: Denial, at: int) -> Act:

@@ -1,8 +1,9 @@
 """Who calls: turns the secret of a request into a frozen `Principal`.
 
-A key that was verified less than `store.key_cache_s` ago costs one hash and two dict look-ups. The
-store is asked once per key and period, however many requests wait for the answer. While it is out
-of reach a key verified less than `store.key_grace_s` ago is still believed; any other caller gets
+A key that is known costs one hash and two dict look-ups. Once in `store.key_cache_s` the store is
+asked whether any key has changed (`store/key_changes.py`), and only those that have are read anew,
+so what is known of a key is never older than that, however many keys there are. While it is out of
+reach a key verified less than `store.key_grace_s` ago is still believed; any other caller gets
 503, never 401, because nobody knows whether the key is good.
 """
 
@@ -16,15 +17,16 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
 from orchestrator.core.errors import StoreUnavailable, Unauthenticated
 from orchestrator.core.limits import UNLIMITED, Limits
 from orchestrator.core.plans import limits_of
-from orchestrator.core.remembered import remember
+from orchestrator.core.remembered import Remembered, remember
 from orchestrator.settings import Settings
-from orchestrator.store import keys
+from orchestrator.store import key_changes, keys
 from orchestrator.store.database import Database, StoreError
 from orchestrator.store.key_secret import is_key_secret, load_pepper, load_previous_peppers
 from orchestrator.store.keys import FoundKey
@@ -33,7 +35,6 @@ from orchestrator.telemetry.instruments import Tally
 
 _log = logging.getLogger(__name__)
 
-_MAX_KNOWN = 50_000
 _MAX_STRANGERS = 10_000
 _STRANGERS_AT_ONCE = 4
 """Look-ups of keys never seen before that run together; connections are left for known keys."""
@@ -81,6 +82,8 @@ class _Known:
     """Wall clock: when a secret from before a rotation stops to be good; else infinite."""
     verified_at: float
     ask_again_at: float
+    use: tuple[str, bytes]
+    """Its key and its digest, by which its last use is noted."""
 
     def fault(self, now: float) -> Unauthenticated | None:
         """Why the key is not good at `now`, if it is not."""
@@ -111,10 +114,10 @@ class Authenticator:
         self._pepper = load_pepper(settings)
         self._previous_peppers = load_previous_peppers(settings)
         self._database = Database(settings)
-        self._known: dict[bytes, _Known] = {}
+        self._known: Remembered[bytes, _Known] = Remembered(settings.store.key_cache_keys)
         # The digests of secrets that were good, by their marks. A digest says nothing of whether
         # a key still is, so nothing here is ever out of date.
-        self._digests: dict[bytes, bytes] = {}
+        self._digests: Remembered[bytes, bytes] = Remembered(settings.store.key_cache_keys)
         self._mark_key = secrets.token_bytes(32)
         # Apart from the known ones, so that a flood of made-up keys pushes no good key out.
         self._strangers: dict[bytes, float] = {}
@@ -122,10 +125,16 @@ class Authenticator:
         self._lookups: dict[bytes, asyncio.Task[_Known | None]] = {}
         self._running: set[asyncio.Task[_Known | None]] = set()
         self._changes = 0
+        # Monotonic: when the last look at changes began that was answered, and until when what is
+        # known is good by it.
+        self._checked_at = self._fresh_until = -math.inf
+        self._seen: set[int] = set()
+        self._checking: asyncio.Task[None] | None = None
+        self._is_used = False
         self._down = False
         self._retry_at = -math.inf
         self._used_at: dict[tuple[str, bytes], int] = {}
-        self._recorder: asyncio.Task[None] | None = None
+        self._workers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Raises: StoreError when the store cannot be read or is at another revision."""
@@ -134,17 +143,19 @@ class Authenticator:
         except StoreError:
             await self._database.close()
             raise
-        self._recorder = asyncio.create_task(self._record_use_forever())
+        work = (self._record_use_forever(), self._check_forever())
+        self._workers = [asyncio.create_task(one) for one in work]
 
     async def close(self) -> None:
         """Writes down the last uses and closes the store."""
-        if self._recorder is not None:
-            self._recorder.cancel()
-            await asyncio.gather(self._recorder, return_exceptions=True)
-            self._recorder = None
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        self._workers = []
         # Not cancelled: a connection whose query is cut off cannot be closed cleanly. Each ends
         # by itself within the busy timeout.
-        await asyncio.gather(*self._running, return_exceptions=True)
+        checking = [] if self._checking is None else [self._checking]
+        await asyncio.gather(*self._running, *checking, return_exceptions=True)
         await self.record_use()
         await self._database.close()
 
@@ -159,7 +170,7 @@ class Authenticator:
         """
         self._changes += 1
         for digest in [at for at, known in self._known.items() if known.principal.key_id == key_id]:
-            del self._known[digest]
+            self._known.drop(digest)
         # Whoever comes now must not wait for an answer that may be from before the change.
         self._lookups.clear()
 
@@ -167,7 +178,8 @@ class Authenticator:
         """Whether there is a key that would be let in without the store."""
         since, now = self._monotonic() - self._grace_s, self._now()
         return any(
-            known.verified_at > since and known.fault(now) is None for known in self._known.values()
+            self._verified_at(known) > since and known.fault(now) is None
+            for _, known in self._known.items()
         )
 
     async def principal_of(
@@ -198,12 +210,13 @@ class Authenticator:
         if (
             known is None
             or digest is None
-            or self._monotonic() >= known.ask_again_at
+            or not self._is_fresh(known)
             or not hmac.compare_digest(known.digest, digest)
-            or known.fault(self._now()) is not None
+            or known.fault(now := self._now()) is not None
         ):
             return None
         self.tally.hits += 1
+        self._note_use(known, now)
         return known.principal
 
     async def authenticate(self, secret: str | None) -> Principal:
@@ -216,18 +229,32 @@ class Authenticator:
             raise _refusal("invalid_api_key")
         digest = self._pepper.digest(secret)
         known = self._known.get(digest)
-        if known is not None and self._monotonic() < known.ask_again_at:
+        if known is not None and self._is_fresh(known):
             self.tally.hits += 1
         else:
             self.tally.misses += 1
             known = await self._asked(digest, secret, known)
         if not hmac.compare_digest(known.digest, digest):
             raise _refusal("invalid_api_key")
-        fault = known.fault(self._now())
+        fault = known.fault(now := self._now())
         if fault is not None:
             raise fault
-        remember(self._digests, self._mark(secret), digest, _MAX_KNOWN)
+        self._digests.put(self._mark(secret), digest)
+        self._note_use(known, now)
         return known.principal
+
+    def _is_fresh(self, known: _Known) -> bool:
+        """Whether what is known needs no question now."""
+        now = self._monotonic()
+        return now < self._fresh_until or now < known.ask_again_at
+
+    def _verified_at(self, known: _Known) -> float:
+        """When it was last known to be as the store has it."""
+        return max(known.verified_at, self._checked_at)
+
+    def _note_use(self, known: _Known, now: float) -> None:
+        self._is_used = True
+        self._used_at[known.use] = int(now)
 
     def _mark(self, secret: str) -> bytes:
         """What a secret is known by within this process, made faster than its digest."""
@@ -237,7 +264,7 @@ class Authenticator:
     async def _asked(self, digest: bytes, secret: str, known: _Known | None) -> _Known:
         """What the store says now, or else what it said a while ago."""
         now = self._monotonic()
-        believed = known is not None and now - known.verified_at < self._grace_s
+        believed = known is not None and now - self._verified_at(known) < self._grace_s
         if known is None and self._strangers.get(digest, -math.inf) > now:
             raise _refusal("invalid_api_key")
         if self._down and not believed and now < self._retry_at:
@@ -279,10 +306,15 @@ class Authenticator:
 
     async def _look_up(self, digest: bytes, secret: str) -> _Known | None:
         """Asks the store and remembers the answer. Raises: StoreError."""
-        changes = self._changes
         candidates = [digest, *(pepper.digest(secret) for pepper in self._previous_peppers)]
+        known = self._known.get(digest)
+        changes = self._changes
         try:
-            if digest in self._known:
+            if known is not None:
+                await asyncio.shield(self._checked())
+                if self._known.get(digest) is known and self._is_fresh(known):
+                    return known
+                changes = self._changes
                 found = await self._read(candidates)
             else:
                 async with self._stranger_turns:
@@ -290,15 +322,55 @@ class Authenticator:
         except StoreError as error:
             self._note_failure(str(error))
             if (known := self._known.get(digest)) is not None:
-                end = known.verified_at + self._grace_s
+                end = self._verified_at(known) + self._grace_s
                 known.ask_again_at = min(self._monotonic() + _RETRY_S, end)
             raise
-        if self._down:
-            _log.warning("the store of keys answers again")
-            self._down = False
+        self._note_success()
         if found is not None and found.digest != digest:
             await self._digest_anew(found, digest)
         return self._remember(digest, found, changed=self._changes != changes)
+
+    def _checked(self) -> asyncio.Task[None]:
+        """The running look at what has changed; all who need one share it."""
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check())
+        return self._checking
+
+    async def _check(self) -> None:
+        """Forgets the keys that have changed; the others are good again. Raises: StoreError."""
+        began_at = self._monotonic()
+        async with self._database.reading() as session:
+            changes = await key_changes.recent(session)
+        new = [change for change in changes if change.seq not in self._seen]
+        self._seen = {change.seq for change in changes}
+        # Of what was known before, changes may have been missed if nobody looked for too long.
+        horizon = began_at - key_changes.WINDOW_S / 2
+        is_gap = self._checked_at < horizon
+        if new or is_gap:
+            ids = {change.key_id for change in new}
+            tenants = {change.tenant_id for change in new if change.key_id is None}
+            for digest, known in list(self._known.items()):
+                caller = known.principal
+                is_missed = is_gap and known.verified_at < horizon
+                if is_missed or caller.key_id in ids or caller.tenant_id in tenants:
+                    self._known.drop(digest)
+        if new:
+            # Answers that are on their way may be from before the change.
+            self._changes += 1
+            self._lookups.clear()
+        self._checked_at = began_at
+        self._fresh_until = began_at + self._cache_s
+        self._note_success()
+
+    async def _check_forever(self) -> None:
+        """Looks ahead of the requests, so that none waits; not while there are none."""
+        while True:
+            await asyncio.sleep(self._cache_s / 2)
+            if self._is_used:
+                self._is_used = False
+                # The next request is told of an outage.
+                with suppress(StoreError):
+                    await asyncio.shield(self._checked())
 
     async def _read(self, digests: Sequence[bytes]) -> FoundKey | None:
         async with self._database.reading() as session:
@@ -319,15 +391,13 @@ class Authenticator:
             return (
                 None if found is None else _known(found, digest, verified_at=now, ask_again_at=now)
             )
-        self._known.pop(digest, None)
+        self._known.drop(digest)
         self._strangers.pop(digest, None)
         if found is None:
             remember(self._strangers, digest, now + self._cache_s, _MAX_STRANGERS)
             return None
         known = _known(found, digest, verified_at=now, ask_again_at=now + self._cache_s)
-        remember(self._known, digest, known, _MAX_KNOWN)
-        if known.fault(self._now()) is None:
-            self._used_at[found.key.id, digest] = int(self._now())
+        self._known.put(digest, known)
         return known
 
     def _note_failure(self, reason: str) -> None:
@@ -335,6 +405,11 @@ class Authenticator:
             _log.warning("the store of keys cannot be asked: %s", reason)
         self._down = True
         self._retry_at = self._monotonic() + _RETRY_S
+
+    def _note_success(self) -> None:
+        if self._down:
+            _log.warning("the store of keys answers again")
+            self._down = False
 
     def _unavailable(self) -> StoreUnavailable:
         return StoreUnavailable(
@@ -354,6 +429,7 @@ class Authenticator:
         try:
             async with self._database.unit_of_work() as session:
                 await keys.record_use(session, used_at)
+                await key_changes.forget_old(session)
         except StoreError as error:
             _log.warning("the last use of %d keys is not written yet: %s", len(used_at), error)
             self._used_at = used_at | self._used_at
@@ -372,6 +448,7 @@ def _known(found: FoundKey, digest: bytes, *, verified_at: float, ask_again_at: 
         replaced_at=replaced_at,
         verified_at=verified_at,
         ask_again_at=ask_again_at,
+        use=(row.id, digest),
     )
 
 

@@ -7,7 +7,7 @@ import msgspec
 from orchestrator.auth import Principal
 from orchestrator.core.errors import ModelNotFound, PolicyDenied
 from orchestrator.core.limits import tighter
-from orchestrator.core.remembered import remember
+from orchestrator.core.remembered import Remembered
 from orchestrator.core.request import RouteHint
 from orchestrator.deployments import Deployment, Deployments
 from orchestrator.policy import Decision, PolicyEngine, PolicyInput
@@ -16,7 +16,7 @@ from orchestrator.routing import Route, Router
 from orchestrator.telemetry import current_call, names
 
 _VERBS = {"generate": "generate text", "embed": "embed text"}
-_MOST_REMEMBERED = 4096
+MOST_REMEMBERED = 20_000
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -46,14 +46,22 @@ class Asked(msgspec.Struct, frozen=True):
 class Gate:
     """Known (404), allowed (403), of the right kind (404), loaded (503): in this order."""
 
-    def __init__(self, deployments: Deployments, policy: PolicyEngine, router: Router) -> None:
+    def __init__(
+        self,
+        deployments: Deployments,
+        policy: PolicyEngine,
+        router: Router,
+        most_remembered: int = MOST_REMEMBERED,
+    ) -> None:
         self._deployments = deployments
         self._policy = policy
         self._router = router
         # What follows from objects that others remember, by their ids; each entry keeps them, so
         # that the ids are nobody else's meanwhile.
-        self._questions: dict[tuple[int, Asked], tuple[Principal, PolicyInput]] = {}
-        self._callers: dict[tuple[int, int], tuple[Principal, Decision, Caller]] = {}
+        self._questions: Remembered[tuple[int, Asked], tuple[Principal, PolicyInput]]
+        self._questions = Remembered(most_remembered)
+        self._callers: Remembered[tuple[int, int], tuple[Principal, Decision, Caller]]
+        self._callers = Remembered(most_remembered)
 
     async def admit(self, principal: Principal, asked: Asked) -> Admitted:
         """Raises: GatewayError."""
@@ -86,9 +94,7 @@ class Gate:
             return await self._policy.decide(known[1])
         question = _question(principal, deployment, asked)
         if asked.at is None:
-            remember(
-                self._questions, (id(principal), asked), (principal, question), _MOST_REMEMBERED
-            )
+            self._questions.put((id(principal), asked), (principal, question))
         return await self._policy.decide(question)
 
     def enter(
@@ -117,7 +123,7 @@ class Gate:
             return known[2]
         limits = tighter(principal.limits, decision.limits)
         caller = Caller(principal.key_id, principal.tenant_id, limits, principal.tenant_limits)
-        remember(self._callers, key, (principal, decision, caller), _MOST_REMEMBERED)
+        self._callers.put(key, (principal, decision, caller))
         return caller
 
 

@@ -17,7 +17,7 @@ from orchestrator.core.limits import Bucket
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest
 from orchestrator.deployments import Deployment, Deployments
 from orchestrator.explain import Explainer
-from orchestrator.gate import Admitted, Asked, Gate, unknown_model
+from orchestrator.gate import MOST_REMEMBERED, Admitted, Asked, Gate, unknown_model
 from orchestrator.generation import Account, Generation
 from orchestrator.meter import Meter
 from orchestrator.metering import Books, Outcome
@@ -65,10 +65,12 @@ class Gateway:
         quota: Quota,
         books: Books,
         telemetry: Telemetry | None = None,
+        most_remembered: int = MOST_REMEMBERED,
     ) -> None:
+        """`most_remembered` keys keep what follows from them between requests."""
         self._telemetry = telemetry or Telemetry()
         self._deployments = deployments
-        self._gate = Gate(deployments, policy, router)
+        self._gate = Gate(deployments, policy, router, most_remembered)
         self._quota = quota
         self._books = books
         self._settling: set[asyncio.Task[None]] = set()

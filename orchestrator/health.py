@@ -117,7 +117,7 @@ class Readiness:
 
 def store_look(store: Database, authenticator: Authenticator) -> Look:
     """The store; without it, keys that were verified lately still work."""
-    asking: asyncio.Task[str] | None = None
+    asking: asyncio.Task[tuple[str, str]] | None = None
 
     async def look() -> Part:
         nonlocal asking
@@ -125,7 +125,11 @@ def store_look(store: Database, authenticator: Authenticator) -> Look:
         if asking is None or asking.done():
             asking = asyncio.create_task(_store_fault(store))
         await asyncio.wait([asking], timeout=_TIMEOUT_S - 0.5)
-        fault = asking.result() if asking.done() else f"the store `{store.name}` does not answer"
+        silent = f"the store `{store.name}` does not answer"
+        fault, write_fault = asking.result() if asking.done() else (silent, "")
+        if write_fault:
+            waits = "what is to be written waits, and keys cannot be managed"
+            return Part("store", "degraded", f"{write_fault}; {waits}")
         if not fault:
             return Part("store", "ok", store.kind)
         if authenticator.believes_somebody():
@@ -216,13 +220,17 @@ def _triton_look(server: Server, name: str, away: Status) -> Look:
     return look
 
 
-async def _store_fault(store: Database) -> str:
-    """What is wrong with the store; nothing is the empty text."""
+async def _store_fault(store: Database) -> tuple[str, str]:
+    """What is wrong with reading the store, and else with writing; nothing is the empty text."""
     try:
         await store.check_schema()
     except StoreError as error:
-        return str(error)
-    return ""
+        return str(error), ""
+    try:
+        await store.check_writable()
+    except StoreError as error:
+        return "", str(error)
+    return "", ""
 
 
 def _model(deployment: Deployment) -> ModelHealth:

@@ -6,22 +6,36 @@ caller can have seen the end of its answer; `store/spool.py` says how it goes on
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, Protocol
 
 import msgspec
 
-from orchestrator.core.errors import StoreUnavailable
+from orchestrator.core.errors import InvalidRequest, StoreUnavailable
 from orchestrator.core.ids import new_id
+from orchestrator.core.moments import format_moment
 from orchestrator.settings import Settings
 from orchestrator.store import usage
 from orchestrator.store.database import Database, StoreError
 from orchestrator.store.spool import Pace, Spool
-from orchestrator.store.usage import Grouping, UsageFilter, UsageSum
+from orchestrator.store.usage import (
+    Grouping,
+    GroupValue,
+    RecordsGoneError,
+    UsageFilter,
+    UsageSum,
+)
+from orchestrator.store.usage_spans import HOUR_MS
 
 logger = logging.getLogger(__name__)
+
+_FORGET_EVERY_S = 3600.0
+_FORGET_AT_ONCE = 2000
 
 Outcome = Literal["ok", "cancelled", "failed"]
 
@@ -86,21 +100,30 @@ class NoBooks:
 class StoredBooks:
     """Books in the store, through a journal. `start` before use, `close` after the last record."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
-        books = settings.books
+    def __init__(
+        self, settings: Settings, database: Database, *, now: Callable[[], float] = time.time
+    ) -> None:
         self._database = database
-        pace = Pace(books.sync_interval_s, books.commit_interval_s, books.journal_max_bytes)
         folder = settings.data_dir / "journal" / "usage"
-        self._spool = Spool("usage", folder, self._commit, pace)
+        self._spool = Spool("usage", folder, self._commit, Pace.of(settings.books))
+        self._keep_s = settings.books.keep_records_s
+        self._now = now
+        self._forgetting: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(UsageRecord)
 
     def start(self) -> None:
         """Begins to work, on the journals of dead processes too. Raises: SettingsError."""
         self._spool.start()
+        if self._keep_s:
+            self._forgetting = asyncio.create_task(self._forget_forever())
 
     async def close(self) -> None:
         """Commits what there is; what the database does not take now waits for the next start."""
+        self._closing.set()
+        if self._forgetting is not None:
+            await self._forgetting
         await self._spool.close()
 
     def check(self) -> None:
@@ -119,18 +142,53 @@ class StoredBooks:
         """What keeps records from the database, in sentences for the operator."""
         return self._spool.problems()
 
-    async def summed(
-        self, which: UsageFilter, by: Sequence[Grouping], *, limit: int, offset: int
-    ) -> tuple[list[UsageSum], UsageSum]:
-        """A page of the sums by `by`, and the sum of everything. Raises: StoreUnavailable."""
+    async def total(self, which: UsageFilter) -> UsageSum:
+        """The sum of everything. Raises: StoreUnavailable, InvalidRequest."""
+        (total,) = await self.page(which, ())
+        return total
+
+    async def page(
+        self,
+        which: UsageFilter,
+        by: Sequence[Grouping],
+        *,
+        limit: int | None = None,
+        offset: int = 0,
+        after: Sequence[GroupValue] | None = None,
+    ) -> list[UsageSum]:
+        """The sums by `by`, at most `limit` of those behind `after`.
+
+        Raises: StoreUnavailable, InvalidRequest.
+        """
         try:
             async with self._database.reading() as session:
-                page = await usage.summed(session, which, by, limit=limit, offset=offset)
-                (total,) = await usage.summed(session, which)
+                return await usage.summed(
+                    session, which, by, limit=limit, offset=offset, after=after
+                )
         except StoreError as error:
             logger.warning("the books cannot be read: %s", error)
             raise StoreUnavailable("The books cannot be read at the moment.") from error
-        return page, total
+        except RecordsGoneError as gone:
+            raise _inside_an_hour(which, gone.hour_at) from gone
+
+    async def _forget_forever(self) -> None:
+        while not self._closing.is_set():
+            try:
+                await self.forget_old()
+            except StoreError as error:
+                logger.warning("old records cannot be removed: %s", error)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _FORGET_EVERY_S)
+
+    async def forget_old(self) -> None:
+        """Removes the single records that are older than they are kept. Raises: StoreError."""
+        before = int((self._now() - self._keep_s) * 1000)
+        before -= before % HOUR_MS
+        gone = _FORGET_AT_ONCE
+        # In small transactions: whoever writes the books waits for each.
+        while gone == _FORGET_AT_ONCE and not self._closing.is_set():
+            async with self._database.unit_of_work() as session:
+                gone = await usage.forget_records(session, before, _FORGET_AT_ONCE)
 
     async def _commit(self, payloads: Sequence[bytes]) -> None:
         """Puts records into the store, those that are not there yet. Raises: StoreError."""
@@ -146,6 +204,18 @@ class StoredBooks:
             logger.exception("a usage record cannot be read: %r", payload)
             return None
         return _row(record)
+
+
+def _inside_an_hour(which: UsageFilter, hour_at: int) -> InvalidRequest:
+    """The refusal of a stretch that cuts an hour of which only the sum is kept."""
+    begins = which.start_at is not None and which.start_at // HOUR_MS * HOUR_MS == hour_at
+    name, given = ("start_time", which.start_at) if begins else ("end_time", which.end_at)
+    assert given is not None
+    return InvalidRequest(
+        f"`{name}` must be a full hour in UTC: single records of {format_moment(hour_at)} are no"
+        f" longer kept; {format_moment(given)} was given.",
+        param=name,
+    )
 
 
 def _row(record: UsageRecord) -> dict[str, Any]:

@@ -182,6 +182,8 @@ class StoreSettings(_Group):
     """`postgresql+asyncpg://…` or `sqlite+aiosqlite:///…`; empty: a file in the data folder."""
     key_cache_s: Seconds = 1.0
     """How long a verified key is believed without asking the store again."""
+    key_cache_keys: int = Field(default=20_000, ge=1)
+    """How many keys a process remembers; those used last stay."""
     key_grace_s: float = Field(default=300.0, ge=0)
     """How long it is still believed while the store cannot be reached."""
     key_lookup_timeout_s: Seconds = 2.0
@@ -194,6 +196,8 @@ class StoreSettings(_Group):
     """How long PostgreSQL may take to accept a connection."""
     statement_timeout_s: Seconds = 10.0
     """How long PostgreSQL may take for one statement."""
+    pgbouncer: bool = False
+    """Whether a PgBouncer in transaction mode stands between."""
 
 
 class BootstrapSettings(_Group):
@@ -224,6 +228,10 @@ class BooksSettings(_Group):
     """How long records are collected for one transaction."""
     journal_max_bytes: int = Field(default=1024 * 1024 * 1024, ge=1024)
     """How much may wait for the store; beyond it requests are refused with 503."""
+    journal_reserve_bytes: int = Field(default=4 * 1024 * 1024, ge=64 * 1024)
+    """Disk space that each journal reserves ahead for requests that are running: 1.5 KB each."""
+    keep_records_s: float = Field(default=0, ge=0)
+    """How long single records are kept; 0 is for ever. Their sums by hour and day always are."""
 
 
 class RedisSettings(_Group):

@@ -28,11 +28,11 @@ class PostgresServer:
         self._initdb = _program("initdb")
         self._postgres = _program("postgres")
         self._psql = _program("psql")
-        self._as_user = _other_user()
+        self._as_user = as_postgres()
         self.folder = Path(tempfile.mkdtemp(prefix="orchestrator-pg-"))
         if self._as_user:
             shutil.chown(self.folder, _SUPERUSER)
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
         subprocess.run(
@@ -143,8 +143,8 @@ def _program(name: str) -> str:
     return found
 
 
-def _other_user() -> list[str]:
-    """PostgreSQL does not run as the superuser."""
+def as_postgres() -> list[str]:
+    """What a command line begins with to run as another user: PostgreSQL refuses the superuser."""
     if os.geteuid() != 0:
         return []
     try:
@@ -159,7 +159,8 @@ def _children(process: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""`orchestrator audit verify | export`."""
+"""`orchestrator audit verify | accept | export`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cli.output import write_json
 from orchestrator.cli.stores import existing
+
+_MAX_REASON = 500
 
 if TYPE_CHECKING:
     from orchestrator.settings import Settings
@@ -25,8 +27,17 @@ def head(text: str) -> Head:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def reason(text: str) -> str:
+    """Why something is done. Raises: ArgumentTypeError."""
+    if not 0 < len(text.strip()) <= _MAX_REASON:
+        raise argparse.ArgumentTypeError(
+            f"must have 1 to {_MAX_REASON} characters; {len(text)} were given"
+        )
+    return text.strip()
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentParser, ...]:
-    """The commands below `audit`: verify, export."""
+    """The commands below `audit`: verify, accept, export."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     verify = commands.add_parser("verify", help="name the first line that is not as written")
     verify.add_argument(
@@ -38,8 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentPar
         help="an end of the audit that was noted earlier and must still be part of it",
     )
     verify.add_argument("--json", action="store_true", help="for scripts")
+    accept = commands.add_parser(
+        "accept", help="take the audit for whole that does not reach its noted end, as a backup"
+    )
+    accept.add_argument("--reason", type=reason, required=True, help="kept in the audit")
     export = commands.add_parser("export", help="write every line as JSON, one to a line")
-    return verify, export
+    return verify, accept, export
 
 
 async def verify(settings: Settings, parsed: argparse.Namespace) -> int:
@@ -54,6 +69,7 @@ async def verify(settings: Settings, parsed: argparse.Namespace) -> int:
         await database.check_schema()
         async with database.reading() as session:
             fault, end = await audit_log.first_fault(session, known_heads=known)
+            is_lost = noted is not None and not await audit_log.passes_through(session, noted)
     finally:
         await database.close()
     if parsed.json:
@@ -71,7 +87,52 @@ async def verify(settings: Settings, parsed: argparse.Namespace) -> int:
     if fault is None:
         return 0
     sys.stderr.write(f"orchestrator: line {fault.seq} of the audit {fault.problem}\n")
+    if noted is not None and is_lost:
+        sys.stderr.write(
+            f"The audit does not reach its noted end {format_head(noted)}. If that is known, as "
+            "after a restored backup: `orchestrator audit accept --reason TEXT`\n"
+        )
     return 1
+
+
+async def accept(settings: Settings, parsed: argparse.Namespace) -> int:
+    """Notes the end of the chain as it is, in place of one that the chain does not pass through.
+
+    The act and its reason become a line of the chain. A chain with a fault inside is refused: 1.
+    Raises: StoreError, SettingsError.
+    """
+    from orchestrator.cli.stores import fail, opened
+    from orchestrator.store import audit_log
+    from orchestrator.store.audit_anchor import format_head, read_anchor, write_anchor
+
+    noted = read_anchor(settings.data_dir)
+    async with opened(settings) as database:
+        async with database.reading() as session:
+            fault, end = await audit_log.first_fault(session)
+            is_whole = noted is None or await audit_log.passes_through(session, noted)
+        if fault is not None:
+            return fail(
+                f"line {fault.seq} of the audit {fault.problem}: no noted end is at fault, "
+                "and this cannot be accepted"
+            )
+        if noted is None or is_whole:
+            sys.stdout.write("The audit reaches its noted end: there is nothing to accept.\n")
+            return 0
+        act = audit_log.Act(
+            actor=audit_log.cli_actor(),
+            action="audit.accept",
+            target=format_head(end),
+            before={"noted": format_head(noted)},
+            after={"accepted": format_head(end), "reason": parsed.reason},
+        )
+        async with database.unit_of_work() as session:
+            await audit_log.note(session, act)
+            head = await audit_log.head(session)
+        # Only when it is committed: a note of a line that is not there would be wrong again.
+        assert head is not None
+        write_anchor(settings.data_dir, head)
+    sys.stdout.write(f"Accepted, and noted in line {head.seq}.\nHead  {format_head(head)}\n")
+    return 0
 
 
 async def export(settings: Settings) -> int:

@@ -43,9 +43,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     _add_members(create)
     create.set_defaults(command=_run(_create))
 
-    listing = commands.add_parser("list", help="list all keys")
-    listing.add_argument("--tenant", help="name or id; default: of every tenant")
-    add_json(listing)
+    listing = commands.add_parser("list", help="list keys, all of them or some")
+    _add_choice(listing)
     listing.set_defaults(command=_run(_list))
 
     show = _about_one(commands, "show", "show everything about a key but its secret")
@@ -75,6 +74,19 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     told = commands.add_parser("explain", help="what a call would meet, without making it")
     explain.add_arguments(told)
     told.set_defaults(command=explain.explain)
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tenant", help="name or id; default: of every tenant")
+    parser.add_argument("--label", metavar="TEXT", help="with this text in their label")
+    parser.add_argument("--status", choices=("active", "expired", "revoked"))
+    parser.add_argument("--policy-id", metavar="ID", help="with this policy")
+    for name, meaning in (
+        ("before", "not used since then, or never"),
+        ("after", "used since then"),
+    ):
+        parser.add_argument(f"--last-used-{name}", type=rfc3339, metavar="TIME", help=meaning)
+    add_json(parser)
 
 
 def _about_one(commands: Any, name: str, meaning: str) -> argparse.ArgumentParser:
@@ -165,13 +177,21 @@ async def _list(
     """Lists the keys of one tenant, or of all."""
     del settings
     from orchestrator.store import tenants
+    from orchestrator.store.keys import KeyFilter
 
     async with database.reading() as session:
         names = {tenant.id: tenant.name for tenant in await tenants.listed(session)}
         only = await tenants.find(session, parsed.tenant) if parsed.tenant else None
     if parsed.tenant and only is None:
         return fail(f"there is no tenant `{parsed.tenant}`")
-    views = await keys.everything(only.id if only else None)
+    which = KeyFilter(
+        label=parsed.label,
+        status=parsed.status,
+        policy_id=parsed.policy_id,
+        last_used_before=parsed.last_used_before,
+        last_used_after=parsed.last_used_after,
+    )
+    views = await keys.everything(only.id if only else None, which)
     if parsed.json:
         write_json({"object": "list", "data": [view.as_json() for view in views]})
         return 0

@@ -40,10 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def show(settings: Settings, parsed: argparse.Namespace) -> int:
     """Writes sums of the books. Raises: StoreError, SettingsError."""
-    from orchestrator.store import tenants, usage
+    from orchestrator.core.moments import format_moment
+    from orchestrator.store import tenants, usage, usage_lines
 
     try:
-        by = usage.parse_groupings(parsed.by)
+        by = usage_lines.parse_groupings(parsed.by)
     except ValueError as error:
         return _fail(f"--by: {error}")
     database = existing(settings)
@@ -57,14 +58,17 @@ async def show(settings: Settings, parsed: argparse.Namespace) -> int:
                     return _fail(f"there is no tenant `{parsed.tenant}`")
                 tenant_id = tenant.id
             which = usage.UsageFilter(tenant_id, parsed.start, parsed.end, parsed.key, parsed.model)
-            rows = [usage.cells(one) for one in await usage.summed(session, which, by)]
+            rows = [usage_lines.cells(one) for one in await usage.summed(session, which, by)]
             (total,) = await usage.summed(session, which)
+    except usage.RecordsGoneError as gone:
+        hour = format_moment(gone.hour_at)
+        return _fail(f"single records of {hour} are no longer kept: give full hours in UTC")
     finally:
         await database.close()
     if parsed.json:
-        write_json({"object": "list", "data": rows, "total": usage.cells(total)})
+        write_json({"object": "list", "data": rows, "total": usage_lines.cells(total)})
         return 0
-    names = usage.columns(by)
+    names = usage_lines.columns(by)
     if parsed.csv:
         writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
         writer.writeheader()

@@ -50,8 +50,10 @@ async def store(settings: Settings) -> list[Finding]:
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             await database.check_schema()
+            await database.check_writable()
     except StoreError as error:
-        return [failed("database", str(error), "start it, or run `orchestrator migrate`")]
+        advice = "start it, name the server that takes writes, or run `orchestrator migrate`"
+        return [failed("database", str(error), advice)]
     except TimeoutError:
         return [failed("database", f"{database.name} gives no answer", "look at its own log")]
     finally:

@@ -6,7 +6,7 @@ Each act is one transaction, with its line in the audit in it, and counts at onc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -30,8 +30,11 @@ from orchestrator.keys.values import (
 from orchestrator.store import audit_log, keys, policies, tenants
 from orchestrator.store.database import Database
 from orchestrator.store.key_secret import Pepper, new_key_secret
-from orchestrator.store.keys import ALL_MODELS, NewKey
+from orchestrator.store.keys import ALL_MODELS, KeyFilter, NewKey
 from orchestrator.store.tables import Tenant, VirtualKey
+
+EVERY_KEY = KeyFilter()
+_PART = 200
 
 
 class Keys:
@@ -84,35 +87,51 @@ class Keys:
         return view, secret
 
     async def page(
-        self, tenant_id: str, *, after: str | None = None, limit: int = MAX_PAGE
-    ) -> tuple[list[KeyView], bool]:
-        """The keys behind `after`, the oldest first, and whether there are more.
+        self,
+        tenant_id: str,
+        which: KeyFilter = EVERY_KEY,
+        *,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[tuple[list[KeyView], bool]]:
+        """The keys behind `after`, the newest first: all of them, or at most `limit`.
 
+        Comes in parts, each with whether more keys follow it, so that many do not hold up others.
         Raises: InvalidRequest.
         """
-        if not 1 <= limit <= MAX_PAGE:
+        if limit is not None and not 1 <= limit <= MAX_PAGE:
             raise InvalidRequest(
                 f"`limit` must be between 1 and {MAX_PAGE}; {limit} was given.", param="limit"
             )
         await self._write_uses()
+        now = int(self._now())
         async with self._database.reading() as session:
             if after is not None and await _found(session, tenant_id, after) is None:
                 raise InvalidRequest("`after` names no key.", param="after")
             tenant = await _tenant(session, tenant_id)
-            rows, more = await keys.page(session, tenant_id, after=after, limit=limit)
-        now = int(self._now())
-        return [view_of(row, tenant, now) for row in rows], more
+            more = True
+            while more:
+                rows, more = await keys.page(
+                    session, tenant_id, which, now, after=after, limit=limit or _PART
+                )
+                yield [view_of(row, tenant, now) for row in rows], more
+                if limit is not None or not rows:
+                    return
+                after = rows[-1].id
+                session.expunge_all()
 
-    async def everything(self, tenant_id: str | None = None) -> list[KeyView]:
-        """All keys, of one tenant or of everybody, the oldest first."""
+    async def everything(
+        self, tenant_id: str | None = None, which: KeyFilter = EVERY_KEY
+    ) -> list[KeyView]:
+        """All keys, of one tenant or of everybody: tenant by tenant, the newest first."""
         async with self._database.reading() as session:
-            rows = await keys.listed(session)
-            owners = {tenant.id: tenant for tenant in await tenants.listed(session)}
-        now = int(self._now())
+            owners = [tenant.id for tenant in await tenants.listed(session)]
         return [
-            view_of(row, owners[row.tenant_id], now)
-            for row in rows
-            if tenant_id in (None, row.tenant_id)
+            view
+            for owner in owners
+            if tenant_id in (None, owner)
+            async for views, _ in self.page(owner, which)
+            for view in views
         ]
 
     async def get(self, tenant_id: str | None, key_id: str) -> KeyView:

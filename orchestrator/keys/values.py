@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 from orchestrator.core.acts import KEEP, Keep
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.limits import UNLIMITED, Limits, tighter
 from orchestrator.core.plans import Plan, limits_of
 from orchestrator.core.request import RouteHint
-from orchestrator.store.keys import ALL_MODELS
+from orchestrator.store.keys import ALL_MODELS, KeyState
 from orchestrator.store.tables import KeyScope, Tenant, VirtualKey, explicit_limits
 
 MAX_LABEL = 200
@@ -24,8 +24,6 @@ _MAX_METADATA = 16
 _MAX_METADATA_NAME = 64
 _MAX_METADATA_VALUE = 512
 ID = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
-
-Status = Literal["active", "expired", "revoked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,7 @@ class KeyView:
     effective: Limits
     deployment_id: str | None
     route_policy: str | None
-    status: Status
+    status: KeyState
     created_at: int
     expires_at: int | None
     revoked_at: int | None
@@ -231,7 +229,7 @@ def named(limits: Limits) -> dict[str, int | None]:
 def view_of(row: VirtualKey, tenant: Tenant, now: int) -> KeyView:
     """The key as it is shown at `now`."""
     own = limits_of(row.plan, explicit_limits(row))
-    status: Status = "revoked" if row.status == "revoked" else "active"
+    status: KeyState = "revoked" if row.status == "revoked" else "active"
     if status == "active" and row.expires_at is not None and row.expires_at <= now:
         status = "expired"
     return KeyView(

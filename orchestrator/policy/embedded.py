@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.core.errors import PolicyUnavailable
+from orchestrator.core.remembered import Remembered
 from orchestrator.policy import Decision, PolicyInput
 from orchestrator.policy.faults import Fault, Faults, Name
 from orchestrator.policy.inputs import Key, PolicyVersion, Question, question
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 REGO_FOLDER = Path(__file__).parent / "rego"
 COMPILE_S = 2.0
 """Processor time to compile a module that is kept; `candidates.py` grants less."""
-_MOST_REMEMBERED = 4096
+_MOST_REMEMBERED = 20_000
 _MOST_MODELS_HERE = 100
 """With more names of models the product's rules take milliseconds, and are not evaluated here."""
 _PATIENCE = 4
@@ -58,6 +58,7 @@ class EmbeddedRego:
         timeout_s: float,
         tally: Tally | None = None,
         faults: Faults | None = None,
+        most_remembered: int = _MOST_REMEMBERED,
     ) -> None:
         """`tally` counts the decisions that were remembered, and the others."""
         self._evaluators = evaluators
@@ -67,9 +68,8 @@ class EmbeddedRego:
         self._faults = faults or Faults()
         self._here: Rules | None = None
         self._asking: dict[tuple[int, Key], asyncio.Task[Decision | _Refusal]] = {}
-        self._remembered: OrderedDict[tuple[int, Key], tuple[PolicyVersion, Decision]] = (
-            OrderedDict()
-        )
+        self._remembered: Remembered[tuple[int, Key], tuple[PolicyVersion, Decision]]
+        self._remembered = Remembered(most_remembered)
         self._logged_at = float("-inf")
 
     async def decide(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
@@ -84,7 +84,7 @@ class EmbeddedRego:
         if not _is_short(asking):
             return await self._decided_elsewhere(key, asking)
         decision = self.evaluate(asking)
-        self._remember(key, version, decision)
+        self._remembered.put(key, (version, decision))
         return decision
 
     def is_constant(self, version: PolicyVersion) -> bool:
@@ -152,7 +152,7 @@ class EmbeddedRego:
             return self._at_fault(name, key_id, str(error))
         if self._faults.answered(name, key_id):
             logger.warning("policy %s version %d is evaluated again", *name[1:])
-        self._remember(key, asking.version, decision)
+        self._remembered.put(key, (asking.version, decision))
         return decision
 
     def _at_fault(self, name: Name, key_id: str, reason: str) -> _Refusal:
@@ -163,11 +163,6 @@ class EmbeddedRego:
                 *(name.policy_id, name.version, reason),
             )
         return _refusal(name, fault, fault.wait_s)
-
-    def _remember(self, key: tuple[int, Key], version: PolicyVersion, decision: Decision) -> None:
-        self._remembered[key] = (version, decision)
-        if len(self._remembered) > _MOST_REMEMBERED:
-            self._remembered.popitem(last=False)
 
     def _log(self, message: str, name: Name, error: object) -> None:
         """As one line of many: what is wrong with this process would fill the log."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from orchestrator.core.remembered import remember
+from orchestrator.core.remembered import Remembered
 from orchestrator.policy import Decision, PolicyInput
 from orchestrator.policy.inputs import PolicyVersion, version_of
 from orchestrator.policy.policies import Policies
@@ -17,7 +17,7 @@ from orchestrator.telemetry.instruments import Tally
 
 _OPEN = version_of("pol_check", 0, {}, None)
 """What a new tenant's policy says: nothing beyond what keys allow."""
-_MOST_REMEMBERED = 4096
+_MOST_REMEMBERED = 20_000
 
 
 class Evaluator(Protocol):
@@ -55,6 +55,7 @@ class RegoPolicies:
         *,
         now: Callable[[], float] = time.time,
         tally: Tally | None = None,
+        most_remembered: int = _MOST_REMEMBERED,
     ) -> None:
         """`tally` is that of the evaluator's memory."""
         self.tally = tally or Tally()
@@ -63,7 +64,8 @@ class RegoPolicies:
         self._recorder = recorder
         self._now = now
         # By the id of the question, which is kept, so that the id is nobody else's meanwhile.
-        self._constant: dict[int, tuple[PolicyInput, PolicyVersion, Decision]] = {}
+        self._constant: Remembered[int, tuple[PolicyInput, PolicyVersion, Decision]]
+        self._constant = Remembered(most_remembered)
 
     async def decide(self, asked: PolicyInput) -> Decision:
         """The decision of the policy in force. Raises: PolicyUnavailable."""
@@ -91,7 +93,7 @@ class RegoPolicies:
     async def _decided_now(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
         decision = await self._evaluator.decide(version, replace(asked, at=self._now()))
         if self._evaluator.is_constant(version):
-            remember(self._constant, id(asked), (asked, version, decision), _MOST_REMEMBERED)
+            self._constant.put(id(asked), (asked, version, decision))
         return decision
 
     async def check(self) -> None:

@@ -49,7 +49,8 @@ def start_policies(settings: Settings, database: Database, evaluators: Evaluator
         most_waiting=policy.record_queue,
     )
     recorder.start()
-    return RegoPolicies(policies, evaluator, recorder, tally=tally)
+    most = settings.store.key_cache_keys
+    return RegoPolicies(policies, evaluator, recorder, tally=tally, most_remembered=most)
 
 
 async def open_question(settings: Settings) -> None:
@@ -68,7 +69,12 @@ def _evaluator(settings: Settings, evaluators: Evaluators, tally: Tally) -> Eval
     policy = settings.policy
     match policy.engine:
         case "embedded":
-            return EmbeddedRego(evaluators, timeout_s=policy.timeout_s, tally=tally)
+            return EmbeddedRego(
+                evaluators,
+                timeout_s=policy.timeout_s,
+                tally=tally,
+                most_remembered=settings.store.key_cache_keys,
+            )
         case "opa":
             # Imported where it is used: an HTTP client costs 5 MB.
             from orchestrator.policy.opa import OpaHttp

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from orchestrator.core.limits import Bucket
-from orchestrator.core.remembered import remember
+from orchestrator.core.remembered import Remembered
 from orchestrator.quota import NOTHING_TAKEN, Admission, Caller, Outlook
 from orchestrator.quota.counters import (
     WINDOW_S,
@@ -23,7 +23,7 @@ from orchestrator.quota.replies import refusal, reply_headers
 
 Clock = Callable[[], float]
 
-_MOST_PLANS = 4096
+_MOST_PLANS = 20_000
 
 
 class _Plan(msgspec.Struct, frozen=True):
@@ -42,10 +42,12 @@ class _Plan(msgspec.Struct, frozen=True):
 class Limiter:
     """Key and tenant must both have room; a caller without limits costs nothing at all."""
 
-    def __init__(self, counters: Counters, *, now: Clock = time.time) -> None:
+    def __init__(
+        self, counters: Counters, *, now: Clock = time.time, most_remembered: int = _MOST_PLANS
+    ) -> None:
         self._counters = counters
         self._now = now
-        self._plans: dict[tuple[int, Bucket], _Plan] = {}
+        self._plans: Remembered[tuple[int, Bucket], _Plan] = Remembered(most_remembered)
 
     def outage(self) -> Outage | None:
         """What becomes of callers with limits, if limits cannot be counted together now."""
@@ -100,7 +102,7 @@ class Limiter:
             [] if bucket == "count" else token_claims(caller, 0, now),
         )
         # It keeps the caller, so that its id is nobody else's meanwhile.
-        remember(self._plans, (id(caller), bucket), plan, _MOST_PLANS)
+        self._plans.put((id(caller), bucket), plan)
         return plan
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -28,6 +29,7 @@ from orchestrator.store import token_days
 from orchestrator.store.append import append
 from orchestrator.store.database import Database, StoreError
 from orchestrator.store.private_files import prepare_folder
+from orchestrator.store.space import reserve
 from orchestrator.store.token_days import DayKey
 
 _log = logging.getLogger(__name__)
@@ -37,6 +39,9 @@ _STORE_EVERY_S = 0.5
 _RETRY_S = 1.0
 _CLOSE_S = 3.0
 _FORGET_OVER_BYTES = 64 * 1024
+_RESERVE_BYTES = 1024 * 1024
+"""Disk space ahead of the last line. Lines here are a quarter of those of the books, which refuse
+new requests when the disk is full: what runs then finds its room."""
 _KEEP_OWNERS_S = 7 * 86_400
 _SUFFIX = ".journal"
 
@@ -96,6 +101,10 @@ class TokenJournal:
         self.new_owner()
         self._path = folder / f"{self.owner}{_SUFFIX}"
         self._file = -1
+        self._size = 0
+        self._reserved = 0
+        self._lacks_space = False
+        self._times_emptied = 0
 
     def new_owner(self) -> str:
         """Lines from now on belong to a new owner, who has none yet."""
@@ -109,6 +118,12 @@ class TokenJournal:
             self._left.append(left)
         async with self._database.unit_of_work() as session:
             await token_days.forget_owners(session, int((self._now() - _KEEP_OWNERS_S) * 1000))
+        try:
+            # Before the first request, so that it finds its room.
+            self._open()
+            await asyncio.to_thread(self._sync)
+        except OSError as error:
+            _log.error("the journal `%s` cannot be written: %s", self._path, error.strerror)
         self._closed = asyncio.create_task(self._closing.wait())
         self._tasks = [
             asyncio.create_task(self._sync_forever()),
@@ -183,16 +198,44 @@ class TokenJournal:
                 self._flying, self._next = self._next, _Group()
             await self._add(self._flying)
             self._flying = None
-        if self._file >= 0 and self.may_forget() and _size(self._file) > _FORGET_OVER_BYTES:
+        if self._file >= 0 and self.may_forget() and self._size > _FORGET_OVER_BYTES:
             os.ftruncate(self._file, 0)
+            self._size = self._reserved = 0
+            self._times_emptied += 1
+            self._unsynced.set()
 
     def _write(self, line: Line) -> None:
         if self._file < 0:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._open()
         used = [(*_day_key(change.counter), change.used) for change in line.changes]
         record = {"owner": line.owner, "line": line.number, "used": used}
-        append(self._file, orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        text = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        if append(self._file, text) < len(text):
+            # Half a line would spoil the one behind it.
+            os.ftruncate(self._file, self._size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._size += len(text)
+
+    def _open(self) -> None:
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _sync(self) -> None:
+        """Brings the lines to the disk and reserves space for more. On a thread of its own."""
+        os.fsync(self._file)
+        if self._size + _RESERVE_BYTES <= self._reserved:
+            return
+        times_emptied, length = self._times_emptied, self._size + 2 * _RESERVE_BYTES
+        try:
+            reserve(self._file, length)
+        except OSError as error:
+            if not self._lacks_space:
+                _log.error("no space for the journal `%s`: %s", self._path, error.strerror)
+            self._lacks_space = True
+        else:
+            # What emptied the file meanwhile took its space away.
+            self._reserved = length if times_emptied == self._times_emptied else 0
+            self._lacks_space = False
 
     async def _add(self, group: _Group) -> None:
         now_ms = int(self._now() * 1000)
@@ -227,7 +270,7 @@ class TokenJournal:
             self._unsynced.clear()
             self._is_behind = False
             if self._file >= 0:
-                await asyncio.to_thread(os.fsync, self._file)
+                await asyncio.to_thread(self._sync)
             await self._pause(_SYNC_EVERY_S)
 
     async def _store_forever(self) -> None:
@@ -299,7 +342,3 @@ def _counter(key: DayKey) -> Counter:
 
 def _day_key(counter: Counter) -> DayKey:
     return counter.scope, counter.owner, counter.period
-
-
-def _size(descriptor: int) -> int:
-    return os.fstat(descriptor).st_size

@@ -227,6 +227,14 @@ async def head(session: AsyncSession) -> Head | None:
     return None if row is None else Head(row.seq, row.hash)
 
 
+async def passes_through(session: AsyncSession, known: Head) -> bool:
+    """Whether the line that `known` was the end of is still there, and still that line."""
+    query = select(AuditEntry.hash).where(AuditEntry.seq == known.seq)
+    end = await head(session)
+    is_behind = end is None or end.seq < known.seq
+    return not is_behind and (await session.exec(query)).first() == known.hash
+
+
 async def first_fault(
     session: AsyncSession, *, known_heads: Sequence[Head] = ()
 ) -> tuple[Fault | None, Head]:
@@ -238,11 +246,13 @@ async def first_fault(
     # Read before the lines: others may append meanwhile.
     stored = await head(session)
     heads = [*known_heads, *([stored] if stored is not None else [])]
-    noted = {known.seq: known.hash for known in heads}
+    noted: dict[int, set[bytes]] = {}
+    for known in heads:
+        noted.setdefault(known.seq, set()).add(known.hash)
     try:
         async for line in every_line(session):
             problem = _problem(line, end)
-            if problem is None and noted.get(line.seq, line.hash) != line.hash:
+            if problem is None and noted.get(line.seq, {line.hash}) != {line.hash}:
                 problem = "is not the line that was noted as the end of the audit then"
             if problem is not None:
                 return Fault(end.seq + 1, problem), end

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import Connection, event, text
-from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from orchestrator.settings import Settings, SettingsError, StoreSettings
 from orchestrator.store.failures import TRANSLATED, sentence
+from orchestrator.store.postgresql import postgresql_engine
 from orchestrator.store.private_files import prepare_folder
 from orchestrator.store.tables import SCHEMA_REVISION
 
@@ -38,7 +38,6 @@ _READING: dict[str, dict[str, Any]] = {
     _POSTGRESQL: {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
 }
 _MIGRATION_LOCK_TIMEOUT_S = 300
-_RECYCLE_S = 1800
 
 
 class StoreError(Exception):
@@ -73,9 +72,13 @@ class Database:
         """The store as messages name it: the file, or the server and the database."""
         if self.file is not None:
             return str(self.file)
-        at = self._url.host or "localhost"
-        port = f":{self._url.port}" if self._url.port else ""
-        return f"postgresql://{at}{port}/{self._url.database}"
+        several = self._url.query.get("host")
+        if several is not None:
+            at = several if isinstance(several, str) else ",".join(several)
+        else:
+            port = f":{self._url.port}" if self._url.port else ""
+            at = f"{self._url.host or 'localhost'}{port}"
+        return f"postgresql://{at}/{self._url.database}"
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -112,7 +115,7 @@ class Database:
                 async with self._engine.begin() as connection:
                     yield connection
             return
-        patient = _postgresql_engine(self._url, self._settings, patient=True)
+        patient = postgresql_engine(self._url, self._settings, patient=True)
         try:
             with self._translated():
                 async with patient.begin() as connection:
@@ -135,6 +138,21 @@ class Database:
                 f"needs {SCHEMA_REVISION}: run `orchestrator migrate`"
             )
 
+    async def check_writable(self) -> None:
+        """Raises: StoreError when the server takes no writes, as a standby after a fail-over.
+
+        Its connections are given up then, so that the next ones may reach the server that does.
+        Of an SQLite file nothing is checked.
+        """
+        if self.kind == "sqlite":
+            return
+        async with self.reading() as session:
+            rows = await (await session.connection()).execute(_IS_READ_ONLY)
+            is_read_only = bool(rows.scalar_one())
+        if is_read_only:
+            await self._engine.dispose()
+            raise StoreError(f"the store `{self.name}` cannot be written: it is read-only")
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Turns errors of the driver into StoreError."""
@@ -155,6 +173,9 @@ async def turn(session: AsyncSession, name: str) -> None:
         await connection.execute(_TURN, {"number": _number(name)})
 
 
+_IS_READ_ONLY = text(
+    "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on'"
+)
 _TURN = text("SELECT pg_advisory_xact_lock(:number)")
 
 
@@ -192,7 +213,7 @@ def _create_private(file: Path) -> None:
 
 def _engine(url: URL, settings: StoreSettings) -> AsyncEngine:
     if url.drivername == _POSTGRESQL:
-        return _postgresql_engine(url, settings)
+        return postgresql_engine(url, settings)
     return _sqlite_engine(url, settings)
 
 
@@ -212,46 +233,5 @@ def _sqlite_engine(url: URL, settings: StoreSettings) -> AsyncEngine:
     def on_begin(connection: Connection) -> None:
         options = connection.get_execution_options()
         connection.exec_driver_sql(options.get("sqlite_begin", "BEGIN IMMEDIATE"))
-
-    return engine
-
-
-def _postgresql_engine(url: URL, settings: StoreSettings, *, patient: bool = False) -> AsyncEngine:
-    """`patient`: statements may run for as long as they need, on one connection of their own."""
-    statement_s = settings.statement_timeout_s
-    limits_ms = {
-        "statement_timeout": 0 if patient else statement_s,
-        "lock_timeout": settings.busy_timeout_s,
-        # A process that stops in the middle must not hold its locks for ever.
-        "idle_in_transaction_session_timeout": 0 if patient else 6 * statement_s,
-    }
-    arguments: dict[str, Any] = {
-        "timeout": settings.connect_timeout_s,
-        # The server's own limit cannot help when it is the server that hangs.
-        "command_timeout": None if patient else statement_s + 1.0,
-        "server_settings": {
-            "application_name": "orchestrator",
-            "timezone": "UTC",
-            "jit": "off",
-            **{name: str(int(1000 * limit_s)) for name, limit_s in limits_ms.items()},
-        },
-    }
-    if patient:
-        return create_async_engine(url, connect_args=arguments, poolclass=NullPool)
-    engine = create_async_engine(
-        url,
-        connect_args=arguments,
-        pool_size=settings.pool_size,
-        max_overflow=0,
-        pool_timeout=settings.connect_timeout_s,
-        pool_recycle=_RECYCLE_S,
-        pool_pre_ping=True,
-    )
-
-    @event.listens_for(engine.sync_engine, "handle_error")
-    def on_error(context: ExceptionContext) -> None:
-        # A connection that gave no answer is thrown away: rolling back on it would hang as well.
-        if isinstance(context.original_exception, TimeoutError):
-            context.is_disconnect = True
 
     return engine

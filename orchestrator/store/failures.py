@@ -1,4 +1,7 @@
-"""What a driver's error means, in one sentence without a statement or its values in it."""
+"""What a driver's error means, in one sentence without a statement or its values in it.
+
+SQLite's words name tables and columns only; PostgreSQL's are left out where they may hold values.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ TRANSLATED = (
     # A connection that cannot be made, or is cut, fails with the driver's own error.
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    # None of several servers takes writes.
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )
@@ -46,10 +51,46 @@ _POSTGRESQL = (
 )
 
 
+_MAY_HOLD_VALUES = ("22", "23")
+"""Classes of errors (data, integrity) whose words may repeat what was to be written."""
+_MOST_SAID = 300
+
+
 def sentence(store: str, error: BaseException) -> str:
-    """What is wrong with `store`."""
+    """What is wrong with `store`, and what the server itself said of it."""
     cause: BaseException | None = error.orig if isinstance(error, DBAPIError) else error
-    return f"the store `{store}` {_meaning(cause if cause is not None else error)}"
+    cause = cause if cause is not None else error
+    if isinstance(_source(cause), asyncpg.TargetServerAttributeNotMatched):
+        return f"the store `{store}` cannot be written: no server of it takes writes"
+    said = _said(cause)
+    return f"the store `{store}` {_meaning(cause)}{f' ({said})' if said else ''}"
+
+
+def _said(cause: BaseException) -> str:
+    """The words of the server, the driver or the system, where they hold none of our values."""
+    source = _source(cause)
+    if isinstance(source, asyncpg.PostgresError):
+        state = source.sqlstate or ""
+        words = "" if state.startswith(_MAY_HOLD_VALUES) else f"{source.args[0]}, SQLSTATE {state}"
+    elif isinstance(source, _SPEAKING) and not isinstance(source, asyncpg.DataError):
+        words = str(source)
+    else:
+        words = ""
+    line = " ".join(words.split())
+    return line if len(line) <= _MOST_SAID else f"{line[:_MOST_SAID]}…"
+
+
+def _source(cause: BaseException) -> BaseException:
+    """The driver's error, where SQLAlchemy's stands in front of it."""
+    return cause.__cause__ if isinstance(cause.__cause__, _SPEAKING) else cause
+
+
+_SPEAKING = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
 
 
 def _meaning(cause: BaseException) -> str:
@@ -71,4 +112,5 @@ def _meaning(cause: BaseException) -> str:
                 return meaning
         if "connection" in said and ("closed" in said or "lost" in said):
             return "cannot be reached"
-    return f"failed: {type(cause).__name__}"
+    words = f" ({cause})" if isinstance(cause, sqlite3.Error) else ""
+    return f"failed: {type(cause).__name__}{words}"

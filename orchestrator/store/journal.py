@@ -6,6 +6,9 @@ promise of that id was right. After a crash the last word on an id counts, a pro
 
 One incarnation of a process writes segments `<incarnation>-<number>.journal` and holds a `flock` on
 each. Whoever gets all the locks of an incarnation knows that it is dead, and may read it.
+
+The disk space of a segment is reserved when it is made, and the next segment is made ahead
+(`reserve_ahead`): lines of work that has begun find room on a disk that has filled up meanwhile.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import fcntl
 import logging
 import os
 import re
+import threading
 import zlib
 from collections import deque
 from collections.abc import Sequence
@@ -26,12 +30,13 @@ from typing import Literal
 
 from orchestrator.core.ids import new_id
 from orchestrator.store.append import append
+from orchestrator.store.space import reserve
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["R", "P", "C"]
 
-_SEGMENT_BYTES = 4 * 1024 * 1024
+SEGMENT_BYTES = 4 * 1024 * 1024
 _CHUNK_BYTES = 256 * 1024
 _NAME = re.compile(r"(?P<incarnation>jrn_\w+)-(?P<number>\d+)\.journal")
 _LINE = re.compile(rb"(?P<crc>[0-9a-f]{8}) (?P<kind>[RPC]) (?P<id>[^ \n]+) (?P<payload>[^\n]*)")
@@ -70,13 +75,14 @@ def parse_lines(content: bytes) -> tuple[list[Line], int]:
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """One file, open and locked. `size` counts whole lines."""
+    """One file, open and locked. `size` counts whole lines; `reserved` bytes have their space."""
 
     number: int
     path: Path
     fd: int
     size: int = 0
     synced: int = 0
+    reserved: int = 0
 
     def discard(self) -> None:
         """Removes the file, and then lets go of its lock."""
@@ -85,17 +91,25 @@ class Segment:
 
 
 class Journal:
-    """What this process writes. `append` is called on one thread, `sync` may be on another."""
+    """What this process writes.
 
-    def __init__(self, folder: Path, *, segment_bytes: int = _SEGMENT_BYTES) -> None:
-        """`folder` is there already; files are made when there is something to write."""
+    `append` is called on one thread, `sync` and `reserve_ahead` may be on another.
+    """
+
+    def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """`folder` is there already; files are made by `reserve_ahead` and by the first line."""
         self.segments: deque[Segment] = deque()
         self.fault: str | None = None
+        """Why lines that were taken could not be written, while they cannot."""
+        self.shortage: str | None = None
+        """Why no space could be reserved ahead, while there is none: take no new work."""
         self._folder = folder
         self._segment_bytes = segment_bytes
         self._incarnation = new_id("jrn")
         self._made = 0
+        self._making = threading.Lock()
         self._current: Segment | None = None
+        self._spare: Segment | None = None
         self._held = bytearray()
         self._folder_synced = True
         self.taken = 0
@@ -122,11 +136,12 @@ class Journal:
         if not self._held:
             return
         try:
-            segment = self._writable()
+            segment = self._writable(len(self._held))
             written = append(segment.fd, bytes(self._held))
             if written < len(self._held):
                 # Half a line would spoil the one behind it.
                 os.ftruncate(segment.fd, segment.size)
+                segment.reserved = segment.size
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             reason = error.strerror or str(error)
@@ -147,7 +162,32 @@ class Journal:
     def release(self) -> None:
         """Lets go of all segments; what is written from now on begins a new one."""
         self.close_current()
+        with self._making:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.discard()
         _release(self.segments)
+
+    def reserve_ahead(self) -> None:
+        """Makes the next segment with its space, unless it is there. Never raises: see `shortage`.
+
+        It may be slow, and is not for the thread that appends.
+        """
+        try:
+            with self._making:
+                spare = self._spare = self._spare or self._made_segment()
+                if spare.reserved < self._segment_bytes:
+                    reserve(spare.fd, self._segment_bytes)
+                    spare.reserved = self._segment_bytes
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if self.shortage != reason:
+                logger.error("no space for the journal in `%s`: %s", self._folder, reason)
+            self.shortage = reason
+            return
+        if self.shortage is not None:
+            logger.warning("the journal in `%s` has its space again", self._folder)
+            self.shortage = None
 
     def sync(self) -> None:
         """Brings every line of `segments` to the disk. Raises: OSError."""
@@ -160,10 +200,32 @@ class Journal:
                 os.fdatasync(segment.fd)
                 segment.synced = size
 
-    def _writable(self) -> Segment:
-        """The segment to write to. Raises: OSError."""
-        if self._current is not None and self._current.size < self._segment_bytes:
-            return self._current
+    def _writable(self, length: int) -> Segment:
+        """The segment to write `length` bytes to. Raises: OSError."""
+        current = self._current
+        if current is not None and current.size + length <= current.reserved:
+            return current
+        with self._making:
+            is_full = current is None or current.size + length > self._segment_bytes
+            if not is_full and (self._spare is None or not self._spare.reserved):
+                # Tried without its space, too: what was taken must get somewhere.
+                assert current is not None
+                self._reserve(current)
+                return current
+            segment, self._spare = self._spare or self._made_segment(), None
+            if not segment.reserved:
+                self._reserve(segment)
+        self._current = segment
+        self.segments.append(segment)
+        return segment
+
+    def _reserve(self, segment: Segment) -> None:
+        with suppress(OSError):
+            reserve(segment.fd, self._segment_bytes)
+            segment.reserved = self._segment_bytes
+
+    def _made_segment(self) -> Segment:
+        """A new, empty file. Raises: OSError."""
         number = self._made
         path = self._folder / f"{self._incarnation}-{number:06d}.journal"
         draft = path.with_suffix(".new")
@@ -178,9 +240,7 @@ class Journal:
             raise
         self._made += 1
         self._folder_synced = False
-        self._current = Segment(number, path, fd)
-        self.segments.append(self._current)
-        return self._current
+        return Segment(number, path, fd)
 
 
 class Cursor:

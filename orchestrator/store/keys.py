@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
-from sqlalchemy import func, or_, update
+from sqlalchemy import BigInteger, ColumnElement, LargeBinary, bindparam, func, or_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -15,6 +16,9 @@ from orchestrator.store.key_secret import Pepper, public_prefix
 from orchestrator.store.tables import DEFAULT_POLICY_ID, KeyScope, Tenant, VirtualKey
 
 ALL_MODELS = ("*",)
+
+KeyState = Literal["active", "expired", "revoked"]
+"""What a key is at a moment; the row knows of no clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,21 @@ class FoundKey:
     tenant: Tenant
     digest: bytes
     previous: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFilter:
+    """Which keys are listed. Times in seconds since the epoch.
+
+    `label` is a part of it, A to Z in either case. The last use is that of either secret of a key;
+    one that was never used was last used before any moment.
+    """
+
+    label: str | None = None
+    status: KeyState | None = None
+    policy_id: str | None = None
+    last_used_before: int | None = None
+    last_used_after: int | None = None
 
 
 async def create(
@@ -119,17 +138,47 @@ async def listed(session: AsyncSession) -> Sequence[VirtualKey]:
 
 
 async def page(
-    session: AsyncSession, tenant_id: str, *, after: str | None, limit: int
+    session: AsyncSession,
+    tenant_id: str,
+    which: KeyFilter,
+    now: int,
+    *,
+    after: str | None,
+    limit: int,
 ) -> tuple[Sequence[VirtualKey], bool]:
-    """At most `limit` keys of a tenant behind the key `after`, and whether more follow.
+    """At most `limit` keys of a tenant behind the key `after`, the newest first, and whether more
+    follow.
 
     Ids sort by the time they were made, so a page does not move when keys are added.
     """
-    query = select(VirtualKey).where(VirtualKey.tenant_id == tenant_id)
+    query = select(VirtualKey).where(VirtualKey.tenant_id == tenant_id, *_conditions(which, now))
     if after is not None:
-        query = query.where(col(VirtualKey.id) > after)
-    rows = (await session.exec(query.order_by(col(VirtualKey.id)).limit(limit + 1))).all()
+        query = query.where(col(VirtualKey.id) < after)
+    query = query.order_by(col(VirtualKey.id).desc()).limit(limit + 1)
+    rows = (await session.exec(query)).all()
     return rows[:limit], len(rows) > limit
+
+
+def _conditions(which: KeyFilter, now: int) -> list[ColumnElement[bool]]:
+    label, expires_at = col(VirtualKey.label), col(VirtualKey.expires_at)
+    uses = [col(VirtualKey.last_used_at), col(VirtualKey.previous_last_used_at)]
+    found: list[ColumnElement[bool]] = []
+    if which.label is not None:
+        found.append(label.icontains(which.label, autoescape=True))
+    if which.policy_id is not None:
+        found.append(col(VirtualKey.policy_id) == which.policy_id)
+    if which.last_used_after is not None:
+        found.append(or_(*[use >= which.last_used_after for use in uses]))
+    if which.last_used_before is not None:
+        found += [or_(use.is_(None), use < which.last_used_before) for use in uses]
+    if which.status is not None:
+        kept = "revoked" if which.status == "revoked" else "active"
+        found.append(col(VirtualKey.status) == kept)
+    if which.status == "active":
+        found.append(or_(expires_at.is_(None), expires_at > now))
+    if which.status == "expired":
+        found.append(expires_at <= now)
+    return found
 
 
 async def revoke(session: AsyncSession, key_id: str, now: int) -> tuple[VirtualKey, bool] | None:
@@ -197,16 +246,18 @@ async def record_use(session: AsyncSession, used_at: Mapping[tuple[str, bytes], 
 
     Other processes write it too, so all take the rows in the order of the keys.
     """
-    for (_, digest), when in sorted(used_at.items()):
-        current, last = col(VirtualKey.digest), col(VirtualKey.last_used_at)
-        await session.exec(
+    given = [{"of": digest, "moment": when} for (_, digest), when in sorted(used_at.items())]
+    connection = await session.connection()
+    for digest, used in (("digest", "last_used_at"), ("previous_digest", "previous_last_used_at")):
+        last = getattr(VirtualKey, used)
+        moment = bindparam("moment", type_=BigInteger)
+        # One statement for all: thousands of keys may have been used.
+        await connection.execute(
             update(VirtualKey)
-            .where(current == digest, or_(last.is_(None), last < when))
-            .values(last_used_at=when)
-        )
-        previous, last = col(VirtualKey.previous_digest), col(VirtualKey.previous_last_used_at)
-        await session.exec(
-            update(VirtualKey)
-            .where(previous == digest, or_(last.is_(None), last < when))
-            .values(previous_last_used_at=when)
+            .where(
+                getattr(VirtualKey, digest) == bindparam("of", type_=LargeBinary),
+                or_(last.is_(None), last < moment),
+            )
+            .values({used: moment}),
+            given,
         )

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from orchestrator.core.errors import StoreUnavailable
+from orchestrator.settings import BooksSettings
 from orchestrator.store.database import StoreError
-from orchestrator.store.journal import Cursor, Journal, adopt_dead
+from orchestrator.store.journal import SEGMENT_BYTES, Cursor, Journal, adopt_dead
 from orchestrator.store.private_files import prepare_folder
 
 logger = logging.getLogger(__name__)
@@ -38,11 +39,25 @@ _RETRY_AFTER_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How far the disk and the database may be behind, and how large the journal may grow."""
+    """How far the disk and the database may be behind, and how large the journal may grow.
+
+    `reserve_bytes` of disk space are reserved ahead for the lines of work that has begun.
+    """
 
     sync_interval_s: float = 0.02
     commit_interval_s: float = 0.2
     most_bytes: int = 1024 * 1024 * 1024
+    reserve_bytes: int = SEGMENT_BYTES
+
+    @classmethod
+    def of(cls, books: BooksSettings) -> Pace:
+        """What the settings say."""
+        return cls(
+            books.sync_interval_s,
+            books.commit_interval_s,
+            books.journal_max_bytes,
+            books.journal_reserve_bytes,
+        )
 
 
 class Spool:
@@ -57,7 +72,7 @@ class Spool:
         self._folder = folder
         self._commit = commit
         self._pace = pace
-        self._journal = Journal(folder)
+        self._journal = Journal(folder, segment_bytes=pace.reserve_bytes)
         self._cursor = Cursor(self._journal.segments)
         self._adopted: deque[Cursor] = deque()
         self._taken_at_most = -1
@@ -76,6 +91,8 @@ class Spool:
         """Raises: SettingsError when the folder cannot be written."""
         prepare_folder(self._folder.parent, "data_dir")
         prepare_folder(self._folder, "data_dir")
+        # No work is taken before there is room to record it.
+        self._journal.reserve_ahead()
         self._closed = asyncio.create_task(self._closing.wait())
         for work in (self._sync_forever, self._commit_forever, self._adopt_forever):
             self._tasks.append(asyncio.create_task(self._again_and_again(work)))
@@ -118,12 +135,13 @@ class Spool:
     def check(self) -> None:
         """Raises: StoreUnavailable when the journal takes no more."""
         journal = self._journal
-        if journal.fault is None and journal.taken <= self._taken_at_most:
+        is_writable = journal.fault is None and journal.shortage is None
+        if is_writable and journal.taken <= self._taken_at_most:
             return
         # What has been committed since makes room; nothing but new lines takes any.
         room = self._pace.most_bytes - self._bytes()
         self._taken_at_most = journal.taken + room
-        if journal.fault is not None or room < 0:
+        if not is_writable or room < 0:
             raise StoreUnavailable(
                 "Requests cannot be recorded at the moment.",
                 retry_after_s=_RETRY_AFTER_S,
@@ -135,6 +153,11 @@ class Spool:
         found = []
         if self._journal.fault is not None:
             found.append(f"the journal of {self._what} cannot be written: {self._journal.fault}")
+        elif self._journal.shortage is not None:
+            found.append(
+                f"no disk space can be reserved for the journal of {self._what}"
+                f" ({self._pace.reserve_bytes} bytes): {self._journal.shortage}"
+            )
         if self._failing_since is not None:
             waited_s = time.monotonic() - self._failing_since
             found.append(
@@ -172,11 +195,15 @@ class Spool:
             self._unsynced.clear()
             if self._journal.fault is not None:
                 self._journal.flush()
+            await self._off_loop(self._sync)
+            if self._journal.fault is not None or self._journal.shortage is not None:
+                # Nothing new is taken meanwhile, so nothing else would wake this.
                 await self._pause(_BACKOFF_S[0])
                 self._unsynced.set()
-            await self._off_loop(self._sync)
 
     def _sync(self) -> None:
+        if not self._closing.is_set():
+            self._journal.reserve_ahead()
         try:
             self._journal.sync()
         except OSError as error:

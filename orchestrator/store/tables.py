@@ -25,7 +25,7 @@ from sqlmodel import Field, SQLModel
 
 from orchestrator.core.limits import Limits
 
-SCHEMA_REVISION = "20261121_3"
+SCHEMA_REVISION = "20261130_2"
 """The newest migration; an opened store must be at this one."""
 
 KeyScope = Literal["admin", "inference"]
@@ -116,6 +116,29 @@ class VirtualKey(SQLModel, table=True):
     previous_pepper_id: str | None = Field(default=None, max_length=16)
     previous_expires_at: int | None = Field(default=None, sa_type=BigInteger)
     previous_last_used_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class KeyChange(SQLModel, table=True):
+    """A key that was changed, or without `key_id` all keys of a tenant; triggers write it.
+
+    `at` in milliseconds, by the database's clock.
+    """
+
+    __tablename__ = "key_change"
+    __table_args__: Any = (Index("ix_key_change_at", "at"),)
+
+    seq: int | None = Field(
+        default=None,
+        sa_column=Column(
+            BigInteger().with_variant(Integer, "sqlite"),
+            primary_key=True,
+            autoincrement=True,
+            nullable=False,
+        ),
+    )
+    at: int = Field(sa_type=BigInteger)
+    tenant_id: str = Field(max_length=40)
+    key_id: str | None = Field(default=None, max_length=40)
 
 
 def explicit_limits(row: Tenant | VirtualKey) -> Limits:
@@ -219,6 +242,37 @@ class UsageEntry(SQLModel, table=True):
     first_token_ms: int | None = Field(default=None, sa_type=BigInteger)
     duration_ms: int = Field(sa_type=BigInteger)
     outcome: str = Field(max_length=16)
+
+
+class UsageTotal(SQLModel, table=True):
+    """What the records of one tenant, key and model add up to in one hour or day.
+
+    `at` is its beginning in milliseconds. In the spans `all_hour` and `all_day` are the sums of
+    all keys and models, whose names are empty there. Written with the records, and kept when they
+    go.
+    """
+
+    __tablename__ = "usage_total"
+    __table_args__: Any = (
+        CheckConstraint("span IN ('hour', 'day', 'all_hour', 'all_day')", name="span"),
+        # Read in the order of its key.
+        {"sqlite_with_rowid": False},
+    )
+
+    tenant_id: str = Field(primary_key=True, max_length=40)
+    span: str = Field(primary_key=True, max_length=8)
+    at: int = Field(
+        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, nullable=False)
+    )
+    key_id: str = Field(primary_key=True, max_length=40)
+    model: str = Field(primary_key=True, max_length=200)
+    requests: int = Field(sa_type=BigInteger)
+    failed: int = Field(sa_type=BigInteger)
+    cancelled: int = Field(sa_type=BigInteger)
+    prompt_tokens: int = Field(sa_type=BigInteger)
+    completion_tokens: int = Field(sa_type=BigInteger)
+    cached_tokens: int = Field(sa_type=BigInteger)
+    duration_ms: int = Field(sa_type=BigInteger)
 
 
 class TokenDay(SQLModel, table=True):

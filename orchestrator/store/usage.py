@@ -1,28 +1,48 @@
-"""Queries about the books."""
+"""Queries about the books.
+
+A record is added together with its part of four sums: those of its tenant, key and model in its
+hour and in its day, and those of its tenant alone. What is asked for is read from days, then hours,
+and only at the edges of a stretch that does not begin or end with an hour from single records, so
+an answer costs as much as there are groups and not as many calls as there were.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, assert_never
+from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, case, func, literal_column
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    case,
+    delete,
+    func,
+    literal,
+    literal_column,
+    tuple_,
+    union_all,
+)
 from sqlalchemy import select as select_columns
 from sqlalchemy.dialects import sqlite
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from orchestrator.core.moments import format_moment
-from orchestrator.store.tables import UsageEntry
-
-if TYPE_CHECKING:
-    from sqlalchemy.dialects import postgresql
+from orchestrator.store.tables import UsageEntry, UsageTotal
+from orchestrator.store.usage_spans import DAY_MS, HOUR_MS, Piece, pieces
 
 Grouping = Literal["hour", "day", "key", "model"]
+GroupValue = str | int
 
-_COLUMNS: Mapping[str, Any] = {"key": col(UsageEntry.key_id), "model": col(UsageEntry.model)}
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
+_COUNTED = (
+    "requests",
+    "failed",
+    "cancelled",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "duration_ms",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +64,7 @@ class UsageSum:
     at which it begins, in UTC.
     """
 
-    group: Mapping[Grouping, str | int]
+    group: Mapping[Grouping, GroupValue]
     requests: int
     failed: int
     cancelled: int
@@ -59,26 +79,95 @@ class UsageSum:
         return self.prompt_tokens + self.completion_tokens
 
 
-async def add_all(session: AsyncSession, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Adds `entries`, the columns of `UsageEntry`; those that are there already stay as they are.
+class RecordsGoneError(Exception):
+    """The single records of the hour that begins at `hour_at` (ms) are no longer kept."""
 
-    Each request has one, so they are never made into objects.
+    def __init__(self, hour_at: int) -> None:
+        super().__init__(f"the records of the hour at {hour_at} are gone")
+        self.hour_at = hour_at
+
+
+async def add_all(session: AsyncSession, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Adds `entries`, the columns of `UsageEntry`, and counts them in the sums.
+
+    Those that are there already stay as they are and are not counted again. Each request has one,
+    so they are never made into objects.
     """
     if not entries:
         return
-    insert = _insert(session.get_bind().dialect.name)
-    statement = insert.on_conflict_do_nothing(index_elements=["record_id"])
+    insert = _inserter(session)
     connection = await session.connection()
-    await connection.execute(statement, entries)
+    # Of an id that comes twice in one batch the first counts; PostgreSQL would return both.
+    by_id = {entry["record_id"]: entry for entry in reversed(entries)}
+    added = await connection.execute(
+        insert(UsageEntry)
+        .on_conflict_do_nothing(index_elements=["record_id"])
+        .returning(col(UsageEntry.record_id)),
+        list(by_id.values()),
+    )
+    sums = _sums_of(by_id[record_id] for record_id in added.scalars())
+    if not sums:
+        return
+    statement = insert(UsageTotal)
+    counted = {name: getattr(UsageTotal, name) + statement.excluded[name] for name in _COUNTED}
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["tenant_id", "span", "at", "key_id", "model"], set_=counted
+        ),
+        sums,
+    )
 
 
-def _insert(dialect: str) -> sqlite.Insert | postgresql.Insert:
-    if dialect != "postgresql":
-        return sqlite.insert(UsageEntry)
+def _sums_of(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows to add to the sums, in the order of their keys: no two writers wait in a circle."""
+    sums: dict[tuple[Any, ...], list[int]] = {}
+    for entry in entries:
+        outcome = entry["outcome"]
+        numbers = (
+            1,
+            int(outcome == "failed"),
+            int(outcome == "cancelled"),
+            *(entry[name] for name in _COUNTED[3:]),
+        )
+        for span, length, key_id, model in (
+            ("day", DAY_MS, entry["key_id"], entry["model"]),
+            ("hour", HOUR_MS, entry["key_id"], entry["model"]),
+            ("all_day", DAY_MS, "", ""),
+            ("all_hour", HOUR_MS, "", ""),
+        ):
+            key = (entry["tenant_id"], span, entry["at"] - entry["at"] % length, key_id, model)
+            so_far = sums.get(key)
+            sums[key] = (
+                list(numbers)
+                if so_far is None
+                else [old + new for old, new in zip(so_far, numbers, strict=True)]
+            )
+    names = ("tenant_id", "span", "at", "key_id", "model", *_COUNTED)
+    return [dict(zip(names, (*key, *sums[key]), strict=True)) for key in sorted(sums)]
+
+
+def _inserter(session: AsyncSession) -> Any:
+    """The database's own INSERT, which can say what to do about rows that are there."""
+    if session.get_bind().dialect.name != "postgresql":
+        return sqlite.insert
     # Imported where it is used: that dialect costs 5 MB.
     from sqlalchemy.dialects import postgresql
 
-    return postgresql.insert(UsageEntry)
+    return postgresql.insert
+
+
+async def forget_records(session: AsyncSession, before_at: int, most: int) -> int:
+    """Removes at most `most` records that began before `before_at`; the sums keep them.
+
+    Returns how many went. `before_at` begins an hour, so that each hour is kept whole or not.
+    """
+    assert before_at % HOUR_MS == 0
+    old = select_columns(col(UsageEntry.record_id)).where(col(UsageEntry.at) < before_at)
+    connection = await session.connection()
+    gone = await connection.execute(
+        delete(UsageEntry).where(col(UsageEntry.record_id).in_(old.limit(most).scalar_subquery()))
+    )
+    return int(gone.rowcount)
 
 
 async def summed(
@@ -88,108 +177,123 @@ async def summed(
     *,
     limit: int | None = None,
     offset: int = 0,
+    after: Sequence[GroupValue] | None = None,
 ) -> list[UsageSum]:
-    """The sums by `by`, in the order of the groups; without `by` one sum of everything."""
-    groups = [_group(name) for name in by]
-    query = _filtered(select_columns(*groups, *_sums()), which)
-    if groups:
-        query = query.group_by(*groups).order_by(*groups).limit(limit).offset(offset)
+    """The sums by `by`, in the order of the groups; without `by` one sum of everything.
+
+    `after` are the values of the group behind which to begin. Raises: RecordsGoneError.
+    """
+    parts = pieces(which.start_at, which.end_at, by_hour="hour" in by)
+    for piece in parts:
+        if piece.source == "record":
+            await _check_kept(session, which.tenant_id, piece)
+    if not parts:
+        return [] if by else [UsageSum({}, 0, 0, 0, 0, 0, 0, 0)]
+    query = _query(which, by, parts, after)
+    if by:
+        query = query.limit(limit).offset(offset)
     rows = (await (await session.connection()).execute(query)).all()
     return [_sum(tuple(row), by) for row in rows]
 
 
-def _group(name: Grouping) -> ColumnElement[Any]:
-    match name:
-        case "hour" | "day":
-            length = HOUR_MS if name == "hour" else DAY_MS
-            # Not a parameter: PostgreSQL must see the same expression in SELECT and GROUP BY.
-            step: ColumnElement[int] = literal_column(str(length))
-            return col(UsageEntry.at) - col(UsageEntry.at) % step
-        case "key" | "model":
-            column: ColumnElement[Any] = _COLUMNS[name]
-            return column
-        case _:
-            assert_never(name)
+async def _check_kept(session: AsyncSession, tenant_id: str | None, piece: Piece) -> None:
+    """Raises: RecordsGoneError unless every record of the hours of `piece` is there."""
+    assert piece.start_at is not None
+    assert piece.end_at is not None
+    connection = await session.connection()
+    first = piece.start_at // HOUR_MS * HOUR_MS
+    for hour_at in range(first, piece.end_at, HOUR_MS):
+        whole = UsageFilter(tenant_id, hour_at, hour_at + HOUR_MS)
+        counts = [
+            _selected(whole, (), Piece(source, whole.start_at, whole.end_at)).with_only_columns(
+                func.count() if source == "record" else func.sum(col(UsageTotal.requests))
+            )
+            for source in ("record", "hour")
+        ]
+        there, counted = [(await connection.execute(one)).scalar_one() or 0 for one in counts]
+        if there < counted:
+            raise RecordsGoneError(hour_at)
 
 
-def _sums() -> list[ColumnElement[Any]]:
-    outcome = col(UsageEntry.outcome)
-    added = [
-        UsageEntry.prompt_tokens,
-        UsageEntry.completion_tokens,
-        UsageEntry.cached_tokens,
-        UsageEntry.duration_ms,
-    ]
-    return [
-        func.count(),
-        *(func.sum(case((outcome == word, 1), else_=0)) for word in ("failed", "cancelled")),
-        *(func.sum(column) for column in added),
-    ]
+def _query(
+    which: UsageFilter,
+    by: Sequence[Grouping],
+    parts: Sequence[Piece],
+    after: Sequence[GroupValue] | None,
+) -> Select[Any]:
+    if len(parts) == 1:
+        # By itself, so that the order of the table's key can be the order of the groups.
+        groups = [_group(name, parts[0]) for name in by]
+        query = _selected(which, by, parts[0])
+    else:
+        together = union_all(*[_selected(which, by, piece) for piece in parts]).subquery()
+        groups = [together.c[name] for name in by]
+        sums = [func.sum(together.c[name]).label(name) for name in _COUNTED]
+        query = select_columns(*groups, *sums).group_by(*groups)
+    if after is not None:
+        query = query.where(tuple_(*groups) > tuple_(*[literal(value) for value in after]))
+    return query.order_by(*groups)
 
 
-def _filtered(query: Select[Any], which: UsageFilter) -> Select[Any]:
-    at = col(UsageEntry.at)
+def _selected(which: UsageFilter, by: Sequence[Grouping], piece: Piece) -> Select[Any]:
+    """The sums of one piece, by group."""
+    groups = [_group(name, piece) for name in by]
+    labelled = [group.label(name) for group, name in zip(groups, by, strict=True)]
+    query = select_columns(*labelled, *_counts(piece)).group_by(*groups)
+    table = _table(piece)
     conditions: list[ColumnElement[bool]] = []
     if which.tenant_id is not None:
-        conditions.append(col(UsageEntry.tenant_id) == which.tenant_id)
+        conditions.append(col(table.tenant_id) == which.tenant_id)
+    if piece.source != "record":
+        is_of_all = which.key_id is None and which.model is None and not {"key", "model"} & set(by)
+        span = f"all_{piece.source}" if is_of_all else piece.source
+        conditions.append(col(UsageTotal.span) == span)
+    if piece.start_at is not None:
+        conditions.append(col(table.at) >= piece.start_at)
+    if piece.end_at is not None:
+        conditions.append(col(table.at) < piece.end_at)
     if which.key_id is not None:
-        conditions.append(col(UsageEntry.key_id) == which.key_id)
+        conditions.append(col(table.key_id) == which.key_id)
     if which.model is not None:
-        conditions.append(col(UsageEntry.model) == which.model)
-    if which.start_at is not None:
-        conditions.append(at >= which.start_at)
-    if which.end_at is not None:
-        conditions.append(at < which.end_at)
+        conditions.append(col(table.model) == which.model)
     return query.where(*conditions)
+
+
+def _table(piece: Piece) -> type[UsageEntry] | type[UsageTotal]:
+    return UsageEntry if piece.source == "record" else UsageTotal
+
+
+def _group(name: Grouping, piece: Piece) -> ColumnElement[Any]:
+    table = _table(piece)
+    columns: Mapping[str, Any] = {"key": col(table.key_id), "model": col(table.model)}
+    at: Any = col(table.at)
+    found: ColumnElement[Any]
+    if name in {"key", "model"}:
+        found = columns[name]
+    elif name == piece.source:
+        found = at
+    else:
+        # Not a parameter: PostgreSQL must see the same expression in SELECT and GROUP BY.
+        step: ColumnElement[int] = literal_column(str(HOUR_MS if name == "hour" else DAY_MS))
+        found = at - at % step
+    return found
+
+
+def _counts(piece: Piece) -> list[ColumnElement[Any]]:
+    if piece.source != "record":
+        return [func.sum(getattr(UsageTotal, name)).label(name) for name in _COUNTED]
+    outcome = col(UsageEntry.outcome)
+    return [
+        func.count().label("requests"),
+        *(
+            func.sum(case((outcome == word, 1), else_=0)).label(word)
+            for word in ("failed", "cancelled")
+        ),
+        *(func.sum(getattr(UsageEntry, name)).label(name) for name in _COUNTED[3:]),
+    ]
 
 
 def _sum(row: Sequence[Any], by: Sequence[Grouping]) -> UsageSum:
     # PostgreSQL adds integers up to decimals; the sum of nothing is null.
     numbers = [int(value or 0) for value in row[len(by) :]]
     return UsageSum(dict(zip(by, row, strict=False)), *numbers)
-
-
-def parse_groupings(text: str) -> tuple[Grouping, ...]:
-    """The groupings in `day,key`, each once. Raises: ValueError that names the wrong one."""
-    found: list[Grouping] = []
-    for name in text.split(","):
-        match name.strip():
-            case ("hour" | "day" | "key" | "model") as grouping:
-                if grouping not in found:
-                    found.append(grouping)
-            case "":
-                continue
-            case unknown:
-                raise ValueError(f"`{unknown}` is not one of hour, day, key, model")
-    return tuple(found)
-
-
-def cells(sums: UsageSum) -> dict[str, str | int]:
-    """One sum as it is written down, by column: groups first, moments as RFC 3339 in UTC."""
-    groups: dict[str, str | int] = {}
-    for name, value in sums.group.items():
-        match name:
-            case "hour" | "day":
-                groups[name] = format_moment(int(value))
-            case "key":
-                groups["key_id"] = value
-            case "model":
-                groups["model"] = value
-            case _:
-                assert_never(name)
-    return {
-        **groups,
-        "requests": sums.requests,
-        "failed": sums.failed,
-        "cancelled": sums.cancelled,
-        "prompt_tokens": sums.prompt_tokens,
-        "completion_tokens": sums.completion_tokens,
-        "cached_tokens": sums.cached_tokens,
-        "total_tokens": sums.total_tokens,
-        "duration_ms": sums.duration_ms,
-    }
-
-
-def columns(by: Sequence[Grouping]) -> list[str]:
-    """The names of the columns of `cells`."""
-    return list(cells(UsageSum(dict.fromkeys(by, 0), 0, 0, 0, 0, 0, 0, 0)))

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-from urllib.parse import parse_qs
+from collections.abc import Collection, Mapping
+from typing import Any, cast, get_args
 
 import msgspec
 import orjson
 
 from orchestrator.auth import Authenticator, Principal
 from orchestrator.core.acts import By
-from orchestrator.core.errors import InvalidRequest, PolicyDenied
+from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.limits import Limits
 from orchestrator.core.plans import Plan
 from orchestrator.core.request import RouteHint
 from orchestrator.keys import Keys
 from orchestrator.keys.values import MAX_PAGE, Patch, Wanted
-from orchestrator.store.keys import ALL_MODELS
+from orchestrator.store.keys import ALL_MODELS, KeyFilter, KeyState
 from orchestrator.wire.bodies import StrictBodyReader
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.intake import MOST_MANAGEMENT_BYTES
 from orchestrator.wire.openapi import MANAGEMENT, Operation, query_parameter
+from orchestrator.wire.queries import Query, require_admin
 from orchestrator.wire.replies import Error, VirtualKey, VirtualKeyList, VirtualKeyWithSecret
 
-_DEFAULT_PAGE = 20
+_STATES = get_args(KeyState)
 _ONE = "/keys/{key_id}"
 
 
@@ -108,7 +108,11 @@ def routes(authenticator: Authenticator, keys: Keys) -> list[Route]:
     at = _Handlers(authenticator, keys)
     one = _operation(None, VirtualKey, 404)
     made = _operation(VirtualKeyCreate, VirtualKeyWithSecret, 409, status=201)
-    listed = Operation(reply=VirtualKeyList, parameters=_PAGING, error=Error)
+    listed = Operation(
+        reply=VirtualKeyList,
+        parameters=[query_parameter(*one) for one in _LISTING.items()],
+        error=Error,
+    )
     changed = _operation(VirtualKeyUpdate, VirtualKey, 404, 409)
     rotated = _operation(VirtualKeyRotate, VirtualKeyWithSecret, 404, 409, body_required=False)
     revoked = _operation(None, None, 404, status=204, description="Revoked.")
@@ -142,14 +146,22 @@ class _Handlers:
         await _reply(exchange, {**view.as_json(), "secret": secret}, status=201)
 
     async def list_all(self, exchange: Exchange) -> None:
-        """The keys of the caller's tenant, the oldest first, page by page."""
-        principal = await _admitted(exchange, self._authenticator)
-        after, limit = _paging(exchange)
-        views, more = await self._keys.page(principal.tenant_id, after=after, limit=limit)
-        await _reply(
-            exchange,
-            {"object": "list", "data": [view.as_json() for view in views], "has_more": more},
-        )
+        """The keys of the caller's tenant, the newest first: all, or a page of `limit`."""
+        principal, query = await _asked(exchange, self._authenticator, _LISTING)
+        limit = query.number("limit", 0, least=1, most=MAX_PAGE) or None
+        which = _which(query)
+        after, has_more = query.text("after"), False
+        parts: list[bytes] = []
+        async for views, more in self._keys.page(
+            principal.tenant_id, which, after=after, limit=limit
+        ):
+            # Printed part by part: ten thousand keys at once would hold up every other caller.
+            has_more = more
+            if views:
+                parts.append(orjson.dumps([view.as_json() for view in views])[1:-1])
+        data = b",".join(parts)
+        end = b'],"has_more":%b}' % (b"true" if has_more else b"false")
+        await exchange.reply(b'{"object":"list","data":[' + data + end)
 
     async def retrieve(self, exchange: Exchange) -> None:
         """One key of the caller's tenant."""
@@ -181,14 +193,18 @@ class _Handlers:
         await exchange.send({"type": "http.response.body", "body": b""})
 
 
-async def _admitted(exchange: Exchange, authenticator: Authenticator) -> Principal:
-    """Raises: PolicyDenied for a key that may not manage keys."""
+async def _asked(
+    exchange: Exchange, authenticator: Authenticator, known: Collection[str]
+) -> tuple[Principal, Query]:
+    """The caller and its parameters. Raises: PolicyDenied for a key that may not manage keys."""
     principal = await exchange.admit(authenticator)
-    if not principal.admin:
-        raise PolicyDenied(
-            f"Key '{principal.key_label}' may not manage keys: that takes an admin key.",
-            reason="admin_key_required",
-        )
+    require_admin(principal, "manage keys")
+    return principal, Query(exchange, known)
+
+
+async def _admitted(exchange: Exchange, authenticator: Authenticator) -> Principal:
+    """The caller of a route that has no parameters. Raises: PolicyDenied, InvalidRequest."""
+    principal, _ = await _asked(exchange, authenticator, ())
     return principal
 
 
@@ -202,26 +218,37 @@ def _id(exchange: Exchange) -> str:
     return key_id
 
 
-def _paging(exchange: Exchange) -> tuple[str | None, int]:
-    """`after` and `limit` of the query. Raises: InvalidRequest."""
-    query = parse_qs(exchange.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    text = query.get("limit", [str(_DEFAULT_PAGE)])[0]
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise InvalidRequest(f"`limit` must be between 1 and {MAX_PAGE}.", param="limit")
-    return query.get("after", [None])[0], int(text)
+def _which(query: Query) -> KeyFilter:
+    """Raises: InvalidRequest."""
+    status = query.text("status")
+    if status is not None and status not in _STATES:
+        raise InvalidRequest(
+            f"`status` must be one of {', '.join(_STATES)}; `{status[:60]}` was given.",
+            param="status",
+        )
+    moments = {name: query.moment(name) for name in ("last_used_before", "last_used_after")}
+    return KeyFilter(
+        label=query.text("label"),
+        status=cast("KeyState | None", status),
+        policy_id=query.text("policy_id"),
+        # Uses are noted in whole seconds: one in the second of a moment is not before it.
+        **{name: None if at is None else -(-at // 1000) for name, at in moments.items()},
+    )
 
 
 async def _reply(exchange: Exchange, document: Mapping[str, Any], status: int = 200) -> None:
     await exchange.reply(orjson.dumps(document), status=status)
 
 
-_PAGING = (
-    query_parameter(
-        "limit",
-        schema={"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": _DEFAULT_PAGE},
-    ),
-    query_parameter("after", "The last key already seen."),
-)
+_LISTING = {
+    "limit": f"at most so many keys, 1 to {MAX_PAGE}; without it all of them",
+    "after": "the last key already seen",
+    "label": "keys with this text in their label, in upper or lower case",
+    "status": "active, expired or revoked",
+    "policy_id": "keys with this policy",
+    "last_used_before": "not used since then, or never: seconds since the epoch, or RFC 3339",
+    "last_used_after": "used then or later",
+}
 
 
 def _operation(body: Any, reply: Any, *errors: int, **members: Any) -> Operation:

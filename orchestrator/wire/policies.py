@@ -15,7 +15,6 @@ from orchestrator.core.errors import (
     GatewayError,
     InvalidRequest,
     NotFound,
-    PolicyDenied,
     Unauthenticated,
 )
 from orchestrator.core.limits import LimitHit
@@ -29,6 +28,7 @@ from orchestrator.wire.bodies import BodyReader, StrictBodyReader
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.intake import MOST_MANAGEMENT_BYTES
 from orchestrator.wire.openapi import MANAGEMENT, Operation, query_parameter
+from orchestrator.wire.queries import Query, require_admin
 from orchestrator.wire.replies import (
     ErrorReply,
     Policy,
@@ -157,7 +157,7 @@ class _Handlers:
 
     async def retrieve(self, exchange: Exchange) -> None:
         """One policy of the caller's tenant, with the version in force or the one asked for."""
-        principal = await self._admitted(exchange)
+        principal = await self._admitted(exchange, "version")
         text = _query_value(exchange, "version")
         number = None if text is None else _number("version", text, 2**31 - 1)
         view = await self._admin.get(principal.tenant_id, _id(exchange), number)
@@ -215,7 +215,7 @@ class _Handlers:
 
     async def decisions(self, exchange: Exchange) -> None:
         """The newest recorded decisions; with `differing=true` where a candidate said otherwise."""
-        principal = await self._admitted(exchange)
+        principal = await self._admitted(exchange, "differing", "limit")
         most = _number(
             "limit", _query_value(exchange, "limit") or str(_DEFAULT_LISTED), _MOST_LISTED
         )
@@ -300,14 +300,11 @@ class _Handlers:
         document, module = await self._candidate(principal, policy_id, body.document, body.module)
         return await self._admin.check(document, module, principal.tenant_id)
 
-    async def _admitted(self, exchange: Exchange) -> Principal:
-        """Raises: PolicyDenied for a key that may not manage policies."""
+    async def _admitted(self, exchange: Exchange, *parameters: str) -> Principal:
+        """The caller of a route with these parameters. Raises: PolicyDenied, InvalidRequest."""
         principal = await exchange.admit(self._authenticator)
-        if not principal.admin:
-            raise PolicyDenied(
-                f"Key '{principal.key_label}' may not manage policies: that takes an admin key.",
-                reason="admin_key_required",
-            )
+        require_admin(principal, "manage policies")
+        Query(exchange, parameters)
         return principal
 
 

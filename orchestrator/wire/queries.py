@@ -25,9 +25,9 @@ class Query:
         # A key in the URL is where some clients put it.
         for name in self._given:
             if name not in known and name != "key":
+                there = f"there are {', '.join(sorted(known))}" if known else "there is none"
                 raise InvalidRequest(
-                    f"`{name[:60]}` is no parameter here; there are {', '.join(sorted(known))}.",
-                    param=name[:60],
+                    f"`{name[:60]}` is no parameter here; {there}.", param=name[:60]
                 )
 
     def text(self, name: str) -> str | None:

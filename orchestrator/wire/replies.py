@@ -330,6 +330,7 @@ class UsageList(msgspec.Struct, kw_only=True):
     group_by: list[Literal["hour", "day", "key", "model"]]
     data: list[UsageSums]
     has_more: bool
+    next_after: str | None
     next_offset: int | None
     total: UsageSums
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import orjson
 
 from orchestrator.auth import Authenticator
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.metering import StoredBooks
-from orchestrator.store.usage import (
-    Grouping,
-    UsageFilter,
-    UsageSum,
+from orchestrator.store.usage import Grouping, GroupValue, UsageFilter, UsageSum
+from orchestrator.store.usage_lines import (
     cells,
     columns,
+    format_place,
     parse_groupings,
+    parse_place,
 )
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openapi import Operation, query_parameter
@@ -33,8 +34,9 @@ _PARAMETERS = {
     "key_id": "this key only",
     "model": "this model only, as requests named it",
     "group_by": "any of hour, day, key, model, with commas between",
-    "limit": f"most lines of one page, {_DEFAULT_PAGE} unless given",
-    "offset": "lines to pass over",
+    "limit": f"most lines of one page: {_DEFAULT_PAGE} in JSON unless given, in CSV all",
+    "after": "where the page before ended, its `next_after`",
+    "offset": "lines to pass over; `after` is quicker",
     "format": "json or csv; without it the Accept header decides",
 }
 
@@ -55,22 +57,19 @@ def routes(authenticator: Authenticator, books: StoredBooks) -> list[Route]:
             model=query.text("model"),
         )
         by = _groupings(query)
-        limit = query.number("limit", _DEFAULT_PAGE, least=1, most=_MAX_PAGE)
-        offset = query.number("offset", 0, most=_MOST_OFFSET)
-        as_csv = _wants_csv(exchange, query)
-        # One more than asked for tells whether there is more.
-        sums, total = await books.summed(which, by, limit=limit + 1, offset=offset)
-        page, has_more = sums[:limit], len(sums) > limit
-        if as_csv:
-            await _reply_csv(exchange, page, by, next_offset=offset + limit if has_more else None)
+        page = _Page.asked(query, by)
+        if _wants_csv(exchange, query):
+            await _reply_csv(exchange, books, which, by, page)
             return
+        sums = await page.read(books, which, by, page.limit or _DEFAULT_PAGE)
         document = {
             "object": "list",
             "group_by": list(by),
-            "data": [{"object": "usage", **cells(one)} for one in page],
-            "has_more": has_more,
-            "next_offset": offset + limit if has_more else None,
-            "total": cells(total),
+            "data": [{"object": "usage", **cells(one)} for one in sums.lines],
+            "has_more": sums.next_after is not None,
+            "next_after": sums.next_after,
+            "next_offset": sums.next_offset,
+            "total": cells(await books.total(which)),
         }
         await exchange.reply(orjson.dumps(document))
 
@@ -83,27 +82,94 @@ def routes(authenticator: Authenticator, books: StoredBooks) -> list[Route]:
     return [Route("GET", "/usage", summed, "list_usage", "Sums of usage", operation)]
 
 
-def csv_text(page: Sequence[UsageSum], by: Sequence[Grouping]) -> str:
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """The lines of one page, and where the next one begins, if there is one."""
+
+    lines: list[UsageSum]
+    next_after: str | None
+    next_offset: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Which page is asked for; without `limit` as much as there is, or as one page holds."""
+
+    limit: int | None
+    offset: int
+    after: tuple[GroupValue, ...] | None
+
+    @classmethod
+    def asked(cls, query: Query, by: Sequence[Grouping]) -> _Page:
+        """Raises: InvalidRequest."""
+        limit = query.number("limit", 0, least=1, most=_MAX_PAGE) or None
+        offset = query.number("offset", 0, most=_MOST_OFFSET)
+        after = _place(query, by)
+        if offset and after is not None:
+            raise InvalidRequest("Give `after` or `offset`, not both.", param="offset")
+        return cls(limit, offset, after)
+
+    async def read(
+        self, books: StoredBooks, which: UsageFilter, by: Sequence[Grouping], limit: int
+    ) -> _Lines:
+        """Its lines. Raises: StoreUnavailable, InvalidRequest."""
+        # One more than asked for tells whether there is more.
+        sums = await books.page(which, by, limit=limit + 1, offset=self.offset, after=self.after)
+        lines = sums[:limit]
+        if len(sums) <= limit:
+            return _Lines(lines, None, None)
+        next_offset = None if self.after is not None else self.offset + limit
+        return _Lines(lines, format_place(lines[-1]), next_offset)
+
+
+def csv_text(page: Sequence[UsageSum], by: Sequence[Grouping], *, names: bool = True) -> str:
     """A line of names, and one for each sum. Source: RFC 4180, with plain line ends."""
     out = io.StringIO()
     writer = csv.DictWriter(out, columns(by), lineterminator="\n")
-    writer.writeheader()
+    if names:
+        writer.writeheader()
     writer.writerows([cells(one) for one in page])
     return out.getvalue()
 
 
 async def _reply_csv(
-    exchange: Exchange, page: Sequence[UsageSum], by: Sequence[Grouping], next_offset: int | None
+    exchange: Exchange,
+    books: StoredBooks,
+    which: UsageFilter,
+    by: Sequence[Grouping],
+    page: _Page,
 ) -> None:
-    body = csv_text(page, by).encode()
-    headers = [
-        (b"content-type", b"text/csv; charset=utf-8"),
-        (b"content-length", b"%d" % len(body)),
-    ]
-    if next_offset is not None:
-        headers.append((b"x-next-offset", b"%d" % next_offset))
+    """One page where `limit` says so, and else every line, read and sent part by part.
+
+    When a later part cannot be read the reply is cut off without its end.
+    """
+    part = await page.read(books, which, by, page.limit or _MAX_PAGE)
+    headers = [(b"content-type", b"text/csv; charset=utf-8")]
+    if page.limit is not None and part.next_after is not None:
+        headers.append((b"x-next-after", part.next_after.encode()))
+        if part.next_offset is not None:
+            headers.append((b"x-next-offset", b"%d" % part.next_offset))
     await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
-    await exchange.send({"type": "http.response.body", "body": body})
+    is_first = True
+    while True:
+        is_last = page.limit is not None or part.next_after is None
+        body = csv_text(part.lines, by, names=is_first).encode()
+        await exchange.send({"type": "http.response.body", "body": body, "more_body": not is_last})
+        if is_last:
+            return
+        is_first = False
+        behind = _Page(None, 0, tuple(part.lines[-1].group.values()))
+        part = await behind.read(books, which, by, _MAX_PAGE)
+
+
+def _place(query: Query, by: Sequence[Grouping]) -> tuple[GroupValue, ...] | None:
+    given = query.text("after")
+    try:
+        return None if given is None else parse_place(given, by)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"`after` {error}; `{given[:60] if given else ''}` was given.", param="after"
+        ) from error
 
 
 def _groupings(query: Query) -> tuple[Grouping, ...]:

@@ -16,11 +16,12 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from orchestrator.settings import Settings
+from orchestrator.metering import StoredBooks
+from orchestrator.settings import BooksSettings, Settings
 from orchestrator.store import usage
 from orchestrator.store.database import Database
 from orchestrator.store.tables import UsageEntry
-from orchestrator.store.usage import DAY_MS
+from orchestrator.store.usage_spans import DAY_MS
 from tests.integration.managing import Box, Manager, box_settings, running_box
 from tests.integration.serving import settings_env
 from tests.postgresql import PostgresServer
@@ -128,14 +129,51 @@ async def test_usage_comes_in_pages_and_as_csv(box: Box) -> None:
         headers={"authorization": f"Bearer {acme.secret}", "accept": "text/csv"},
     )
     assert accepted.headers["x-next-offset"] == "6"
+    assert accepted.headers["x-next-after"] == first["next_after"]
+    behind = await acme.call("GET", f"/usage?group_by=hour&after={first['next_after']}")
+    assert behind.json()["data"] == second["data"]
     cut = f"?start_time={T0 // 1000 + 3600}&end_time=2023-11-15T03:00:00Z"
     assert (await acme.call("GET", f"/usage{cut}")).json()["total"]["requests"] == 2
+
+
+async def test_csv_without_a_limit_is_whole(tmp_path: Path) -> None:
+    """More lines than one page may have; each hour has one record."""
+    async with running_box(box_settings(tmp_path)) as box:
+        acme = await box.manager("acme")
+        await _use(box.settings, acme, 10_050, 3)
+        whole = await acme.call("GET", "/usage?group_by=hour&format=csv")
+        rows = list(csv.DictReader(io.StringIO(whole.text)))
+        assert len(rows) == len({row["hour"] for row in rows}) == 10_050
+        assert [row["hour"] for row in rows] == sorted(row["hour"] for row in rows)
+        page = await acme.call("GET", "/usage?group_by=hour&format=csv&limit=7")
+        assert page.text.splitlines() == whole.text.splitlines()[:8]
+
+
+async def test_a_stretch_inside_an_hour_without_its_records_is_refused(tmp_path: Path) -> None:
+    keep = BooksSettings(keep_records_s=30 * 86_400.0)
+    settings = box_settings(tmp_path).model_copy(update={"books": keep})
+    async with running_box(settings) as box:
+        acme = await box.manager("acme")
+        await _use(box.settings, acme, 30, 5)
+        database = Database(settings)
+        books = StoredBooks(settings, database)
+        await books.forget_old()
+        await database.close()
+        assert (await acme.call("GET", "/usage")).json()["total"]["requests"] == 30
+        cut = await acme.call("GET", "/usage?start_time=2023-11-15T03:10:00Z")
+    assert cut.status_code == 400
+    error = cut.json()["error"]
+    assert error["param"] == "start_time"
+    assert "2023-11-15T03:10:00Z was given" in error["message"]
 
 
 @pytest.mark.parametrize(
     ("query", "named"),
     [
         ("tenant_id=ten_b", "tenant_id"),
+        ("group_by=day&after=x", "after"),
+        ("after=WyJ4Il0", "after"),
+        ("group_by=key&after=WyJ4Il0&offset=1", "offset"),
         ("group_by=week", "group_by"),
         ("limit=0", "limit"),
         ("start_time=yesterday", "start_time"),

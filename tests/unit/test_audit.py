@@ -189,6 +189,94 @@ async def test_the_end_of_the_audit_is_noted_in_the_data_folder(
     assert read_anchor(settings.data_dir) == noted
 
 
+async def _act(settings: Settings, target: str) -> None:
+    database = Database(settings)
+    async with database.unit_of_work() as session:
+        await audit_log.note(session, Act("cli:x", "key.create", target))
+    await database.close()
+
+
+async def _cut(settings: Settings, last: int) -> None:
+    """Takes the lines behind `last` away, as somebody would who can write to the database."""
+    database = Database(settings)
+    async with database.unit_of_work() as session:
+        connection = await session.connection()
+        await connection.execute(text("DELETE FROM audit_entry WHERE seq > :last"), {"last": last})
+        await connection.execute(
+            text(
+                "UPDATE audit_head SET seq = :last,"
+                " hash = (SELECT hash FROM audit_entry WHERE seq = :last)"
+            ),
+            {"last": last},
+        )
+    await database.close()
+
+
+async def _cli(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "orchestrator", "audit", *arguments],
+        env={**os.environ, "ORCHESTRATOR_DATA_DIR": str(settings.data_dir)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("later", [1, 2, 5])
+async def test_a_cut_chain_stays_a_fault_until_an_operator_accepts_it(
+    settings: Settings, later: int
+) -> None:
+    async with opened(settings):
+        for number in range(4):
+            await _act(settings, f"key_{number}")
+    noted = read_anchor(settings.data_dir)
+    assert noted is not None
+    await _cut(settings, 2)
+    async with opened(settings) as trail:
+        # Fewer lines than were cut, as many, and more.
+        for number in range(later):
+            await _act(settings, f"later_{number}")
+    assert read_anchor(settings.data_dir) == noted
+    assert "the audit was cut or replaced" in trail.problems()[0]
+    verdict = await _cli(settings, "verify")
+    assert verdict.returncode == 1
+    assert "audit accept --reason" in verdict.stderr
+
+    accepted = await _cli(settings, "accept", "--reason", "backup of Monday")
+    assert accepted.returncode == 0, accepted.stderr
+    assert (await _cli(settings, "verify")).returncode == 0
+    found = await lines(settings)
+    assert (found[-1].action, len(found)) == ("audit.accept", 2 + later + 1)
+    assert json.loads(found[-1].after or "")["reason"] == "backup of Monday"
+    async with opened(settings) as trail:
+        await _act(settings, "key_9")
+    assert trail.problems() == []
+    moved = read_anchor(settings.data_dir)
+    assert moved is not None
+    assert moved.seq == 2 + later + 2
+
+
+async def test_what_is_wrong_inside_the_chain_cannot_be_accepted(settings: Settings) -> None:
+    async with opened(settings):
+        for number in range(3):
+            await _act(settings, f"key_{number}")
+    nothing = await _cli(settings, "accept", "--reason", "x")
+    assert (nothing.returncode, nothing.stdout) == (
+        0,
+        "The audit reaches its noted end: there is nothing to accept.\n",
+    )
+    database = Database(settings)
+    async with database.unit_of_work() as session:
+        connection = await session.connection()
+        await connection.execute(text("UPDATE audit_entry SET target = 'forged' WHERE seq = 2"))
+    await database.close()
+    refused = await _cli(settings, "accept", "--reason", "x")
+    assert refused.returncode == 1
+    assert "line 2 of the audit was altered" in refused.stderr
+    assert (await _cli(settings, "accept", "--reason", " ")).returncode == 2
+
+
 async def test_nothing_is_wrong_while_all_is_well(settings: Settings) -> None:
     async with opened(settings) as trail:
         trail.deny(denial())

@@ -19,6 +19,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.migrate import migrate
 from orchestrator.store.usage import UsageFilter, UsageSum
 from tests.postgresql import PostgresServer
+from tests.small_disk import run_on_small_disk
 
 EVERYTHING = UsageFilter()
 
@@ -248,3 +249,110 @@ async def test_an_odd_name_does_not_hold_up_the_others(
             return (await total(database)).requests == 2
 
         await until(all_there)
+
+
+FILL_AND_DIE = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from tests.unit.test_metering import record, opened, settings_in
+from orchestrator.core.errors import StoreUnavailable
+
+def fill(filler):
+    try:
+        with filler.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)) == 4096:
+                pass
+    except OSError:
+        pass
+
+async def main(folder):
+    settings = settings_in(folder, journal_reserve_bytes=256 * 1024)
+    async with opened(settings) as (books, _):
+        answered = 0
+
+        def answer(number):
+            books.promise(record(number))
+            books.record(record(number, completion=5))
+            return number + 1
+
+        async def serve_until_refused(answered):
+            while True:
+                try:
+                    books.check()
+                except StoreUnavailable:
+                    return answered
+                answered = answer(answered)
+                await asyncio.sleep(0.001)
+
+        fill(folder / "filler")
+        answered = await serve_until_refused(answered)
+        (folder / "filler").unlink()
+        async with asyncio.timeout(30):
+            while books.problems():
+                await asyncio.sleep(0.02)
+        books.check()
+        fill(folder / "filler")
+        answered = await serve_until_refused(answered)
+        for _ in range(150):
+            # They had begun before, and end now.
+            answered = answer(answered)
+        print(answered, books.problems(), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+COUNT = """
+import asyncio, sys
+from pathlib import Path
+from tests.unit.test_metering import opened, settings_in, total, until
+
+async def main(folder):
+    async with opened(settings_in(folder)) as (books, database):
+        async def is_complete():
+            sums, expected = await total(database), int(sys.argv[2])
+            return (sums.requests, sums.completion_tokens) == (expected, 5 * expected)
+        try:
+            await until(is_complete, 30)
+        except TimeoutError:
+            pass
+        print((await total(database)).requests)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_and_a_kill_lose_no_record_of_what_was_let_in(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    for name, script in (("fill.py", FILL_AND_DIE), ("count.py", COUNT)):
+        (tmp_path / name).write_text(script)
+    output = run_on_small_disk(
+        disk,
+        "8m",
+        f'said=$("$python" {tmp_path}/fill.py {disk}); echo "$said"',
+        f"rm {disk}/filler",
+        f'"$python" {tmp_path}/count.py {disk} "${{said%% *}}"',
+    )
+    said, _, counted = output.strip().rpartition("\n")
+    answered, _, problems = said.partition(" ")
+    assert int(answered) >= 150
+    assert "No space left on device" in problems
+    assert counted == answered
+
+
+async def test_a_disk_without_room_for_what_is_to_be_reserved_takes_no_work(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path, journal_reserve_bytes=2**50)
+    async with opened(settings) as (books, _):
+        with pytest.raises(StoreUnavailable):
+            books.check()
+        assert "no disk space can be reserved" in books.problems()[0]
+        # What has begun is written down all the same.
+        books.record(record(1))
+        assert b'"use_1"' in b"".join(path.read_bytes() for path in journals(settings))
+    async with opened(settings_in(tmp_path)) as (books, database):
+        books.check()
+        assert (await total(database)).requests == 1
+    assert journals(settings) == []

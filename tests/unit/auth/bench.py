@@ -45,6 +45,9 @@ class Bench:
         self.wall = Clock(1_800_000_000.0)
         self.auth = Authenticator(settings, monotonic=self.monotonic, now=self.wall)
         self.queries = 0
+        """Of keys."""
+        self.looks = 0
+        """At what has changed."""
         engine = self.auth._database._engine.sync_engine
         event.listen(engine, "before_cursor_execute", self._count)
 
@@ -56,6 +59,7 @@ class Bench:
 
     def _count(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         self.queries += "virtual_key" in statement
+        self.looks += "FROM key_change" in statement
 
     async def add(self, **more: Any) -> tuple[str, str]:
         """The id and the secret of a new key."""
@@ -89,10 +93,12 @@ class Bench:
         """Breaks every query from outside, as a restore or a mistaken hand would."""
         other = sqlite3.connect(self.file)
         other.execute("ALTER TABLE virtual_key RENAME TO elsewhere")
+        other.execute("ALTER TABLE key_change RENAME TO elsewhere_too")
         try:
             yield
         finally:
             other.execute("ALTER TABLE elsewhere RENAME TO virtual_key")
+            other.execute("ALTER TABLE elsewhere_too RENAME TO key_change")
             other.close()
 
     @contextmanager

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from orchestrator import auth
 from orchestrator.auth import Authenticator, Principal
 from orchestrator.core.errors import Unauthenticated
+from orchestrator.core.remembered import Remembered
 from orchestrator.store import keys, tenants
 from orchestrator.store.database import StoreError
 from orchestrator.store.key_secret import load_pepper, new_key_secret
@@ -177,12 +178,12 @@ async def test_flood_of_made_up_keys_is_bounded_and_pushes_no_good_key_out(
     assert bench.queries == queries
 
 
-async def test_known_keys_are_bounded_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "_MAX_KNOWN", 3)
+async def test_known_keys_are_bounded_too(bench: Bench) -> None:
+    bench.auth._known = Remembered(4)
     secrets = [(await bench.add())[1] for _ in range(5)]
     for secret in secrets:
         await bench.auth.authenticate(secret)
-    assert len(bench.auth._known) == 3
+    assert len(bench.auth._known) <= 4
     queries = bench.queries
     await bench.auth.authenticate(secrets[-1])
     assert bench.queries == queries
@@ -193,9 +194,9 @@ async def test_known_keys_are_bounded_too(bench: Bench, monkeypatch: pytest.Monk
 async def test_entry_found_by_chance_is_compared_in_full(bench: Bench) -> None:
     _, secret = await bench.add()
     await bench.auth.authenticate(secret)
-    (known,) = bench.auth._known.values()
+    ((_, known),) = bench.auth._known.items()
     other = new_key_secret()
-    bench.auth._known[load_pepper(bench.settings).digest(other)] = known
+    bench.auth._known.put(load_pepper(bench.settings).digest(other), known)
     assert await bench.reason(other) == "invalid_api_key"
 
 

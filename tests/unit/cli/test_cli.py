@@ -200,7 +200,27 @@ def test_list_is_a_table_with_a_line_for_each_key(migrated: Run) -> None:
     assert len(lines) == 3
     header = "ID LABEL TENANT KEY SCOPE MODELS STATUS CREATED EXPIRES LAST USED"
     assert " ".join(lines[0].split()) == header
-    assert "2099-01-01 00:00" in lines[2]
+    # The newest first.
+    assert "2099-01-01 00:00" in lines[1]
+
+
+def test_keys_are_found_by_label_status_and_use(migrated: Run) -> None:
+    made = _created(migrated)
+    other = _created(migrated)
+    migrated("keys", "revoke", str(other["id"]))
+
+    def found(*options: str) -> set[str]:
+        code, out, _ = migrated("keys", "list", "--json", *options)
+        assert code == 0
+        return {row["id"] for row in json.loads(out)["data"]}
+
+    assert found("--status", "active") == {made["id"]}
+    assert found("--status", "revoked", "--label", "QUICK") == {other["id"]}
+    assert found("--label", "nothing like it") == set()
+    never = "2027-01-01T00:00:00Z"
+    assert found("--last-used-before", never) == {made["id"], other["id"]}
+    assert found("--last-used-after", never) == set()
+    assert found("--policy-id", "pol_other") == set()
 
 
 def test_revoked_key_is_listed_as_such(migrated: Run) -> None:

@@ -155,6 +155,24 @@ async def test_a_chain_that_was_made_anew_is_betrayed_by_a_noted_head(
     )
 
 
+async def test_a_chain_made_anew_to_the_very_length_that_was_noted_is_betrayed(
+    each_database: Database,
+) -> None:
+    await fill(each_database, 4)
+    async with each_database.reading() as session:
+        noted = await audit_log.head(session)
+        assert noted is not None
+        assert await audit_log.passes_through(session, noted)
+    await execute(each_database, "DELETE FROM audit_entry")
+    await execute(each_database, "DELETE FROM audit_head")
+    await fill(each_database, 4)
+    assert await verdict(each_database, [noted]) == Fault(
+        4, "is not the line that was noted as the end of the audit then"
+    )
+    async with each_database.reading() as session:
+        assert not await audit_log.passes_through(session, noted)
+
+
 async def test_a_lost_note_of_the_end_is_told(each_database: Database) -> None:
     await fill(each_database, 2)
     await execute(each_database, "DELETE FROM audit_head")

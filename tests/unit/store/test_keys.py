@@ -58,12 +58,12 @@ async def test_secret_is_nowhere_in_the_files_of_the_store(
 
 async def test_same_secret_twice_is_refused(database: Database, settings: Settings) -> None:
     made, secret = await _create(database, settings)
-    with pytest.raises(StoreError, match=r"IntegrityError$"):
+    with pytest.raises(StoreError, match=r"IntegrityError \(UNIQUE constraint failed"):
         await _add(database, settings, made.tenant_id, secret)
 
 
 async def test_key_of_no_tenant_is_refused(database: Database, settings: Settings) -> None:
-    with pytest.raises(StoreError, match=r"IntegrityError$"):
+    with pytest.raises(StoreError, match=r"IntegrityError \(FOREIGN KEY constraint"):
         await _add(database, settings, "ten_nobody", new_key_secret())
 
 

@@ -6,19 +6,25 @@ import random
 from collections import Counter
 
 import pytest
+from alembic import command
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, insert
 
+from orchestrator.settings import Settings
 from orchestrator.store import usage
 from orchestrator.store.database import Database
+from orchestrator.store.migrate import alembic_config, migrate
 from orchestrator.store.tables import UsageEntry
-from orchestrator.store.usage import (
-    DAY_MS,
-    HOUR_MS,
-    Grouping,
-    UsageFilter,
+from orchestrator.store.usage import Grouping, RecordsGoneError, UsageFilter
+from orchestrator.store.usage_lines import (
     cells,
     columns,
+    format_place,
     parse_groupings,
+    parse_place,
 )
+from orchestrator.store.usage_spans import DAY_MS, HOUR_MS, pieces
 
 T0 = 1_700_006_400_000
 """A midnight."""
@@ -79,7 +85,12 @@ async def test_groups_add_up_exactly(each_database: Database, by: tuple[Grouping
             for offset in range(0, len(sums), 3)
             for one in await usage.summed(session, which, by, limit=3, offset=offset)
         ]
+        followed, after = [], None
+        while page := await usage.summed(session, which, by, limit=7, after=after):
+            followed += page
+            after = tuple(page[-1].group.values())
         (total,) = await usage.summed(session, which)
+    assert followed == sums
     assert {tuple(one.group.values()): one.prompt_tokens for one in sums} == expected
     assert {tuple(one.group.values()): one.requests for one in sums} == requests
     assert pages == sums
@@ -126,3 +137,124 @@ def test_groupings_are_words_with_commas() -> None:
     assert parse_groupings("") == ()
     with pytest.raises(ValueError, match="`week` is not one of"):
         parse_groupings("day,week")
+
+
+MOMENT = st.one_of(
+    st.none(),
+    st.integers(0, 3 * DAY_MS),
+    st.integers(0, 72).map(lambda hours: hours * HOUR_MS),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    start=MOMENT, end=MOMENT, by_hour=st.booleans(), moments=st.lists(st.integers(0, 3 * DAY_MS))
+)
+def test_pieces_cover_a_stretch_exactly_once(
+    start: int | None, end: int | None, by_hour: bool, moments: list[int]
+) -> None:
+    found = pieces(start, end, by_hour=by_hour)
+    edges = [at for at in (start, end) if at is not None]
+    for at in [*moments, *edges, *[edge - 1 for edge in edges]]:
+        inside = (start is None or at >= start) and (end is None or at < end)
+        covering = [
+            piece
+            for piece in found
+            if (piece.start_at is None or at >= piece.start_at)
+            and (piece.end_at is None or at < piece.end_at)
+        ]
+        assert len(covering) == int(inside)
+    assert not by_hour or all(piece.source != "day" for piece in found)
+    # Single records are read of less than an hour at each edge, or of less than two in all.
+    records = [piece for piece in found if piece.source == "record"]
+    assert sum((one.end_at or 0) - (one.start_at or 0) for one in records) < 2 * HOUR_MS
+
+
+@pytest.mark.parametrize("by", [(), ("hour",), ("key", "day"), ("model",)])
+async def test_any_stretch_adds_up_as_its_records_do(
+    each_database: Database, by: tuple[Grouping, ...]
+) -> None:
+    written = entries()
+    async with each_database.unit_of_work() as session:
+        await usage.add_all(session, [entry.model_dump() for entry in written])
+    chance = random.Random(3)
+    stretches = [
+        sorted((T0 + chance.randrange(3 * DAY_MS), T0 + chance.randrange(3 * DAY_MS)))
+        for _ in range(12)
+    ]
+    stretches += [[T0 + HOUR_MS // 2, T0 + HOUR_MS], [T0, T0 + 5], [T0 + 5, T0 + 5]]
+    async with each_database.reading() as session:
+        for start, end in stretches:
+            sums = await usage.summed(session, UsageFilter("ten_a", start, end), by)
+            expected: Counter[tuple[str | int, ...]] = Counter()
+            for entry in written:
+                if entry.tenant_id == "ten_a" and start <= entry.at < end:
+                    expected[tuple(key_of(entry, name) for name in by)] += entry.prompt_tokens
+            found = {tuple(one.group.values()): one.prompt_tokens for one in sums}
+            assert found == (expected or ({} if by else {(): 0}))
+
+
+async def test_records_that_come_again_are_counted_once(each_database: Database) -> None:
+    written = [entry.model_dump() for entry in entries(20)]
+    for batch in (written[:10] + written[:5], written[5:], written):
+        async with each_database.unit_of_work() as session:
+            await usage.add_all(session, batch)
+    async with each_database.reading() as session:
+        (total,) = await usage.summed(session, UsageFilter())
+    assert total.requests == 20
+    assert total.prompt_tokens == sum(entry["prompt_tokens"] for entry in written)
+
+
+async def test_sums_outlive_their_records(each_database: Database) -> None:
+    written = entries()
+    async with each_database.unit_of_work() as session:
+        await usage.add_all(session, [entry.model_dump() for entry in written])
+    async with each_database.reading() as session:
+        before = await usage.summed(session, UsageFilter(), ("hour", "key"))
+    cut = T0 + DAY_MS + HOUR_MS
+    old = sum(entry.at < cut for entry in written)
+    async with each_database.unit_of_work() as session:
+        assert await usage.forget_records(session, cut, 50) == 50
+    async with each_database.unit_of_work() as session:
+        assert await usage.forget_records(session, cut, 10_000) == old - 50
+    async with each_database.reading() as session:
+        assert await usage.summed(session, UsageFilter(), ("hour", "key")) == before
+        # Inside an hour of which the sum alone is there, no answer is right.
+        hour_at = next(entry.at for entry in written if entry.at < cut) // HOUR_MS * HOUR_MS
+        with pytest.raises(RecordsGoneError) as gone:
+            await usage.summed(session, UsageFilter(None, hour_at + 1, cut))
+        assert gone.value.hour_at == hour_at
+        await usage.summed(session, UsageFilter(None, hour_at, cut + HOUR_MS + 1))
+
+
+async def test_upgrade_sums_what_is_recorded_already(each_settings: Settings) -> None:
+    def earlier(connection: Connection) -> None:
+        command.upgrade(alembic_config(connection), "20261121_3")
+
+    database = Database(each_settings)
+    written = entries(60)
+    async with database.migrating() as connection:
+        await connection.run_sync(earlier)
+        await connection.execute(insert(UsageEntry), [entry.model_dump() for entry in written])
+    assert await migrate(each_settings) is True
+    async with database.reading() as session:
+        days = await usage.summed(session, UsageFilter(), ("day", "key"))
+        hours = await usage.summed(session, UsageFilter(), ("hour",))
+    await database.close()
+    assert sum(one.requests for one in days) == sum(one.requests for one in hours) == 60
+    assert sum(one.failed for one in days) == sum(one.outcome == "failed" for one in written)
+    assert sum(one.prompt_tokens for one in hours) == sum(one.prompt_tokens for one in written)
+
+
+async def test_a_place_is_read_with_the_groups_it_was_written_with(
+    each_database: Database,
+) -> None:
+    async with each_database.unit_of_work() as session:
+        await usage.add_all(session, [entry.model_dump() for entry in entries(1)])
+    async with each_database.reading() as session:
+        (one,) = await usage.summed(session, UsageFilter(), ("day", "model"))
+    place = format_place(one)
+    assert parse_place(place, ("day", "model")) == tuple(one.group.values())
+    for text, by in ((place, ("model", "day")), (place, ()), ("x", ("day",)), ("bnVsbA", ("day",))):
+        with pytest.raises(ValueError, match="is not where a page"):
+            parse_place(text, by)  # type: ignore[arg-type]  # tuples of the four words

@@ -1,0 +1,38 @@
+"""Disk space that is reserved for a file before anything is written there."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+_KEEP_SIZE = 0x01
+"""Source: linux/falloc.h. The file keeps its length, so whoever reads it sees no padding."""
+_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
+
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+_fallocate.restype = ctypes.c_int
+
+
+def reserve(fd: int, length: int) -> None:
+    """Makes sure that the first `length` bytes of the file can be written, whoever fills the disk.
+
+    Where the file system cannot reserve, the same amount must at least be free now. The
+    interpreter's lock is released meanwhile. Raises: OSError (ENOSPC, EDQUOT, EFBIG …).
+    """
+    while _fallocate(fd, _KEEP_SIZE, 0, length) != 0:
+        number = ctypes.get_errno()
+        if number == errno.EINTR:
+            continue
+        if number in _UNSUPPORTED:
+            return _check_free(fd, length)
+        raise OSError(number, os.strerror(number))
+    return None
+
+
+def _check_free(fd: int, length: int) -> None:
+    disk = os.fstatvfs(fd)
+    missing = length - os.fstat(fd).st_size
+    if disk.f_bavail * disk.f_frsize < missing:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
