@@ -80,7 +80,9 @@ async def test_many_transactions_at_once_share_few_connections(database: Databas
 
 async def test_the_first_key_is_made(settings: Settings) -> None:
     await migrate(settings)
-    assert await bootstrap(settings) is not None
+    first = await bootstrap(settings)
+    assert first is not None
+    first.shown()
     assert await bootstrap(settings) is None
 
 
