@@ -10,7 +10,15 @@ import asyncio
 import inspect
 import logging
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from time import perf_counter_ns
@@ -115,6 +123,7 @@ class Exchange:
         self.told: Told | None = None
         self.server_timing = False
         self.on_error: OnError | None = None
+        self._left_out: Sequence[str] = ()
 
     @property
     def started(self) -> bool:
@@ -172,7 +181,17 @@ class Exchange:
         headers.append((b"x-request-id", request_id))
         if b"anthropic-version" in self.headers or is_under(self.scope["path"], ANTHROPIC_PREFIXES):
             headers.append((b"request-id", request_id))
+        if self._left_out:
+            told = f"tools left out: {', '.join(self._left_out)}"
+            headers.append((b"x-op-warning", told.encode("ascii", "replace")))
         return headers
+
+    def leave_out(self, tools: Sequence[str]) -> None:
+        """Has the reply say in `x-op-warning` which tools of the caller's are not here.
+
+        `tools` are types or names without line ends.
+        """
+        self._left_out = tools
 
     async def admit(self, authenticator: Authenticator) -> Principal:
         """The caller; nothing of the body is read for it.

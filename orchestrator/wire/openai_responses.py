@@ -41,8 +41,15 @@ from orchestrator.wire.openai_responses_schema import (
     check_body,
     decode,
     response_object,
+    wants_packed_reasoning,
 )
-from orchestrator.wire.openai_responses_work import Answer, BackgroundWork, follow
+from orchestrator.wire.openai_responses_tools import Toolbox, read_tools
+from orchestrator.wire.openai_responses_work import (
+    RESPONSE_EVENTS,
+    Answer,
+    BackgroundWork,
+    follow,
+)
 from orchestrator.wire.openapi import INFERENCE, Operation, path_parameter, query_parameter
 from orchestrator.wire.queries import Query
 from orchestrator.wire.replies import ErrorReply
@@ -61,6 +68,7 @@ class _Asked:
 
     request: GenerationRequest
     items: Sequence[Item]
+    tools: Toolbox
 
 
 class _Handlers:
@@ -82,11 +90,18 @@ class _Handlers:
         response_id = new_id("resp")
         asked = await self._asked(exchange, principal, body, response_id)
         stored = self._stores(body)
-        fresh = response_object(body, response_id, int(time.time()), stored=stored)
+        defaults = self._gateway.defaults(body.model)
+        now = int(time.time())
+        fresh = response_object(body, response_id, now, stored=stored, defaults=defaults)
         # Told, and maybe stored, when it is paid for; so what cannot be is refused now.
         json_text({"tools": fresh["tools"], "text": fresh["text"]}, "tools or text.format")
         kept = Kept(principal.tenant_id, fresh, asked.items)
-        encoder = ResponseEncoder(kept, logprobs=asked.request.top_logprobs is not None)
+        encoder = ResponseEncoder(
+            kept,
+            logprobs=asked.request.top_logprobs is not None,
+            tools=asked.tools,
+            packs_reasoning=wants_packed_reasoning(body),
+        )
         if body.background:
             await self._run(exchange, principal, asked.request, encoder)
             if body.stream:
@@ -95,12 +110,14 @@ class _Handlers:
                 await exchange.reply(orjson.dumps(kept.body))
             return
         keep = self._responses.keep if stored else None
-        send = send_stream if body.stream else send_completion
         with exchange.while_connected():
             context = exchange.context(_DIALECT)
             generation = await self._gateway.generate(principal, asked.request, context)
             answer = Answer(generation, encoder, keep, whole=not body.stream)
-            await send(exchange, answer, encoder)
+            if body.stream:
+                await send_stream(exchange, answer, encoder, framing=RESPONSE_EVENTS)
+            else:
+                await send_completion(exchange, answer, encoder)
 
     async def count(self, exchange: Exchange) -> None:
         """Counts the tokens that a request would put in; nothing is generated or stored."""
@@ -192,14 +209,21 @@ class _Handlers:
             previous_id = body.previous_response_id.replace("\0", "?")
             before = await self._responses.history(principal.tenant_id, previous_id)
         whole = [*before, *items]
-        request = decode(body, whole)
+        tools = read_tools(body.tools or ())
+        request = decode(body, whole, tools)
         exchange.model = request.model
+        exchange.leave_out(tools.left_out)
         if body.truncation == "auto":
-            request = await self._fitted(exchange, principal, body, whole)
-        return _Asked(request, items)
+            request = await self._fitted(exchange, principal, body, whole, tools)
+        return _Asked(request, items, tools)
 
     async def _fitted(
-        self, exchange: Exchange, principal: Principal, body: ResponsesBody, items: Sequence[Item]
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        body: ResponsesBody,
+        items: Sequence[Item],
+        tools: Toolbox,
     ) -> GenerationRequest:
         """The request without as many of the oldest items as do not fit the context."""
         model = self._gateway.model(principal, body.model)
@@ -208,12 +232,12 @@ class _Handlers:
         fewest, most = 0, len(items) - 1
         while fewest < most:
             middle = (fewest + most) // 2
-            request = decode(body, without_oldest(items, middle))
+            request = decode(body, without_oldest(items, middle), tools)
             if await self._gateway.count(principal, request, context) <= room:
                 most = middle
             else:
                 fewest = middle + 1
-        return decode(body, without_oldest(items, fewest))
+        return decode(body, without_oldest(items, fewest), tools)
 
     def _stores(self, body: ResponsesBody) -> bool:
         """Whether the response is to be stored: unless the caller or the operator says no.

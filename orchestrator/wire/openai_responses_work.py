@@ -21,10 +21,12 @@ from orchestrator.responses.values import Kept
 from orchestrator.store.database import StoreError
 from orchestrator.wire.http import Exchange, internal_error
 from orchestrator.wire.openai_responses_encoder import ResponseEncoder, replayed
-from orchestrator.wire.sse import PING_AFTER_S
+from orchestrator.wire.sse import EVENT_STREAM, PING_AFTER_S, Framing
 
 logger = logging.getLogger(__name__)
 
+RESPONSE_EVENTS = Framing(EVENT_STREAM.content_type, EVENT_STREAM.ping, b"data: [DONE]\n\n")
+"""The end is that of the Open Responses specification; OpenAI's own clients read it too."""
 Keep = Callable[[Kept], Awaitable[bool]]
 
 _STREAM_HEADERS = [
@@ -154,7 +156,8 @@ async def follow(exchange: Exchange, responses: Responses, kept: Kept, after: in
         else:
             for frame in replayed(kept.body)[after + 1 :]:
                 await exchange.send(_body(frame))
-        await exchange.send({"type": "http.response.body", "body": b"", "more_body": False})
+        end = {"type": "http.response.body", "body": RESPONSE_EVENTS.end, "more_body": False}
+        await exchange.send(end)
 
 
 async def _events(

@@ -25,10 +25,14 @@ _UNBUFFERED: Headers = [
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """What a stream is made of. `ping` may come between any two frames and means nothing."""
+    """What a stream is made of.
+
+    `ping` may come between any two frames and means nothing; `end` comes after the last.
+    """
 
     content_type: bytes
     ping: bytes
+    end: bytes = b""
 
 
 EVENT_STREAM = Framing(b"text/event-stream; charset=utf-8", b": ping\n\n")
@@ -110,7 +114,9 @@ async def send_stream(
             logger.exception("stream %s failed", exchange.call_id)
             await _send_error(exchange, encoder, internal_error())
         await pings.stop()
-        await exchange.send({"type": "http.response.body", "body": last, "more_body": False})
+        await exchange.send(
+            {"type": "http.response.body", "body": last + framing.end, "more_body": False}
+        )
     finally:
         await pings.stop()
         await generation.aclose()
