@@ -73,6 +73,36 @@ class ChatTemplate:
             )
         if tools and not self._takes_tools:
             raise InvalidRequest("This model cannot call tools.", param="tools")
+        try:
+            return self._render(messages, tools, reasoning)
+        except _RaisedByTemplateError as error:
+            raise InvalidRequest(
+                f"The model's chat template refuses these messages: {error.message}",
+                param="messages",
+            ) from error
+        # A template is code of the model's makers: whatever it raises is about these messages.
+        except Exception as error:
+            logger.warning("a chat template failed: %s: %s", type(error).__name__, error)
+            raise InvalidRequest(
+                "The model's chat template cannot render these messages.", param="messages"
+            ) from error
+
+    def attempt(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        """The text of the conversation, or nothing where the template does not take it."""
+        if not self._templates:
+            return None
+        try:
+            return self._render(messages, (), None)
+        # As above; to know that it fails is what this is for.
+        except Exception:
+            return None
+
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        reasoning: ReasoningEffort | None,
+    ) -> str:
         name = "tool_use" if tools and "tool_use" in self._templates else "default"
         template = self._templates[name]
         known = {
@@ -85,20 +115,8 @@ class ChatTemplate:
         }
         if reasoning is not None:
             known |= _thinking(reasoning, self._free[name])
-        try:
-            # What `Template.render` does, but for the traceback, which nobody is shown.
-            return "".join(template.root_render_func(template.new_context(known, shared=True)))
-        except _RaisedByTemplateError as error:
-            raise InvalidRequest(
-                f"The model's chat template refuses these messages: {error.message}",
-                param="messages",
-            ) from error
-        # A template is code of the model's makers: whatever it raises is about these messages.
-        except Exception as error:
-            logger.warning("a chat template failed: %s: %s", type(error).__name__, error)
-            raise InvalidRequest(
-                "The model's chat template cannot render these messages.", param="messages"
-            ) from error
+        # What `Template.render` does, but for the traceback, which nobody is shown.
+        return "".join(template.root_render_func(template.new_context(known, shared=True)))
 
 
 def _thinking(reasoning: ReasoningEffort, known: Set[str]) -> dict[str, object]:
