@@ -166,7 +166,6 @@ def response_object(
     `defaults` are the model's own: the Open Responses specification wants numbers in force where
     the caller gave none.
     """
-    own = defaults if body.temperature is None else _NO_DEFAULTS
     reasoning, text = body.reasoning or ReasoningConfig(), body.text or TextConfig()
     return {
         "id": response_id,
@@ -189,7 +188,7 @@ def response_object(
         "safety_identifier": body.safety_identifier,
         "service_tier": "default",
         "store": stored,
-        "temperature": _number(body.temperature, own.temperature, 1.0),
+        "temperature": 1.0,
         "text": {
             "format": text.format or {"type": "text"},
             "verbosity": text.verbosity or "medium",
@@ -197,19 +196,29 @@ def response_object(
         "tool_choice": "auto" if body.tool_choice is None else body.tool_choice,
         "tools": tool_objects(body.tools or ()),
         "top_logprobs": body.top_logprobs or 0,
-        "top_p": _number(body.top_p, own.top_p, 1.0),
-        "presence_penalty": _number(body.presence_penalty, None, 0.0),
-        "frequency_penalty": _number(body.frequency_penalty, None, 0.0),
+        "top_p": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
         "truncation": body.truncation or "disabled",
         "usage": None,
         "user": body.user,
         "metadata": body.metadata or {},
+        **_in_force(body, defaults),
     }
 
 
-def _number(given: float | None, default: float | None, otherwise: float) -> float:
-    """The number in force: the caller's, else the model's, else what changes nothing."""
-    return given if given is not None else otherwise if default is None else default
+def _in_force(body: ResponsesBody, defaults: SamplingParams) -> dict[str, float]:
+    """The numbers that the caller gave, or else the model's own: the caller's temperature comes
+    without the model's `top_p`.
+    """
+    own = defaults if body.temperature is None else _NO_DEFAULTS
+    numbers = {
+        "temperature": own.temperature if body.temperature is None else body.temperature,
+        "top_p": own.top_p if body.top_p is None else body.top_p,
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
+    }
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:
