@@ -148,7 +148,11 @@ async def _start(
     stack.push_async_callback(books.close)
     placements, deployments = await _start_triton(settings, catalogue, stack)
     limiter = await _start_quota(settings, stack)
-    local = LocalBackend(placements, first_token_timeout_s=settings.triton.first_token_timeout_s)
+    local = LocalBackend(
+        placements,
+        first_token_timeout_s=settings.triton.first_token_timeout_s,
+        clamps_max_tokens=settings.server.clamp_max_tokens,
+    )
     gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry)
     stack.push_async_callback(gateway.close)
     return _Parts(authenticator, store, policies, books, placements, deployments, limiter, gateway)

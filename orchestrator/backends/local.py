@@ -41,8 +41,16 @@ class LocalBackend:
 
     name = "local"
 
-    def __init__(self, placements: Placements, *, first_token_timeout_s: float) -> None:
+    def __init__(
+        self,
+        placements: Placements,
+        *,
+        first_token_timeout_s: float,
+        clamps_max_tokens: bool = False,
+    ) -> None:
+        """With `clamps_max_tokens` every request is one that `clamps`."""
         self._placements = placements
+        self._clamps = clamps_max_tokens
         self._first_token_timeout_s = first_token_timeout_s
         self._embedder = Embedder(placements, timeout_s=first_token_timeout_s)
 
@@ -56,7 +64,8 @@ class LocalBackend:
         token_ids = await served.renderer.arender(request.prompt, request.reasoning, owner)
         if not token_ids:
             raise InvalidRequest("The prompt is empty.", param="prompt")
-        max_tokens = _max_tokens(served, request, len(token_ids))
+        clamps = request.clamps or self._clamps
+        max_tokens = _max_tokens(served, request, len(token_ids), clamps=clamps)
         calls_first = guide is not None and may_call_instead(request)
         return Prepared(served, request, token_ids, max_tokens, guide, calls_first)
 
@@ -265,7 +274,9 @@ def _check_supported(served: ServedModel, request: GenerationRequest) -> None:
             )
 
 
-def _max_tokens(served: ServedModel, request: GenerationRequest, prompt_tokens: int) -> int:
+def _max_tokens(
+    served: ServedModel, request: GenerationRequest, prompt_tokens: int, *, clamps: bool
+) -> int:
     """How many tokens each choice may have: what was asked for, or all that fits."""
     context = served.manifest.max_seq_len
     room = min(context, served.model.context_tokens) - prompt_tokens
@@ -273,14 +284,14 @@ def _max_tokens(served: ServedModel, request: GenerationRequest, prompt_tokens: 
     if (
         room < 1
         or prompt_tokens > served.manifest.max_input_len
-        or (request.max_tokens or 0) > room
+        or ((request.max_tokens or 0) > room and not clamps)
     ):
         raise ContextLengthExceeded(
             f"This model's context is {min(context, served.model.context_tokens)} tokens:"
             f" the prompt has {prompt_tokens}{asked}.",
             param="messages" if room < 1 or not request.max_tokens else "max_tokens",
         )
-    return request.max_tokens or room
+    return min(request.max_tokens or room, room)
 
 
 def _with_defaults(asked: SamplingParams, defaults: SamplingParams) -> SamplingParams:

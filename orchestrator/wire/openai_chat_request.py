@@ -45,6 +45,7 @@ from orchestrator.wire.openai_types import (
     stop_strings,
     token_limit,
 )
+from orchestrator.wire.text_only import instead_of
 
 
 class ContentPart(msgspec.Struct):
@@ -291,7 +292,9 @@ def _message(index: int, message: ChatMessage) -> Message:
             param=f"{where}.role",
         )
     parts = _parts(where, message)
-    if message.content is None and (role != "assistant" or not parts):
+    # A tool that had nothing to say: clients of several makes send `null` then.
+    silent = role == "tool" or (role == "assistant" and parts)
+    if message.content is None and not silent:
         raise InvalidRequest(f"`{where}.content` is required.", param=f"{where}.content")
     if role == "tool" and message.tool_call_id is None:
         name = f"{where}.tool_call_id"
@@ -324,7 +327,8 @@ def _parts(where: str, message: ChatMessage) -> tuple[Part, ...]:
         case str(text):
             parts.append(TextPart(text))
         case content:
-            parts += [_part(f"{where}.content[{i}]", part) for i, part in enumerate(content)]
+            read = _result_part if message.role in ("tool", "function") else _part
+            parts += [read(f"{where}.content[{i}]", part) for i, part in enumerate(content)]
     if assistant:
         parts += _calls(message)
     return tuple(parts)
@@ -338,6 +342,13 @@ def _calls(message: ChatMessage) -> list[ToolCallPart]:
     if (older := message.function_call) is not None:
         calls.append(ToolCallPart(_older_call_id(older.name), older.name, older.arguments))
     return calls
+
+
+def _result_part(where: str, part: ContentPart) -> TextPart:
+    """A part of a tool's result: what is no text is named in its place, so that work goes on."""
+    if part.type in ("text", "refusal"):
+        return _part(where, part)
+    return TextPart(instead_of(part.type))
 
 
 def _part(where: str, part: ContentPart) -> TextPart:

@@ -124,7 +124,7 @@ def _results(where: str, given: Any) -> list[Item]:
     if not isinstance(given, list):
         return _parts(where, given)
     return [
-        {"type": "input_text", "text": instead_of(part)}
+        {"type": "input_text", "text": instead_of(part.get("type"))}
         if isinstance(part, dict) and part.get("type") not in (*_TEXTS, "refusal")
         else _part(f"{where}[{index}]", part)
         for index, part in enumerate(given)

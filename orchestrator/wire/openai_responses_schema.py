@@ -161,11 +161,7 @@ def response_object(
     stored: bool,
     defaults: SamplingParams = _NO_DEFAULTS,
 ) -> dict[str, Any]:
-    """The Response object as it is at the start: what was asked for, and nothing of the answer.
-
-    `defaults` are the model's own: the Open Responses specification wants numbers in force where
-    the caller gave none.
-    """
+    """The Response object at its start, with the model's `defaults` where nothing was asked for."""
     reasoning, text = body.reasoning or ReasoningConfig(), body.text or TextConfig()
     return {
         "id": response_id,

@@ -74,6 +74,84 @@ RESULTS = {
         {"type": "text", "text": "And now?", "cache_control": {"type": "ephemeral"}},
     ],
 }
+
+
+def _result(content: Any) -> dict[str, Any]:
+    block = {"type": "tool_result", "tool_use_id": "t", "content": content}
+    return {"role": "user", "content": [block]}
+
+
+CLAUDE_CODE: dict[str, Any] = {
+    "system": [
+        {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.197.0f9;"},
+        {"type": "text", "text": "You are an agent.", "cache_control": {"type": "ephemeral"}},
+        {"type": "text", "text": "\nYou help with software."},
+    ],
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "<system-reminder>\nToday.\n</system-reminder>"},
+                {"type": "text", "text": "Look at this.", "cache_control": {"type": "ephemeral"}},
+            ],
+        },
+        {"role": "system", "content": "Available agent types."},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}},
+                {
+                    "type": "web_search_tool_result",
+                    "tool_use_id": "srvtoolu_1",
+                    "content": [{"type": "web_search_result", "url": "https://example.com"}],
+                },
+                {
+                    "type": "web_fetch_tool_result",
+                    "tool_use_id": "srvtoolu_2",
+                    "content": {"type": "web_fetch_tool_result_error", "error_code": "x"},
+                },
+                {"type": "tool_use", "id": "toolu_1", "name": "Read", "input": {"path": "a.png"}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "toolu_1",
+                    "content": [
+                        {"type": "text", "text": "seen: "},
+                        {"type": "image", "source": {"type": "base64", "data": "AA=="}},
+                        {"type": "tool_reference", "tool_name": "mcp__files__find"},
+                        {
+                            "type": "search_result",
+                            "source": "notes",
+                            "title": "Notes",
+                            "content": [{"type": "text", "text": "found"}],
+                        },
+                        {
+                            "type": "document",
+                            "source": {"type": "text", "media_type": "text/plain", "data": "doc"},
+                        },
+                    ],
+                },
+                {"type": "document", "source": {"type": "base64", "data": "AA=="}},
+            ],
+        },
+    ],
+    "max_tokens": 32_000,
+    "tools": [
+        {"type": "bash_20250124", "name": "bash"},
+        {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"},
+        {"type": "memory_20250818", "name": "memory"},
+        {"type": "computer_20250124", "name": "computer", "display_width_px": 1024},
+        {"type": "web_search_20250305", "name": "web_search", "max_uses": 8},
+    ],
+    "thinking": {"type": "adaptive"},
+    "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+    "output_config": {"effort": "high"},
+    "stream": True,
+}
 REQUESTS: dict[str, dict[str, Any]] = {
     "smallest": {},
     "everything": {
@@ -136,6 +214,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "max_tokens": 20_000,
     },
     "no thinking": {"thinking": {"type": "disabled"}},
+    "a turn of Claude Code": CLAUDE_CODE,
 }
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "no messages": ({"messages": []}, "messages", "at least one message"),
@@ -151,23 +230,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "messages[0].content[0]",
         'of type "image"; this model takes text only',
     ),
-    "document in a result": (
-        {
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [
-                        {
-                            "type": "tool_result",
-                            "tool_use_id": "t",
-                            "content": [{"type": "document"}],
-                        }
-                    ],
-                }
-            ]
-        },
-        "messages[0].content[0].content[0]",
-        'of type "document"',
+    "result that is an object": (
+        {"messages": [_result({"type": "error"})]},
+        "messages[0].content[0].content",
+        "a string or a list of blocks",
+    ),
+    "result with a block without text": (
+        {"messages": [_result([{"type": "text"}])]},
+        "messages[0].content[0].content[0].text",
+        "is required",
     ),
     "call by a user": (
         {"messages": [{"role": "user", "content": [{"type": "tool_use"}]}]},
@@ -200,10 +271,26 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "top_k": ({"top_k": -1}, "top_k", "-1 was given"),
     "too many stops": ({"stop_sequences": ["a"] * 33}, "stop_sequences", "it holds 33"),
     "empty stop": ({"stop_sequences": [""]}, "stop_sequences", "empty string"),
-    "server tool": (
-        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+    "unknown tool": (
+        {"tools": [{"type": "bsah_20250124", "name": "bash"}]},
         "tools[0].type",
-        '"web_search_20250305" is run by Anthropic',
+        'one of Anthropic\'s tools; "bsah_20250124" was given',
+    ),
+    "demanded tool that is not here": (
+        {
+            "tools": [WEATHER, {"type": "web_search_20250305", "name": "web_search"}],
+            "tool_choice": {"type": "tool", "name": "web_search"},
+        },
+        "tool_choice.name",
+        '"web_search", which none of the `tools` is called',
+    ),
+    "any tool demanded and none here": (
+        {
+            "tools": [{"type": "web_search_20250305", "name": "web_search"}],
+            "tool_choice": {"type": "any"},
+        },
+        "tool_choice",
+        "needs `tools` to choose from",
     ),
     "too many tools": ({"tools": [WEATHER] * 129}, "tools", "128 at most; it holds 129"),
     "tool without name": ({"tools": [{"input_schema": {}}]}, "tools[0].name", "is required"),
@@ -291,6 +378,18 @@ def test_a_body_becomes_the_one_request(name: str) -> None:
             "omit_thoughts": hides_thoughts(body),
         },
     )
+
+
+def test_two_runs_of_claude_code_have_one_prompt() -> None:
+    # Its first block differs with every start; nothing of it may be before what is the same.
+    others = [{"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.197.7c1;"}]
+    again = {**CLAUDE_CODE, "system": others + CLAUDE_CODE["system"][1:]}
+    assert decode(read(again)) == decode(read(CLAUDE_CODE))
+    assert "billing" not in repr(decode(read(CLAUDE_CODE)))
+    # A system prompt of nothing else is none.
+    only = decode(read({"system": others})).prompt
+    assert isinstance(only, ChatPrompt)
+    assert [message.role for message in only.messages] == ["user"]
 
 
 @pytest.mark.parametrize("name", REFUSED)

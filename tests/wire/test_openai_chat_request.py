@@ -92,6 +92,27 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "service_tier": "auto",
         "no_such_parameter": [1],
     },
+    "results without text": {
+        "messages": [
+            USER,
+            {
+                "role": "assistant",
+                "tool_calls": [
+                    {"id": "call_1", "function": {"name": "shoot", "arguments": ""}},
+                    {"id": "call_2", "function": {"name": "wait", "arguments": "{}"}},
+                ],
+            },
+            {
+                "role": "tool",
+                "tool_call_id": "call_1",
+                "content": [
+                    {"type": "text", "text": "shot: "},
+                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+                ],
+            },
+            {"role": "tool", "tool_call_id": "call_2", "content": None},
+        ]
+    },
     "nulls mean absent": {"messages": [USER], **dict.fromkeys(OPTIONAL)},
     "one stop string": {"messages": [USER], "stop": "\n"},
     "older limit": {"messages": [USER], "max_tokens": 1},
