@@ -49,6 +49,8 @@ class ServerSettings(_Group):
     keep_alive_s: Seconds = 75.0
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that answer calls on the same port; more than one need Redis."""
+    ping_after_s: Seconds = 15.0
+    """After how long a silence a stream sends its status, if it has not, and a ping."""
     clamp_max_tokens: bool = False
     """Whether a limit of tokens above the room beside a prompt means that room, and is not 400."""
 

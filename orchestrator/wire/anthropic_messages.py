@@ -252,11 +252,11 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         exchange.leave_out(left_out(body))
         encoder = Encoder(thinking=shows_thinking(body), omit_thoughts=hides_thoughts(body))
         with exchange.while_connected():
-            generation = await gateway.generate(principal, request, exchange.context("messages"))
+            starting = gateway.generate(principal, request, exchange.context("messages"))
             if body.stream:
-                await send_stream(exchange, generation, encoder, framing=PINGED_EVENTS)
+                await send_stream(exchange, starting, encoder, framing=PINGED_EVENTS)
             else:
-                await send_completion(exchange, generation, encoder)
+                await send_completion(exchange, starting, encoder)
 
     async def count(exchange: Exchange) -> None:
         """Counts the tokens of a prompt; costs nothing."""

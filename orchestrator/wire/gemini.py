@@ -392,8 +392,8 @@ def _generator(authenticator: Authenticator, gateway: Gateway) -> Handler:
         request, encoder = _asked(exchange, reader.read(await exchange.body()))
         request = replace(request, whole=True)
         with exchange.while_connected():
-            generation = await gateway.generate(principal, request, exchange.context("gemini"))
-            await send_completion(exchange, generation, encoder)
+            starting = gateway.generate(principal, request, exchange.context("gemini"))
+            await send_completion(exchange, starting, encoder)
 
     return generate
 
@@ -406,8 +406,8 @@ def _streamer(authenticator: Authenticator, gateway: Gateway) -> Handler:
         principal = await exchange.admit(authenticator)
         request, encoder = _asked(exchange, reader.read(await exchange.body()))
         with exchange.while_connected():
-            generation = await gateway.generate(principal, request, exchange.context("gemini"))
-            await send_stream(exchange, generation, encoder, framing=encoder.framing)
+            starting = gateway.generate(principal, request, exchange.context("gemini"))
+            await send_stream(exchange, starting, encoder, framing=encoder.framing)
 
     return stream
 

@@ -157,6 +157,11 @@ class Exchange:
         client = self.scope.get("client")
         return client[0] if client else None
 
+    @property
+    def ping_after_s(self) -> float:
+        """After how long a silence a stream is to say that it is there."""
+        return self._server.ping_after_s
+
     def context(self, dialect: str) -> CallContext:
         """What the pipeline is to know of this call beside its content."""
         client = self.scope.get("client")

@@ -305,8 +305,8 @@ def routes(authenticator: Authenticator, gateway: Gateway, fingerprint: str) -> 
                 log_probs=body.logprobs is not None,
             )
             send = send_stream if body.stream else send_completion
-            generation = await generate_batch(gateway, principal, requests, context)
-            await send(exchange, generation, encoder)
+            starting = generate_batch(gateway, principal, requests, context)
+            await send(exchange, starting, encoder)
 
     return [
         Route(

@@ -46,9 +46,9 @@ from orchestrator.wire.openai_responses_schema import (
 from orchestrator.wire.openai_responses_tools import Toolbox, read_tools
 from orchestrator.wire.openai_responses_work import (
     RESPONSE_EVENTS,
-    Answer,
     BackgroundWork,
     follow,
+    started,
 )
 from orchestrator.wire.openapi import INFERENCE, Operation, path_parameter, query_parameter
 from orchestrator.wire.queries import Query
@@ -112,12 +112,12 @@ class _Handlers:
         keep = self._responses.keep if stored else None
         with exchange.while_connected():
             context = exchange.context(_DIALECT)
-            generation = await self._gateway.generate(principal, asked.request, context)
-            answer = Answer(generation, encoder, keep, whole=not body.stream)
+            generating = self._gateway.generate(principal, asked.request, context)
+            starting = started(generating, encoder, keep, whole=not body.stream)
             if body.stream:
-                await send_stream(exchange, answer, encoder, framing=RESPONSE_EVENTS)
+                await send_stream(exchange, starting, encoder, framing=RESPONSE_EVENTS)
             else:
-                await send_completion(exchange, answer, encoder)
+                await send_completion(exchange, starting, encoder)
 
     async def count(self, exchange: Exchange) -> None:
         """Counts the tokens that a request would put in; nothing is generated or stored."""

@@ -139,6 +139,9 @@ class ResponseEncoder:
     def fail(self, error: GatewayError) -> list[bytes]:
         """The frames that end a response that failed: its open item is closed before."""
         frames = self._close("incomplete")
+        if not self._created:
+            frames.append(self._frames.lifecycle("created", self._body))
+            self._created = True
         self._body = failed({**self._body, "output": self._output}, *_words(error))
         self._failure = [*frames, self._frames.end(self._body)]
         return self._failure
@@ -151,6 +154,7 @@ class ResponseEncoder:
     def _started(self) -> list[bytes]:
         self._body["status"] = "in_progress"
         kinds = ("in_progress",) if self._created else ("created", "in_progress")
+        self._created = True
         return [self._frames.lifecycle(kind, self._body) for kind in kinds]
 
     def _part_started(self, event: PartStarted) -> list[bytes]:
