@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ _PLACE = re.compile(r"^(?P<fault>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.+)`")
 _STEP = re.compile(r"\.?(?P<name>[^.\[\]]+)|\[(?P<index>\d+)\]")
 _MOST_SHOWN = 60
+_KINDS: Mapping[type, str] = {dict: "object", list: "array", str: "string", int: "number"}
 _MOST_WHOLE = 1e15
 
 
@@ -66,8 +68,16 @@ class StrictBodyReader(BodyReader[StructT]):
 
 
 def shown(value: object) -> str:
-    """A given value as an error message shows it: as JSON, and not endless."""
-    text = msgspec.json.encode(value).decode("utf-8")
+    """A given value as an error message shows it: as JSON, and not endless.
+
+    Of one that no JSON can be made of again, as it is nested too deeply, only the kind is shown.
+    """
+    if isinstance(value, str) and len(value) > _MOST_SHOWN:
+        value = value[: _MOST_SHOWN + 1]
+    try:
+        text = msgspec.json.encode(value).decode("utf-8")
+    except (RecursionError, OverflowError, ValueError, msgspec.MsgspecError):
+        return f"a value of type {_KINDS.get(type(value), 'unknown')}"
     return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"
 
 
@@ -131,9 +141,10 @@ def _value_at(path: str, body: bytes) -> Any:
         return None
     try:
         value: Any = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        # A number that no type can hold, there or elsewhere.
+        for step in _STEP.finditer(path):
+            value = value[step["name"] if step["name"] is not None else int(step["index"])]
+    except (msgspec.MsgspecError, RecursionError, ValueError, LookupError, TypeError):
+        # There or elsewhere: a number that no type can hold, nesting without end, bytes that are
+        # no UTF-8. What is wrong is known without it.
         return None
-    for step in _STEP.finditer(path):
-        value = value[step["name"] if step["name"] is not None else int(step["index"])]
     return value

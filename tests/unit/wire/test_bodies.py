@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from orchestrator.core.errors import InvalidRequest
-from orchestrator.wire.bodies import BodyReader, check_at_least, check_range
+from orchestrator.wire.bodies import BodyReader, check_at_least, check_range, shown
 
 
 class _Body(msgspec.Struct):
@@ -20,6 +20,35 @@ def test_a_number_that_no_type_can_hold_is_a_bad_request(field: str, number: byt
     with pytest.raises(InvalidRequest, match=f"`{field}` is wrong") as caught:
         BodyReader(_Body).read(b'{"%s": %s}' % (field.encode(), number))
     assert caught.value.param == field
+
+
+@pytest.mark.parametrize("depth", [200, 900, 1_100, 5_000])
+@pytest.mark.parametrize("pair", [b"[]", b"{}"])
+def test_a_value_nested_without_end_is_a_bad_request(depth: int, pair: bytes) -> None:
+    opening = pair[:1] + (b'"a":' if pair == b"{}" else b"")
+    value = opening * depth + b"1" + pair[1:] * depth
+    with pytest.raises(InvalidRequest, match=r"`seed` is wrong|nested too deeply"):
+        BodyReader(_Body).read(b'{"seed": ' + value + b"}")
+
+
+def test_bytes_that_are_no_text_are_told_after_what_is_wrong_before_them() -> None:
+    with pytest.raises(InvalidRequest, match="`seed` is wrong"):
+        BodyReader(_Body).read(b'{"seed": "x", "other": "\xff"}')
+    with pytest.raises(InvalidRequest):
+        BodyReader(_Body).read(b'{"text": "\xff"}')
+
+
+def test_what_cannot_be_written_again_is_shown_by_its_kind() -> None:
+    value: list[object] = []
+    for _ in range(100_000):
+        value = [value]
+    assert shown(value) == "a value of type array"
+    assert shown("x" * 10**6) == '"' + "x" * 59 + "…"
+    # Taken apart from outside: a list that deep may not be left to Python.
+    while value:
+        (inner,) = value
+        assert isinstance(inner, list)
+        value = inner
 
 
 @pytest.mark.parametrize(
