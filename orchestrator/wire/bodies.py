@@ -17,6 +17,9 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 _PLACE = re.compile(r"^(?P<fault>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.+)`")
 _STEP = re.compile(r"\.?(?P<name>[^.\[\]]+)|\[(?P<index>\d+)\]")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""Some writers of files on Windows begin with it; it means nothing in UTF-8."""
+_WHOLE_AS_FLOAT = "got `float`"
 _MOST_SHOWN = 60
 _KINDS: Mapping[type, str] = {dict: "object", list: "array", str: "string", int: "number"}
 _MOST_WHOLE = 1e15
@@ -26,17 +29,35 @@ class BodyReader(Generic[T]):
     """Reads bodies of one kind."""
 
     def __init__(self, kind: type[T]) -> None:
+        self._kind = kind
         self._decoder = msgspec.json.Decoder(kind)
 
     def read(self, body: bytes) -> T:
         """The checked body. Raises: InvalidRequest."""
+        body = body.removeprefix(BYTE_ORDER_MARK)
         try:
             return self._decoder.decode(body)
         except msgspec.ValidationError as error:
+            if _WHOLE_AS_FLOAT in str(error):
+                return self._read_whole_numbers(body)
             raise _wrong_field(str(error), body) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             what = "is empty" if not body.strip() else f"is not valid JSON: {error}"
             raise InvalidRequest(f"The request body {what}.".replace("..", ".")) from error
+        except RecursionError as error:
+            raise InvalidRequest("The request body is nested too deeply.") from error
+
+    def _read_whole_numbers(self, body: bytes) -> T:
+        """The checked body, in which whole numbers may be written as `8.0`: JSON knows one number.
+
+        Raises: InvalidRequest.
+        """
+        try:
+            return msgspec.convert(_with_whole_numbers(msgspec.json.decode(body)), self._kind)
+        except msgspec.ValidationError as error:
+            raise _wrong_field(str(error), body) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidRequest(f"The request body is not valid JSON: {error}.") from error
         except RecursionError as error:
             raise InvalidRequest("The request body is nested too deeply.") from error
 
@@ -51,7 +72,7 @@ class StrictBodyReader(BodyReader[StructT]):
     def read(self, body: bytes) -> StructT:
         """The checked body. Raises: InvalidRequest, which names each member that is not known."""
         try:
-            given = msgspec.json.decode(body)
+            given = msgspec.json.decode(body.removeprefix(BYTE_ORDER_MARK))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # Told by the reading proper.
             given = None
@@ -114,6 +135,17 @@ def _number(value: float) -> str:
     """A number as messages show it: to the last digit, and without a fraction that is none."""
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _MOST_WHOLE
     return shown(int(value) if is_whole else value)
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    """`value` of JSON with every number that has no fraction as a whole one."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < _MOST_WHOLE else value
+    if isinstance(value, dict):
+        return {name: _with_whole_numbers(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_with_whole_numbers(one) for one in value]
+    return value
 
 
 def _wrong_field(message: str, body: bytes) -> InvalidRequest:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from orchestrator.core.errors import InvalidRequest
-from orchestrator.wire.bodies import BodyReader
+from orchestrator.wire.bodies import BYTE_ORDER_MARK, BodyReader
 
 T = TypeVar("T")
 
@@ -176,6 +176,7 @@ class GeminiReader(Generic[T]):
 
     def read(self, body: bytes) -> T:
         """The checked body. Raises: InvalidRequest."""
+        body = body.removeprefix(BYTE_ORDER_MARK)
         return self._reader.read(_in_camel_case(body) if _SNAKE.search(body) else body)
 
 

@@ -50,6 +50,7 @@ from orchestrator.wire.openai_responses_work import (
     follow,
     started,
 )
+from orchestrator.wire.openai_types import room_limit
 from orchestrator.wire.openapi import INFERENCE, Operation, path_parameter, query_parameter
 from orchestrator.wire.queries import Query
 from orchestrator.wire.replies import ErrorReply
@@ -228,7 +229,8 @@ class _Handlers:
     ) -> GenerationRequest:
         """The request without as many of the oldest items as do not fit the context."""
         model = self._gateway.model(principal, body.model)
-        room = model.context_tokens - (body.max_output_tokens or 1)
+        limit = room_limit("max_output_tokens", body.max_output_tokens)
+        room = model.context_tokens - (limit or 1)
         context = exchange.context(_DIALECT)
         fewest, most = 0, len(items) - 1
         while fewest < most:

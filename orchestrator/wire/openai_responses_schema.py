@@ -27,11 +27,12 @@ from orchestrator.wire.openai_responses_tools import Toolbox, read_choice, tool_
 from orchestrator.wire.openai_types import (
     SamplingFields,
     required_model,
+    room_limit,
     route_hint,
     sampling_params,
     stop_strings,
-    token_limit,
 )
+from orchestrator.wire.thinking import thinking_switch
 
 
 class TextConfig(msgspec.Struct):
@@ -76,6 +77,8 @@ class ResponsesBody(SamplingFields, kw_only=True):
     safety_identifier: str | None = None
     user: str | None = None
     service_tier: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    """vLLM's, as in a chat."""
     route_hint: str | None = None
 
 
@@ -136,13 +139,13 @@ def decode(body: ResponsesBody, items: Sequence[Item], box: Toolbox) -> Generati
         model=required_model(body.model),
         prompt=ChatPrompt(messages, tools),
         sampling=sampling_params(body),
-        max_tokens=token_limit("max_output_tokens", body.max_output_tokens),
+        max_tokens=room_limit("max_output_tokens", body.max_output_tokens),
         stop=stop_strings(body.stop),
         tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
         response_format=_format(body.text.format if body.text else None),
         top_logprobs=_top_logprobs(body),
-        reasoning=_effort(body.reasoning),
+        reasoning=_effort(body.reasoning) or thinking_switch(body.chat_template_kwargs),
         route_hint=route_hint(body.route_hint),
         whole=not (body.stream or body.background),
     )
@@ -173,7 +176,7 @@ def response_object(
         "error": None,
         "incomplete_details": None,
         "instructions": body.instructions,
-        "max_output_tokens": body.max_output_tokens,
+        "max_output_tokens": room_limit("max_output_tokens", body.max_output_tokens),
         "max_tool_calls": body.max_tool_calls,
         "model": body.model,
         "output": [],

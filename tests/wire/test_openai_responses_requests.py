@@ -192,6 +192,13 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "tools": [CUSTOM],
         "tool_choice": {"type": "custom", "name": "apply_patch"},
     },
+    "as to vLLM": {
+        "input": "x",
+        "top_k": -1,
+        "max_output_tokens": -1,
+        "top_logprobs": 2.0,
+        "chat_template_kwargs": {"enable_thinking": False},
+    },
     "the most effort": {"input": "x", "reasoning": {"effort": "xhigh"}},
 }
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {

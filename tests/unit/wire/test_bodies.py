@@ -6,7 +6,13 @@ import msgspec
 import pytest
 
 from orchestrator.core.errors import InvalidRequest
-from orchestrator.wire.bodies import BodyReader, check_at_least, check_range, shown
+from orchestrator.wire.bodies import (
+    BodyReader,
+    StrictBodyReader,
+    check_at_least,
+    check_range,
+    shown,
+)
 
 
 class _Body(msgspec.Struct):
@@ -65,3 +71,33 @@ def test_so_is_the_limit() -> None:
         check_range("top_k", -1, 0, 2**31 - 1)
     with pytest.raises(InvalidRequest, match="at least 1; -5 was given"):
         check_at_least("n", -5, 1)
+
+
+class _Nested(msgspec.Struct):
+    count: int
+    share: float
+    free: dict[str, object]
+    inner: list[_Body] = []
+
+
+def test_whole_numbers_may_be_written_with_a_fraction_of_nothing() -> None:
+    body = b'{"count": 8.0, "share": 2.0, "free": {"a": 1.5}, "inner": [{"seed": -3e2}]}'
+    read = BodyReader(_Nested).read(body)
+    assert read == _Nested(8, 2.0, {"a": 1.5}, [_Body(-300)])
+    with pytest.raises(InvalidRequest, match=r"`inner\[0\].seed` is wrong.*8.5 was given"):
+        BodyReader(_Nested).read(
+            b'{"count": 8.0, "share": 1, "free": {}, "inner": [{"seed": 8.5}]}'
+        )
+    with pytest.raises(InvalidRequest, match="`count` is wrong"):
+        BodyReader(_Nested).read(b'{"count": 1e300, "share": 1, "free": {}}')
+    with pytest.raises(InvalidRequest, match="`free` is required"):
+        BodyReader(_Nested).read(b'{"count": 8.0, "share": 1}')
+
+
+@pytest.mark.parametrize("kind", [BodyReader, StrictBodyReader])
+def test_a_byte_order_mark_means_nothing(kind: type[BodyReader[_Body]]) -> None:
+    assert kind(_Body).read(b'\xef\xbb\xbf{"seed": 1}') == _Body(1)
+    with pytest.raises(InvalidRequest, match="is empty"):
+        kind(_Body).read(b"\xef\xbb\xbf")
+    with pytest.raises(InvalidRequest, match="`seed` is wrong"):
+        kind(_Body).read(b'\xef\xbb\xbf{"seed": "x"}')
