@@ -93,7 +93,7 @@ class ChatTemplate:
             return None
         try:
             return self._render(messages, (), None)
-        # As above; to know that it fails is what this is for.
+        # As above; here a failure is the answer that is looked for.
         except Exception:
             return None
 

@@ -122,10 +122,10 @@ def _prompt(body: PromptFields, tools: tuple[Tool, ...]) -> ChatPrompt:
 
 
 def _said(system: str | Sequence[TextBlock]) -> str | Sequence[TextBlock]:
-    """`system` without the block in which Claude Code tells Anthropic whom to bill.
+    """`system` without the block that Claude Code sends for Anthropic's billing.
 
-    It is for no model, and it changes with every start: everything behind it would be computed
-    anew where a prefix of the prompt could be found in the engine's cache.
+    It is not for the model, and it changes with every start, so that nothing behind it would be
+    found in the engine's prefix cache.
     """
     if isinstance(system, str):
         return system

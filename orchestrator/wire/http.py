@@ -187,8 +187,8 @@ class Exchange:
         if b"anthropic-version" in self.headers or is_under(self.scope["path"], ANTHROPIC_PREFIXES):
             headers.append((b"request-id", request_id))
         if self._left_out:
-            told = f"tools left out: {', '.join(self._left_out)}"
-            headers.append((b"x-op-warning", told.encode("ascii", "replace")))
+            warning = f"tools left out: {', '.join(self._left_out)}"
+            headers.append((b"x-op-warning", warning.encode("ascii", "replace")))
         return headers
 
     def leave_out(self, tools: Sequence[str]) -> None:

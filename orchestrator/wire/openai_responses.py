@@ -95,8 +95,8 @@ class _Handlers:
         now = int(time.time())
         fresh = response_object(body, response_id, now, stored=stored, defaults=defaults)
         # Told, and maybe stored, when it is paid for; so what cannot be is refused now.
-        told = {name: fresh[name] for name in ("tools", "tool_choice", "text")}
-        json_text(told, "tools, tool_choice or text.format")
+        given = {name: fresh[name] for name in ("tools", "tool_choice", "text")}
+        json_text(given, "tools, tool_choice or text.format")
         kept = Kept(principal.tenant_id, fresh, asked.items)
         encoder = ResponseEncoder(
             kept,

@@ -34,7 +34,7 @@ class InputText:
         self._found: bool | None = None
         self._ended = False
         self.text = ""
-        """What has been given out."""
+        """What `feed` and `finish` have returned so far."""
 
     def feed(self, piece: str) -> str:
         """What `piece` adds to the text."""

@@ -184,7 +184,7 @@ class ResponseEncoder:
         return (self._frames.delta(len(self._output), self._open, more),) if more else ()
 
     def _input_rest(self) -> Sequence[bytes]:
-        """What only the end of the arguments tells."""
+        """The rest of the input, which only the end of the arguments shows."""
         assert self._open is not None
         assert self._custom is not None
         rest = self._custom.finish()

@@ -46,8 +46,8 @@ class Offered:
 class Toolbox:
     """The tools of one request.
 
-    `tools` are what the model is offered, `offered` tells by a name of these which tool of the
-    caller's it is, `left_out` names the types of tools that are not here.
+    `tools` are what the model is offered; `offered` maps their names to the caller's own tools, and
+    `names` the other way; `left_out` holds the types of the tools that are not here.
     """
 
     tools: tuple[Tool, ...]

@@ -92,7 +92,7 @@ async def send_stream(
     """Sends events as they come, in one write what came together; closes the generation.
 
     The status goes out with the first event, or after `server.ping_after_s` of silence if that
-    comes sooner; an error after it is told as an event. The last events end the reply in the same
+    comes sooner; an error after it is an event. The last events end the reply in the same
     write. Raises: GatewayError, where the generation does not begin and nothing has been sent.
     """
     reply = _Reply(exchange, framing)
@@ -102,7 +102,7 @@ async def send_stream(
         except Exception as error:
             if not await reply.has_opened():
                 raise
-            fault = _told_before_events(exchange, error)
+            fault = _fault_before_events(exchange, error)
             await _send_error(exchange, encoder, fault)
             await reply.end()
             return
@@ -136,8 +136,8 @@ async def _send_events(
     await reply.end(last)
 
 
-def _told_before_events(exchange: Exchange, error: Exception) -> GatewayError:
-    """What a stream that was opened in silence says of a generation that did not begin."""
+def _fault_before_events(exchange: Exchange, error: Exception) -> GatewayError:
+    """The error that ends a stream which was opened in silence and whose generation failed."""
     match error:
         case GatewayError():
             fault = error
@@ -183,7 +183,7 @@ class _Reply:
         return self._is_open
 
     async def open(self, headers: Mapping[str, str]) -> None:
-        """Sends the status, with what the generation tells in `headers`, unless silence has."""
+        """Sends the status with the `headers` of the generation, unless silence has sent it."""
         if self._ping is not None:
             await asyncio.gather(self._ping, return_exceptions=True)
         if not self._is_open:
@@ -212,12 +212,12 @@ class _Reply:
 
     def _start(self, headers: Mapping[str, str]) -> Awaitable[None]:
         self._is_open = True
-        told = [
+        pairs = [
             (b"content-type", self._framing.content_type),
             *_UNBUFFERED,
             *header_pairs(headers),
         ]
-        return self._exchange.send({"type": "http.response.start", "status": 200, "headers": told})
+        return self._exchange.send({"type": "http.response.start", "status": 200, "headers": pairs})
 
     def _look(self) -> None:
         """Sends a ping when it is time, and looks again when it may be time next."""

@@ -1,4 +1,4 @@
-"""How much a model is to think, where it is not told by a word for the effort."""
+"""How much a model is to think, where a dialect has no word for the effort."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ AGENT_TEMPLATE = """\
 {%- endfor -%}
 {{- seen.script -}}
 """
-"""Does what stands between two `@@` of a user's message, and tells what a tool said after it. It
+"""Does what stands between two `@@` of a user's message, and repeats what a tool said after it. It
 refuses a late system message and needs arguments that are an object, as Qwen 3.5's does.
 """
 TEMPLATES = {

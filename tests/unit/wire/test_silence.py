@@ -1,4 +1,4 @@
-"""Streams whose first token does not come: they open, ping, and tell of errors as events."""
+"""Streams whose first token does not come: they open, ping, and report errors as events."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_a_silent_stream_opens_and_pings_before_its_first_token(
     head, pings, writes = await written(silent, dialect)
     assert head["status"] == 200
     assert pings
-    # What the generation would have told stands in no header any more.
+    # The generation's own headers come too late.
     assert b"x-op-model" not in dict(head["headers"])
     assert b"there" in b"".join(writes)
     silent.backend.slow_s = 0
@@ -104,7 +104,9 @@ async def test_an_error_after_the_silence_is_an_event_of_the_dialects_own(
     assert head["status"] == 503
 
 
-async def test_a_failure_of_ours_after_the_silence_is_told_without_its_cause(silent: Bench) -> None:
+async def test_a_failure_of_ours_after_the_silence_is_reported_without_its_cause(
+    silent: Bench,
+) -> None:
     silent.backend.events = ()
     silent.backend.error = ValueError("a secret")
     _, pings, writes = await written(silent, "chat")
