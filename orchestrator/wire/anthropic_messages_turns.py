@@ -153,7 +153,7 @@ def _shown_text(where: str, block: TextBlock) -> TextPart:
             return TextPart(f"[The tool {name} can be called.]")
         case ResultBlock(type="search_result", title=title, content=list(blocks)):
             found = [_text(f"{where}.content[{index}]", one) for index, one in enumerate(blocks)]
-            return TextPart(f"{title}: " + "".join(part.text for part in found))
+            return TextPart(f"{title or 'Result'}: " + "".join(part.text for part in found))
         case ShownBlock(type="document", source={"type": "text", "data": str(text)}):
             return TextPart(text)
         case ShownBlock(type="document", source={"type": "content", "content": str(text)}):
