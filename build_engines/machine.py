@@ -6,9 +6,9 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
 from build_engines.families import TargetName
+from orchestrator import cgroup
 
 #: Of TensorRT-LLM: the engine path ends behind the last release candidate of 1.3 that has it.
 _LAST_ENGINES = (1, 3, 0, 20)
@@ -49,12 +49,11 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Asks the driver, the kernel and the installed packages."""
-    memory = _meminfo(Path("/proc/meminfo").read_text(encoding="ascii"))
+    """Asks the driver, the kernel and the installed packages; a container's limits count."""
     return Machine(
         gpus=_gpus(),
-        memory_bytes=memory["MemTotal"],
-        available_bytes=memory["MemAvailable"],
+        memory_bytes=cgroup.total_memory_bytes(),
+        available_bytes=cgroup.available_memory_bytes(),
         tensorrt_llm=_installed("tensorrt_llm"),
     )
 
@@ -87,11 +86,6 @@ def _gpus() -> tuple[Gpu, ...]:
         # A driver that does not answer is a machine without a GPU that could be used.
         return ()
     return parse_gpus(done.stdout)
-
-
-def _meminfo(text: str) -> dict[str, int]:
-    pairs = (line.split(":", 1) for line in text.splitlines())
-    return {name: int(rest.split()[0]) * 1024 for name, rest in pairs}
 
 
 def _installed(package: str) -> str:

@@ -51,7 +51,7 @@ class Player:
     """A client of one Triton. Close it."""
 
     def __init__(self, url: str, metadata: Sequence[tuple[str, str]] = ()) -> None:
-        self._channel = grpc.insecure_channel(url)
+        self._channel = grpc.insecure_channel(url, [("grpc.enable_http_proxy", 0)])
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._metadata = tuple(metadata)
 

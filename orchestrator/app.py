@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,7 +15,9 @@ from orchestrator.audit import AuditTrail
 from orchestrator.auth import Authenticator
 from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.placement import Placements, open_placements
+from orchestrator.backends.prefix_salts import PrefixSalts
 from orchestrator.catalogue import Catalogue, load_catalogue
+from orchestrator.core.fair_threads import FairThreads, trim_memory
 from orchestrator.deployments import Deployments
 from orchestrator.gateway import Gateway
 from orchestrator.gauges import observe
@@ -33,10 +34,11 @@ from orchestrator.keys import Keys
 from orchestrator.metering import StoredBooks
 from orchestrator.policy.admin import PolicyAdmin
 from orchestrator.policy.engine import RegoPolicies
-from orchestrator.policy.start import start_policies
+from orchestrator.policy.start import new_candidates, new_evaluators, start_policies
 from orchestrator.quota.limiter import Limiter
 from orchestrator.quota.memory import MemoryCounters
 from orchestrator.quota.token_journal import TokenJournal
+from orchestrator.rego.pool import Evaluators
 from orchestrator.responses import Responses
 from orchestrator.responses.runs import Runs
 from orchestrator.routing import Router
@@ -51,6 +53,7 @@ from orchestrator.wire import surfaces
 from orchestrator.wire.audit import routes as audit_routes
 from orchestrator.wire.denials import audited
 from orchestrator.wire.http import Route
+from orchestrator.wire.intake import new_intake
 from orchestrator.wire.keys import routes as key_routes
 from orchestrator.wire.metrics import routes as metrics_routes
 from orchestrator.wire.openai_responses import routes as response_routes
@@ -73,9 +76,8 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECT_AFTER)
-    # The C library keeps what is freed between things that stay, 7 MB by now; not all have a call.
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    # The C library keeps what is freed between things that stay, 7 MB by now.
+    trim_memory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class _Parts:
 
     authenticator: Authenticator
     store: Database
+    evaluators: Evaluators
     policies: RegoPolicies
     books: StoredBooks
     placements: Placements
@@ -92,7 +95,7 @@ class _Parts:
     gateway: Gateway
 
 
-def create_app(settings: Settings, worker: int = 0) -> FastAPI:
+def create_app(settings: Settings, worker: int = 0) -> surfaces.Application:
     """The application. `settings.triton` must say where Triton listens, whoever started it.
 
     `worker` is the number of this process among those of the same settings.
@@ -105,13 +108,15 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
     connections(catalogue, settings)
     trail = AuditTrail(settings)
     telemetry = Telemetry(settings, worker)
+    intake, threads = new_intake(settings.intake, settings.server)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             await telemetry.start()
             stack.push_async_callback(telemetry.close)
-            parts = await _start(settings, catalogue, trail, telemetry, stack)
+            stack.push_async_callback(threads.close)
+            parts = await _start(settings, catalogue, trail, telemetry, threads, stack)
             _observe(parts, settings, trail, telemetry)
             _mount(app, parts, settings, trail, telemetry, stack)
             _settle_memory()
@@ -123,6 +128,7 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
         hosts=settings.hosts,
         on_error=audited(trail),
         telemetry=telemetry,
+        intake=intake,
     )
 
 
@@ -131,6 +137,7 @@ async def _start(
     catalogue: Catalogue,
     trail: AuditTrail,
     telemetry: Telemetry,
+    threads: FairThreads,
     stack: AsyncExitStack,
 ) -> _Parts:
     """The pipeline from the keys down to Triton, running; `stack` closes it."""
@@ -141,7 +148,9 @@ async def _start(
     stack.push_async_callback(trail.close)
     store = Database(settings)
     stack.push_async_callback(store.close)
-    policies = start_policies(settings, store)
+    evaluators = new_evaluators(settings)
+    stack.push_async_callback(evaluators.close)
+    policies = start_policies(settings, store, evaluators)
     stack.push_async_callback(policies.close)
     books = StoredBooks(settings, store)
     books.start()
@@ -150,12 +159,16 @@ async def _start(
     limiter = await _start_quota(settings, stack)
     local = LocalBackend(
         placements,
+        PrefixSalts(load_pepper(settings).secret),
         first_token_timeout_s=settings.triton.first_token_timeout_s,
+        threads=threads,
         clamps_max_tokens=settings.server.clamp_max_tokens,
     )
     gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry)
     stack.push_async_callback(gateway.close)
-    return _Parts(authenticator, store, policies, books, placements, deployments, limiter, gateway)
+    return _Parts(
+        authenticator, store, evaluators, policies, books, placements, deployments, limiter, gateway
+    )
 
 
 def _observe(parts: _Parts, settings: Settings, trail: AuditTrail, telemetry: Telemetry) -> None:
@@ -181,7 +194,8 @@ def _mount(
     """Puts the routes on `app`, and starts what only they need."""
     authenticator, gateway, store = parts.authenticator, parts.gateway, parts.store
     modules = settings.policy.engine == "embedded"
-    admin = PolicyAdmin(store, parts.policies, modules=modules)
+    candidates = new_candidates(settings, parts.evaluators)
+    admin = PolicyAdmin(store, candidates, parts.policies, modules=modules)
     keys = Keys(store, load_pepper(settings), authenticator)
     responses, runs = _start_responses(settings, store, stack)
     surfaces.mount(

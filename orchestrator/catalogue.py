@@ -41,7 +41,9 @@ class EngineRecipe:
     `revision`; `sha256` pins its files to a digest that the builder prints. `dtype` is how the
     weights are stored: `int8` and `int4` are weight-only, and only the GPU knows the last three.
     `max_batch_size` counts sequences that run together, `kv_cache_tokens` the tokens that the
-    key/value cache holds over all of them (`None`: every sequence at full length).
+    key/value cache holds over all of them (`None`: every sequence at full length). With
+    `shared_prefix_cache` what is cached of one tenant's prompts serves all others, which counts
+    and times then show.
     `overrides` are other values of the same keys for one target: `[model.engine.trtllm]`.
     """
 
@@ -62,6 +64,7 @@ class EngineRecipe:
     lora_checkpoint: str | None = None
     generation_logits: bool = False
     calibration_data: str | None = None
+    shared_prefix_cache: bool = False
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def for_target(self, target: str) -> EngineRecipe:

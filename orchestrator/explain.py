@@ -116,7 +116,8 @@ async def _tokens(
     """Raises: InvalidRequest, ContextLengthExceeded."""
     route = admitted.route
     if isinstance(request, GenerationRequest):
-        prepared = await route.backend.prepare(route.served, request)
+        owner = admitted.caller.tenant_id
+        prepared = await route.backend.prepare(route.served, request, owner)
         return TokenEstimate(prepared.prompt_tokens, prepared.most_tokens)
     batch = await route.backend.prepare_embedding(route.served, request)
     return TokenEstimate(batch.prompt_tokens, batch.prompt_tokens)

@@ -20,10 +20,14 @@ _MOST_REMEMBERED = 4096
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """Where an allowed request goes, and whose budgets it uses: the policy's limits are in them."""
+    """Where an allowed request goes, and whose budgets it uses: the policy's limits are in them.
+
+    `cache_tenants` are the ids of the tenants that its policy shares the prefix cache with.
+    """
 
     route: Route
     caller: Caller
+    cache_tenants: tuple[str, ...] = ()
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -102,7 +106,8 @@ class Gate:
             )
         served = deployment.require_ready()
         route = self._router.route(served, decision.routes, asked.route_hint)
-        return Admitted(route, self._caller(principal, decision))
+        caller = self._caller(principal, decision)
+        return Admitted(route, caller, decision.cache_tenants)
 
     def _caller(self, principal: Principal, decision: Decision) -> Caller:
         """Whose budgets are used; the same object for the same two."""

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from orchestrator.auth import Principal
+from orchestrator.backends import NO_LIMITS
 from orchestrator.core.context import CallContext
 from orchestrator.core.errors import GatewayError, UpstreamFailed
 from orchestrator.core.events import Usage
+from orchestrator.core.limits import Bucket
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest, SamplingParams
 from orchestrator.deployments import Deployment, Deployments
 from orchestrator.explain import Explainer
@@ -20,8 +22,7 @@ from orchestrator.generation import Account, Generation
 from orchestrator.meter import Meter
 from orchestrator.metering import Books, Outcome
 from orchestrator.policy import PolicyEngine
-from orchestrator.quota import Admission, Quota
-from orchestrator.rendering import Renderer
+from orchestrator.quota import Admission, Caller, Quota
 from orchestrator.routing import Route, Router
 from orchestrator.telemetry import names
 from orchestrator.telemetry.process import Telemetry
@@ -117,7 +118,9 @@ class Gateway:
             admitted = await self._gate.admit(principal, _asked(request, "generate", context))
             route = admitted.route
             admission = await self._admit(admitted, meter)
-            preparing = route.backend.prepare(route.served, request, principal.tenant_id)
+            preparing = route.backend.prepare(
+                route.served, request, principal.tenant_id, admitted.cache_tenants, admission
+            )
             prepared = await self._prepared(preparing, admission, meter)
             await self._reserve(admission, prepared.most_tokens, meter, route)
         meter.start(route.served.model.id, request)
@@ -146,7 +149,9 @@ class Gateway:
             admitted = await self._gate.admit(principal, _asked(request, "embed", context))
             route = admitted.route
             admission = await self._admit(admitted, meter)
-            preparing = route.backend.prepare_embedding(route.served, request)
+            preparing = route.backend.prepare_embedding(
+                route.served, request, principal.tenant_id, admission
+            )
             batch = await self._prepared(preparing, admission, meter)
             await self._reserve(admission, batch.prompt_tokens, meter, route)
         meter.start(route.served.model.id, request)
@@ -172,40 +177,76 @@ class Gateway:
         meter.limits(headers)
         return Embeddings(request.model, vectors, batch.prompt_tokens, headers)
 
+    async def check_limits(self, principal: Principal, bucket: Bucket = "chat") -> None:
+        """Whether the limits of key and tenant have room, before more is known of the request.
+
+        Spends nothing. Raises: RateLimited, QuotaUnavailable.
+        """
+        caller = Caller(
+            principal.key_id, principal.tenant_id, principal.limits, principal.tenant_limits
+        )
+        refusal = (await self._quota.outlook(caller, bucket, 1)).refusal
+        if refusal is not None:
+            raise refusal
+
+    async def check_counts(self, principal: Principal) -> None:
+        """The same for calls that only count tokens. Raises: RateLimited, QuotaUnavailable."""
+        await self.check_limits(principal, "count")
+
     async def count(
         self, principal: Principal, request: GenerationRequest, context: CallContext
     ) -> int:
-        """How many tokens the prompt of `request` has. Costs nothing. Raises: GatewayError."""
+        """How many tokens the prompt of `request` has. Costs no tokens. Raises: GatewayError."""
         return len(await self.tokenize(principal, request, context))
 
     async def tokenize(
         self, principal: Principal, request: GenerationRequest, context: CallContext
     ) -> Sequence[int]:
         """The token ids that the engine would get for `request`. Raises: GatewayError."""
-        admitted = await self._gate.admit(principal, _asked(request, "generate", context))
-        served = admitted.route.served
+        route, admission = await self._counting(principal, _asked(request, "generate", context))
         owner = principal.tenant_id
-        return await served.renderer.arender(request.prompt, request.reasoning, owner)
+        tokens = route.backend.tokens(
+            route.served, request.prompt, request.reasoning, owner, admission
+        )
+        return await _counted(tokens, admission)
+
+    async def recount(
+        self, principal: Principal, request: GenerationRequest, context: CallContext
+    ) -> int:
+        """`count` of a shorter form of what was counted before, by the same place in the minute."""
+        admitted = await self._gate.admit(principal, _asked(request, "generate", context))
+        route, owner = admitted.route, principal.tenant_id
+        tokens = route.backend.tokens(
+            route.served, request.prompt, request.reasoning, owner, NO_LIMITS
+        )
+        return len(await tokens)
 
     async def detokenize(
         self, principal: Principal, model: str, token_ids: Sequence[int], context: CallContext
     ) -> str:
         """The text of `token_ids`, special tokens included. Raises: GatewayError."""
-        renderer = await self._renderer(principal, model, context)
-        renderer.check_ids(token_ids, param="tokens")
-        return renderer.decode(token_ids)
+        asked = Asked(model, "generate", "local-only", context.client_ip)
+        route, admission = await self._counting(principal, asked)
+        owner = principal.tenant_id
+        return await _counted(
+            route.backend.text(route.served, token_ids, owner, admission), admission
+        )
 
     async def token_texts(
         self, principal: Principal, model: str, token_ids: Sequence[int], context: CallContext
     ) -> Sequence[str]:
-        r"""The text of each of `token_ids`, bytes that are no character written as `\xff`."""
-        renderer = await self._renderer(principal, model, context)
-        renderer.check_ids(token_ids, param="tokens")
+        r"""The text of each of `token_ids`, bytes that are no character written as `\xff`.
+
+        They are those that `tokenize` has returned; nothing is counted again.
+        """
+        asked = Asked(model, "generate", "local-only", context.client_ip)
+        renderer = (await self._gate.admit(principal, asked)).route.served.renderer
         return [renderer.token_bytes(one).decode("utf-8", "backslashreplace") for one in token_ids]
 
-    async def _renderer(self, principal: Principal, model: str, context: CallContext) -> Renderer:
-        asked = Asked(model, "generate", "local-only", context.client_ip)
-        return (await self._gate.admit(principal, asked)).route.served.renderer
+    async def _counting(self, principal: Principal, asked: Asked) -> tuple[Route, Admission]:
+        """The way of a call that only counts tokens; it has its place in their minute."""
+        admitted = await self._gate.admit(principal, asked)
+        return admitted.route, await self._quota.admit(admitted.caller, "count")
 
     async def close(self) -> None:
         """Waits until everything that ended is settled."""
@@ -221,7 +262,7 @@ class Gateway:
     async def _prepared(
         self, preparing: Coroutine[None, None, T], admission: Admission, meter: Meter
     ) -> T:
-        """The request in tokens; it is given back where that fails. Raises: GatewayError."""
+        """The request in tokens; where that fails it has ended. Raises: GatewayError."""
         try:
             with meter.call.stage(names.RENDER):
                 return await preparing
@@ -264,6 +305,14 @@ def _entry(deployment: Deployment, name: str) -> ModelEntry:
         ready=deployment.ready,
         context_tokens=model.context_tokens,
     )
+
+
+async def _counted(work: Coroutine[None, None, T], admission: Admission) -> T:
+    """What `work` returns; the place in the minute stays used if it was done."""
+    try:
+        return await work
+    finally:
+        await admission.cancel()
 
 
 def _tell_limits(error: BaseException, admission: Admission) -> None:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+PrefixCache = Literal["", "salted", "shared", "off"]
 FORMAT = 1
 NO_TOKEN = -1
 """What engines take for an end id that no token has."""
@@ -23,6 +24,9 @@ class ManifestError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """A built model's limits and token ids, and the folder that holds its artefacts.
+
+    `prefix_cache` says who finds what the engine has cached of prompts: with `salted` requests
+    with the same salt, with `shared` all requests, with `off` none; empty where it is not known.
 
     `vocab_size` is the width of the engine's logits, which may exceed the tokenizer's.
     `extra_end_ids` end an answer as `end_id` does. `dimension` is 0 for a model that generates.
@@ -49,6 +53,7 @@ class Manifest:
     supports_top_log_probs: bool = False
     reports_perf_metrics: bool = False
     tokens_per_block: int = 0
+    prefix_cache: PrefixCache = ""
 
 
 def served_version(model_directory: Path) -> Path | None:
@@ -105,4 +110,5 @@ def _manifest(directory: Path, document: Mapping[str, Any]) -> Manifest:
         supports_top_log_probs=bool(features.get("top_log_probs")),
         reports_perf_metrics=bool(features.get("perf_metrics")),
         tokens_per_block=limits.get("tokens_per_block", 0),
+        prefix_cache=features.get("prefix_cache", ""),
     )

@@ -11,13 +11,23 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from orchestrator.core.addresses import network_of
 
 ENV_PREFIX = "ORCHESTRATOR_"
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -47,12 +57,64 @@ class ServerSettings(_Group):
     drain_s: Seconds = 30.0
     """How long running answers may go on after a stop is asked for."""
     keep_alive_s: Seconds = 75.0
+    """How long a connection may wait for its next request."""
+    first_byte_timeout_s: Seconds = 10.0
+    """How long a new connection may send nothing."""
+    head_timeout_s: Seconds = 10.0
+    """How long the head of a request may take from its first byte to its last."""
+    send_timeout_s: Seconds = 30.0
+    """How long a reply may wait for a client that takes less of it than `send_rate_bytes`."""
+    send_rate_bytes: int = Field(default=64, ge=0)
+    """Bytes a second that a client must take of a reply that waits, over `send_timeout_s`."""
+    linger_s: Seconds = 5.0
+    """How long the rest of a body is read and dropped after a reply that did not need it."""
+    max_head_bytes: int = Field(default=64 * 1024, ge=1024)
+    """Bytes of a request line and headers, and of the trailers of a body."""
+    max_head_lines: int = Field(default=128, ge=8)
+    """Headers of a request, and trailers of its body."""
+    max_connections: int = Field(default=0, ge=0)
+    """Open connections of one worker; 0 takes what its file descriptors allow."""
+    max_connections_per_peer: int = Field(default=0, ge=0)
+    """Of these, how many one address may have in one worker; 0 takes half of them."""
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that answer calls on the same port; more than one need Redis."""
     ping_after_s: Seconds = 15.0
     """After how long a silence a stream sends its status, if it has not, and a ping."""
     clamp_max_tokens: bool = False
     """Whether a limit of tokens above the room beside a prompt means that room, and is not 400."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies that are believed about the client behind them."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for one in given:
+            try:
+                network_of(one)
+            except ValueError as error:
+                raise ValueError(
+                    f"`server.trusted_proxies` takes addresses and networks: {error}"
+                ) from error
+        return given
+
+
+class IntakeSettings(_Group):
+    """How much of requests may be in memory at once, and who works on what is large."""
+
+    most_bytes: int | None = Field(default=None, ge=1024)
+    """Of bodies, histories and conversations together; 8 of the largest bodies unless set."""
+    most_tenant_bytes: int | None = Field(default=None, ge=1024)
+    """The same of one tenant; 2 of the largest bodies unless set."""
+    threads: int = Field(default=2, ge=1, le=64)
+    """Threads of one worker that decode large bodies and turn long prompts into tokens."""
+
+    def all_bytes(self, max_body_bytes: int) -> int:
+        """Bytes of all tenants together."""
+        return 8 * max_body_bytes if self.most_bytes is None else self.most_bytes
+
+    def tenant_bytes(self, max_body_bytes: int) -> int:
+        """Bytes of one tenant."""
+        return 2 * max_body_bytes if self.most_tenant_bytes is None else self.most_tenant_bytes
 
 
 class TritonConnection(_Group):
@@ -95,7 +157,7 @@ class TritonSettings(TritonConnection):
     """Touched while the engine answers, so that the supervisor can tell busy from hung."""
     metrics_port: Port = 0
     engine_threads: int = Field(default=0, ge=0)
-    """Threads of the CPU engine; 0 takes one for each core."""
+    """Threads of the CPU engine; 0 takes one for each core, or for each processor of a quota."""
     eject_first_s: Seconds = 1.0
     """How long one of several Tritons that failed is left alone; each time twice as long."""
     eject_most_s: Seconds = 30.0
@@ -196,11 +258,17 @@ class PolicySettings(_Group):
     """Who evaluates policies, and what is kept of their decisions."""
 
     engine: Literal["embedded", "opa"] = "embedded"
-    """Rego in this process, or an OPA server with the same files."""
+    """Rego of this appliance, or an OPA server with the same files."""
     opa_url: str = ""
     opa_token: SecretStr | None = None
     timeout_s: Seconds = 0.25
-    """The longest that a decision may take; beyond it the request is refused with 503."""
+    """Processor time of one evaluation; a module that takes longer is refused with 503 and tried
+    again after a while. Callers wait 2 s and four times as long at most; for an OPA server, so
+    long."""
+    evaluators: int = Field(default=2, ge=2, le=64)
+    """Processes of one worker that evaluate modules; they run while modules are in use."""
+    evaluator_memory_bytes: int = Field(default=256 * 1024 * 1024, ge=16 * 1024 * 1024)
+    """What one evaluation may add to the memory of such a process."""
     fresh_s: Seconds = 1.0
     """How long a policy is believed without asking the store again."""
     record_share: float = Field(default=0.01, ge=0, le=1)
@@ -246,6 +314,8 @@ class RealtimeSettings(_Group):
     """How long a session may last at all."""
     most_sessions: int = Field(default=500, ge=1)
     """Sessions of one worker at the same time."""
+    most_tenant_sessions: int = Field(default=250, ge=1)
+    """Those of one tenant among them."""
     most_items: int = Field(default=1000, ge=1)
     """Items of one conversation."""
     most_conversation_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
@@ -304,6 +374,7 @@ class Settings(BaseSettings):
     data_dir: Path = PROJECT_ROOT / ".data"
     catalogue: Path = PROJECT_ROOT / "model_repository" / "catalogue.toml"
     server: ServerSettings = ServerSettings()
+    intake: IntakeSettings = IntakeSettings()
     triton: TritonSettings = TritonSettings()
     store: StoreSettings = StoreSettings()
     bootstrap: BootstrapSettings = BootstrapSettings()
@@ -318,6 +389,17 @@ class Settings(BaseSettings):
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @model_validator(mode="after")
+    def _largest_body_fits(self) -> Settings:
+        largest = self.server.max_body_bytes
+        each, total = self.intake.tenant_bytes(largest), self.intake.all_bytes(largest)
+        if not largest <= each <= total:
+            raise ValueError(
+                f"`server.max_body_bytes` is {largest}, `intake.most_tenant_bytes` {each} and"
+                f" `intake.most_bytes` {total}: none may be larger than the next"
+            )
+        return self
 
     @model_validator(mode="after")
     def _workers_share_their_limits(self) -> Settings:

@@ -8,7 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
-from orchestrator.policy.embedded import REGO_FOLDER, compile_rules
+from orchestrator.policy.embedded import gateway_rules
+from orchestrator.rego.rules import compile_rules
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -31,7 +32,7 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
 
 def evaluating(seen: list[dict[str, Any]] | None = None) -> Handler:
     """Answers as OPA does: every rule of the package, under `result`."""
-    rules = compile_rules((REGO_FOLDER / "gateway.rego").read_text(encoding="utf-8"), None)
+    rules = compile_rules(gateway_rules(), None)
 
     async def handler(request: web.Request) -> web.StreamResponse:
         document = (await request.json())["input"]

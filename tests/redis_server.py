@@ -58,6 +58,12 @@ class RedisServer:
         """After `hang`."""
         self._signal(signal.SIGCONT)
 
+    def command(self, line: str) -> str:
+        """Sends one command, words with spaces between; the first line of its reply."""
+        with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+            connection.sendall(f"{line}\r\n".encode())
+            return connection.makefile("rb").readline().decode().strip()
+
     def kill(self) -> None:
         """It is gone, with everything that it knew."""
         if self._process is not None and self._process.poll() is None:

@@ -1,8 +1,9 @@
 """The key/value cache's blocks: reservation, sharing of equal prefixes, eviction.
 
-A full block is known by a digest over all tokens up to its end, so equal digests mean equal
-prefixes. The digest is cryptographic because tenants share the cache: nobody can make a prompt
-whose digest collides with another tenant's.
+A full block is known by a digest over a salt and all tokens up to its end, so equal digests mean
+equal prefixes of requests with equal salts. Tenants share the cache and not their salts: what one
+of them has computed is found by no other. The digest is cryptographic, so that no prompt can be
+made whose digest collides with another tenant's.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ class Reservation:
     reused: int
 
 
-def prefix_digests(tokens: Sequence[int], block_size: int) -> list[Digest]:
-    """One digest for every full block of `tokens`, each covering everything before it."""
+def prefix_digests(tokens: Sequence[int], block_size: int, salt: int = 0) -> list[Digest]:
+    """One digest for every full block of `tokens`, each covering everything before it.
+
+    `salt` is a number below 2**64 that the digests of all blocks depend on.
+    """
     values = np.asarray(tokens, dtype=np.int32)
-    digests, previous = [], b""
+    digests, previous = [], salt.to_bytes(8, "little")
     for begin in range(0, len(values) - block_size + 1, block_size):
         content = values[begin : begin + block_size].tobytes()
         previous = hashlib.blake2b(previous + content, digest_size=32).digest()

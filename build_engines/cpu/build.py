@@ -22,7 +22,8 @@ from build_engines.cpu.encoder import build_encoder
 from build_engines.cpu.golden import record
 from build_engines.cpu.graph import BITS, WeightFormat
 from build_engines.cpu.guided import GuideCompiler
-from build_engines.cpu.runtime import PRECISIONS, DecoderRuntime, StepInputs
+from build_engines.cpu.precision import Precision, precision_for
+from build_engines.cpu.runtime import DecoderRuntime, StepInputs
 from build_engines.cpu.serving import MODEL_FILE
 from build_engines.families import TargetName, family_of
 from build_engines.journal import Progress
@@ -44,7 +45,7 @@ _FORMATS: Mapping[str, WeightFormat] = {
     "int8": "i8",
     "int4": "i4",
 }
-_CACHE_BYTES = {"float32": 4}
+_CACHE_BYTES = {"f32": 4}
 _SLACK_BYTES = 16 << 20
 
 
@@ -52,15 +53,16 @@ class CpuTarget:
     """Builds for `model_repository/backends/cpu`."""
 
     name: TargetName = "cpu"
-    version = 4
+    version = 5
 
     def plan(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> Plan:
         """Weights at their new width, twice while they are written, and the cache to serve."""
         del machine
         check_unquantised(checkpoint)
         fmt, network = _format(model), read_network(checkpoint)
+        precision = precision_for(model.engine.dtype)
         weights = int(network.values * BITS[fmt]) // 8
-        notes = []
+        notes = [precision.note] if precision.note else []
         if model.task == "generate" and not checkpoint.chat_templates():
             notes.append("no chat template: completions only")
         return Plan(
@@ -69,9 +71,9 @@ class CpuTarget:
             architecture=checkpoint.architecture,
             family=family_of(checkpoint.architecture).name,
             dtype=model.engine.dtype,
-            cache_dtype=PRECISIONS[model.engine.dtype].kv_cache if model.task == "generate" else "",
+            cache_dtype=precision.kv_cache if model.task == "generate" else "",
             disk_bytes=weights + _SLACK_BYTES,
-            host_bytes=2 * weights + _cache_bytes(model, network) + _SLACK_BYTES,
+            host_bytes=2 * weights + _cache_bytes(model, network, precision) + _SLACK_BYTES,
             notes=tuple(notes),
         )
 
@@ -106,13 +108,13 @@ class CpuTarget:
             return record(open_artefacts(place.folder, self.name), model.engine.dtype)
 
 
-def _cache_bytes(model: Model, network: Network) -> int:
+def _cache_bytes(model: Model, network: Network, precision: Precision) -> int:
     """Of the running server. The engine rounds up to whole blocks."""
     if model.task == "embed":
         return 0
     sequences = model.engine.max_batch_size
     tokens = model.engine.kv_cache_tokens or sequences * model.context_tokens
-    return network.cached_values(1) * tokens * _CACHE_BYTES.get(model.engine.dtype, 2)
+    return network.cached_values(1) * tokens * _CACHE_BYTES.get(precision.kv_cache, 2)
 
 
 def _build_generate(
@@ -146,6 +148,7 @@ def _build_generate(
         "perf_metrics": True,
         "finish_reason": True,
         "guided": [] if guides.unavailable else list(GUIDE_TYPES),
+        "prefix_cache": "shared" if engine.shared_prefix_cache else "salted",
     }
     return _built(model, limits, features, None)
 
@@ -162,7 +165,7 @@ def _build_embed(
     _save(build_encoder(shape, checkpoint.weights(), fmt, pooling, normalize), folder)
     progress("trying the engine")
     with _opening():
-        embedder = Embedder(folder / MODEL_FILE, PRECISIONS[engine.dtype])
+        embedder = Embedder(folder / MODEL_FILE, precision_for(engine.dtype))
         zeros = np.zeros(1, np.int32)
         _check_finite(embedder.embed([Text(zeros, zeros)]))
     limits = {
@@ -243,7 +246,7 @@ def _try_decoder(model_xml: Path, dtype: str) -> int:
 
     Returns the tokens in a block of the key/value cache.
     """
-    runtime = DecoderRuntime(model_xml, PRECISIONS[dtype], 1)
+    runtime = DecoderRuntime(model_xml, precision_for(dtype), 1)
     one, none = np.zeros(1, np.int64), np.zeros(1, np.int32)
     span = np.array([0, 1], np.int32)
     length = np.array(1, np.int32)

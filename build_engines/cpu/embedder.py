@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
-from build_engines.cpu.runtime import Precision
+from build_engines.cpu.precision import Precision
 from build_engines.serving.texts import Text
 
 #: Texts are padded together while the longest has at most this many times the shortest's tokens.

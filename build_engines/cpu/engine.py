@@ -12,6 +12,7 @@ from build_engines.cpu.guided import GuideCompiler
 from build_engines.cpu.runtime import DecoderRuntime
 from build_engines.cpu.scheduler import Scheduler
 from build_engines.cpu.sequence import Sequence
+from build_engines.serving.faults import described
 from build_engines.serving.request import (
     Generation,
     Limits,
@@ -111,7 +112,7 @@ class Engine:
             self._enqueue(Sequence(generation, *self._sizes, matcher))
         except Exception as error:
             text = str(error) if isinstance(error, RequestError) else "the guide failed to compile"
-            logger.info("guide refused: %s", error)
+            logger.info("guide refused: %s", described(error))
             generation.close("error", text)
             self._on_progress(True)
         finally:
@@ -131,8 +132,8 @@ class Engine:
                 scheduler.add(self._inbox.popleft())
             try:
                 urgent = scheduler.step()
-            except Exception:
-                logger.exception("the scheduler failed")
+            except Exception as error:
+                logger.error("the scheduler failed: %s", described(error))
                 scheduler.abort("the engine failed while scheduling this request")
                 urgent = True
             self._on_progress(urgent)

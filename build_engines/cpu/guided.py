@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,35 @@ import numpy.typing as npt
 from build_engines.serving.request import Guide, RequestError
 
 logger = logging.getLogger(__name__)
+
+#: What stands in llguidance's texts, and what is said of it: they quote the grammar and the answer.
+_FAULTS = (
+    ("doesn't satisfy the grammar", "what was chosen does not follow it"),
+    ("look-around", "look-around in a pattern is not supported"),
+    ("backreference", "a backreference in a pattern is not supported"),
+    ("unclosed character class", "unclosed character class in a pattern"),
+    ("unclosed group", "unclosed group in a pattern"),
+    ("regex parse error", "a pattern is no regular expression"),
+    ("invalid regex", "a pattern is no regular expression"),
+    ("too large", "it is too large"),
+    ("too complex", "it is too complex"),
+    ("toocomplex", "it is too complex"),
+    ("limit", "it exceeds a limit of the engine"),
+    ("invalid type", "an unknown `type`"),
+    ("unimplemented keys", "it has keywords that are not supported"),
+    ("registry", "a `$ref` to what is not in it"),
+    ("unsatisfiable", "no value satisfies it"),
+    ("not found", "a rule that it names is missing"),
+    (" at line ", "it is no JSON"),
+)
+
+#: Words of JSON Schema itself: that a refusal is about one of them says nothing of a caller's own.
+_KEYWORD = re.compile(
+    r"\b(?:additionalProperties|allOf|anyOf|exclusiveMaximum|exclusiveMinimum|"
+    r"maxItems|maxLength|maxProperties|minItems|minLength|minProperties|"
+    r"multipleOf|oneOf|patternProperties|prefixItems|"
+    r"unevaluatedItems|unevaluatedProperties|uniqueItems)\b"
+)
 
 _ANY_OBJECT = json.dumps({"type": "object"})
 #: Unbounded white space lets a weak model write blanks until its limit.
@@ -39,7 +69,7 @@ class GuideCompiler:
             logger.warning("no guided decoding with this tokenizer: %s", self.unavailable)
 
     def compile(self, guide: Guide) -> GuideMatcher:
-        """A matcher at the start of `guide`. Raises: RequestError with llguidance's reason."""
+        """A matcher at the start of `guide`. Raises: RequestError with the kind of fault."""
         if self.unavailable:
             raise RequestError("`guided_decoding_guide_type`: no guides with this tokenizer")
         try:
@@ -48,14 +78,10 @@ class GuideCompiler:
         except ValueError as error:
             problem = str(error)
         if problem:
-            raise RequestError(
-                f"`guided_decoding_guide` is no usable {guide.type}: {problem.strip()}"
-            )
+            raise _unusable(guide, problem)
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
-            raise RequestError(
-                f"`guided_decoding_guide` is no usable {guide.type}: {matcher.get_error()}"
-            )
+            raise _unusable(guide, matcher.get_error())
         return GuideMatcher(matcher, self._vocab_size)
 
 
@@ -81,7 +107,23 @@ class GuideMatcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise RequestError(f"guided decoding failed: {self._matcher.get_error()}")
+            # Its text holds the whole grammar, and what was written so far.
+            raise RequestError(f"guided decoding failed: {_fault(self._matcher.get_error())}")
+
+
+def _unusable(guide: Guide, problem: str) -> RequestError:
+    fault = _fault(problem)
+    if guide.type == "json_schema" and (keywords := dict.fromkeys(_KEYWORD.findall(problem))):
+        fault += f" ({', '.join(keywords)})"
+    return RequestError(f"`guided_decoding_guide` is no usable {guide.type}: {fault}")
+
+
+def _fault(problem: str) -> str:
+    """The kind of fault in llguidance's `problem`, in words that are not a caller's."""
+    lowered = problem.lower()
+    return next(
+        (words for sign, words in _FAULTS if sign in lowered), "the engine cannot follow it"
+    )
 
 
 def _grammar(guide: Guide) -> str:

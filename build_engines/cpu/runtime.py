@@ -16,6 +16,8 @@ import openvino.opset15 as ops
 from openvino._offline_transformations import paged_attention_transformation
 
 from build_engines.cpu.decoder import FINAL_NORM
+from build_engines.cpu.precision import Precision
+from orchestrator import cgroup
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -31,24 +33,6 @@ _INPUTS = (
     "max_context_len",
     "output_rows",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """What the arithmetic and the key/value cache are computed and stored in (OpenVINO's names)."""
-
-    arithmetic: str
-    kv_cache: str
-
-
-#: Integer weights keep float32 arithmetic: int8 under a bf16 hint measured slower than either.
-PRECISIONS = {
-    "float32": Precision("f32", "f32"),
-    "float16": Precision("f32", "f16"),
-    "bfloat16": Precision("bf16", "bf16"),
-    "int8": Precision("f32", "f16"),
-    "int4": Precision("f32", "f16"),
-}
 
 
 @dataclass(slots=True)
@@ -132,15 +116,13 @@ class DecoderRuntime:
 
 
 def _check_memory(needed_bytes: int, tokens: int) -> None:
-    """Linux hands out memory that it does not have and kills whoever uses it; say so before."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            free_bytes = int(line.split()[1]) * 1024
-            if needed_bytes > free_bytes:
-                raise MemoryError(
-                    f"the key/value cache of {tokens} tokens needs {needed_bytes >> 20} MiB, "
-                    f"{free_bytes >> 20} MiB are free: lower `kv_cache_tokens`"
-                )
+    """Linux hands out memory that it does not have and kills who uses it; say so before."""
+    free_bytes = cgroup.available_memory_bytes()
+    if needed_bytes > free_bytes:
+        raise MemoryError(
+            f"the key/value cache of {tokens} tokens needs {needed_bytes >> 20} MiB, "
+            f"{free_bytes >> 20} MiB are free: lower `kv_cache_tokens`"
+        )
 
 
 def _paged(model: Any) -> Any:

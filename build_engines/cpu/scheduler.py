@@ -13,7 +13,8 @@ import numpy as np
 from build_engines.cpu.blocks import BlockPool
 from build_engines.cpu.runtime import DecoderRuntime, StepInputs
 from build_engines.cpu.sequence import Sequence
-from build_engines.serving.request import Limits
+from build_engines.serving.faults import described
+from build_engines.serving.request import Limits, RequestError
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 #: with prompts only not those that come meanwhile.
 _BESIDE_STREAMS_S = 0.05
 _ALONE_S = 0.25
+_SAMPLING_FAILED = "the engine failed while choosing a token of this request"
 _CHUNKS = (32, 64, 128, 256, 512, 1024)
 
 
@@ -68,9 +70,9 @@ class Scheduler:
         started = time.perf_counter()
         try:
             logits = self._runtime.run(plan.inputs)
-        except Exception:
+        except Exception as error:
             # Whatever broke, only those in this step are affected, and the loop goes on.
-            logger.exception("a step of %d sequences failed", len(plan.fed))
+            logger.error("a step of %d sequences failed: %s", len(plan.fed), described(error))
             self._fail(plan)
             return True
         self._note_speed(plan, time.perf_counter() - started)
@@ -155,8 +157,9 @@ class Scheduler:
                     ended.append(sequence)
             except Exception as error:
                 # A grammar or a setting of this request alone; its neighbours go on.
-                logger.info("a request failed while sampling: %s", error)
-                sequence.generation.close("error", str(error))
+                logger.warning("a request failed while sampling: %s", described(error))
+                known = isinstance(error, RequestError)
+                sequence.generation.close("error", str(error) if known else _SAMPLING_FAILED)
                 ended.append(sequence)
         for sequence in ended:
             self._leave(sequence)

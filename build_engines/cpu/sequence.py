@@ -25,7 +25,7 @@ class Sequence:
         self.chooser = Chooser(request, vocab_size, matcher)
         self.computed = 0
         self.blocks: npt.NDArray[np.int32] = np.zeros(0, np.int32)
-        self.digests = prefix_digests(self.prompt.tolist(), block_size)
+        self.digests = prefix_digests(self.prompt.tolist(), block_size, request.cache_salt)
         self._block_size = block_size
         self._reservation: Reservation | None = None
         self._published = 0
@@ -87,7 +87,9 @@ class Sequence:
             # the last one out is right for both.
             known = [*self.prompt.tolist(), *output[:-1]]
             if len(known) // self._block_size > self._published:
-                self.publish(pool, prefix_digests(known, self._block_size), len(known))
+                salt = self.generation.request.cache_salt
+                digests = prefix_digests(known, self._block_size, salt)
+                self.publish(pool, digests, len(known))
         pool.release(self._reservation.blocks)
         self._reservation = None
 

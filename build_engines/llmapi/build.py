@@ -32,7 +32,7 @@ class LlmApiTarget:
     """For architectures without a TensorRT engine, and for TensorRT-LLM without engines."""
 
     name: TargetName = "llmapi"
-    version = 1
+    version = 2
 
     def plan(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> Plan:
         """Nothing is converted: the weights are linked where the disk allows, else copied."""
@@ -166,6 +166,7 @@ def _describe(model: Model, checkpoint: Checkpoint) -> BuiltEngine:
             "perf_metrics": False,
             "finish_reason": True,
             "guided": ["json", "json_schema", "regex", "ebnf_grammar"],
+            "prefix_cache": "shared" if engine.shared_prefix_cache else "salted",
         },
         embedding=None,
         versions={"tensorrt_llm": metadata.version("tensorrt_llm")},

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from build_engines.llmapi.sampling import finish_reason, sampling_arguments, take
+from build_engines.llmapi.sampling import cache_salt, finish_reason, sampling_arguments, take
+from build_engines.serving.faults import described
 from build_engines.serving.request import Generation, Limits, QueueFullError, Request, RequestError
 
 logger = logging.getLogger(__name__)
@@ -67,8 +68,13 @@ class LlmEngine:
 
     async def _follow(self, generation: Generation, parameters: Any) -> None:
         try:
-            ids = generation.request.input_ids.tolist()
-            result = self._llm.generate_async(ids, parameters, streaming=True)
+            request = generation.request
+            result = self._llm.generate_async(
+                request.input_ids.tolist(),
+                parameters,
+                streaming=True,
+                cache_salt=cache_salt(request),
+            )
             generation.timing.first_scheduled = time.monotonic_ns()
             self._running[generation] = result
             if generation.cancel_requested:
@@ -79,8 +85,8 @@ class LlmEngine:
             generation.close("cancelled" if generation.cancel_requested else reason)
         except RequestError as error:
             generation.close("error", str(error))
-        except Exception:
-            logger.exception("a generation failed")
+        except Exception as error:
+            logger.error("a generation failed: %s", described(error))
             generation.close("error", "the engine failed on this request")
         finally:
             with self._lock:

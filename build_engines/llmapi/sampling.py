@@ -64,6 +64,11 @@ def sampling_arguments(request: Request) -> dict[str, Any]:
     return arguments
 
 
+def cache_salt(request: Request) -> str | None:
+    """The text that TensorRT-LLM makes its own salt of; None for requests without one."""
+    return f"{request.cache_salt:016x}" if request.cache_salt else None
+
+
 def take(
     generation: Generation,
     token_ids: Sequence[int],

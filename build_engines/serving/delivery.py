@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from build_engines.serving.faults import described
 from build_engines.serving.request import FinishReason, Generation
 from build_engines.serving.tensors import ParsedRequest
 
@@ -186,8 +187,8 @@ class Delivery:
                 stream.checked_at = now
                 if stream.channel.is_cancelled():
                     self._cancel(stream.generation)
-        except Exception:
-            logger.exception("a response could not be sent")
+        except Exception as error:
+            logger.error("a response could not be sent: %s", described(error))
             self._cancel(stream.generation)
             self._streams.pop(stream)
             _give_up(stream)
@@ -197,8 +198,8 @@ def _give_up(stream: Stream) -> None:
     """Ends the request in any way that still works: one without an end is never unloaded."""
     try:
         stream.channel.fail("the response could not be sent")
-    except Exception:
-        logger.exception("a request could not be ended")
+    except Exception as error:
+        logger.error("a request could not be ended: %s", described(error))
 
 
 def _int32(value: int) -> npt.NDArray[np.int32]:

@@ -18,6 +18,7 @@ import triton_python_backend_utils as pb_utils  # provided by the stub
 
 from build_engines.serving.artefacts import Artefacts, open_artefacts
 from build_engines.serving.delivery import Delivery, Stream
+from build_engines.serving.faults import described
 from build_engines.serving.request import Generation, Limits, Request, RequestError
 from build_engines.serving.tensors import parse_request, wants_stop
 from build_engines.serving.texts import Text, parse_texts
@@ -136,7 +137,7 @@ class Generating:
             except RequestError as error:
                 channel.fail(str(error))
             except Exception as error:
-                pb_utils.Logger.log_error(f"a request could not be read: {error!r}")
+                pb_utils.Logger.log_error(f"a request could not be read: {described(error)}")
                 channel.fail("the request could not be read")
 
     def _accept(self, request: Any, channel: _Channel) -> None:

@@ -80,7 +80,8 @@ class Guide:
 @dataclass(frozen=True, slots=True)
 class Request:
     """One checked request. `end_id` -1 never ends; `end_id` is left out of the output while
-    stop words stay in it. `top_log_probs` -1 wants no alternatives.
+    stop words stay in it. `top_log_probs` -1 wants no alternatives. What was computed of a prompt
+    is used again for requests with the same `cache_salt` only.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -92,6 +93,7 @@ class Request:
     log_probs: bool = False
     top_log_probs: int = 0
     guide: Guide | None = None
+    cache_salt: int = 0
 
 
 @dataclass(slots=True)

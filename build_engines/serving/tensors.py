@@ -1,7 +1,8 @@
 """TensorRT-LLM's input tensors as a checked request.
 
 Tensor names, shapes and meanings: NVIDIA/TensorRT-LLM, the `tensorrt_llm` model of
-triton_backend/all_models/inflight_batcher_llm. `min_p` and `num_top_log_probs` are our own.
+triton_backend/all_models/inflight_batcher_llm. `min_p`, `num_top_log_probs` and `cache_salt_id`
+are our own; the last is named as in TensorRT-LLM's executor.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from build_engines.serving.request import (
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 MAX_TOP_LOG_PROBS = 20
+_MAX_SALT = 2**64 - 1
 
 #: Accepted and without effect here: hints to a GPU scheduler, and settings of beam search.
 _WITHOUT_EFFECT = frozenset(
@@ -74,6 +76,7 @@ _READ = frozenset(
         "streaming",
         "guided_decoding_guide_type",
         "guided_decoding_guide",
+        "cache_salt_id",
     }
 )
 
@@ -112,6 +115,7 @@ def parse_request(tensors: Tensors, limits: Limits, *, exclude_input: bool = Tru
         log_probs=read.flag("return_log_probs"),
         top_log_probs=read.integer("num_top_log_probs", 0, 0, MAX_TOP_LOG_PROBS),
         guide=_guide(tensors),
+        cache_salt=read.integer("cache_salt_id", 0, 0, _MAX_SALT),
     )
     return ParsedRequest(
         request=request,

@@ -46,7 +46,7 @@ class TrtLlmTarget:
     """Chat for TensorRT-LLM's C++ backend, embeddings for our `trtllm_embed`."""
 
     name: TargetName = "trtllm"
-    version = 1
+    version = 2
 
     def plan(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> Plan:
         """Commands with the names of their folders in place of the folders."""
@@ -202,6 +202,7 @@ def _describe(
         "perf_metrics": True,
         "finish_reason": False,
         "guided": _GUIDES,
+        "prefix_cache": "shared" if engine.shared_prefix_cache else "off",
     }
     runtime = {
         "dtype": engine.dtype,

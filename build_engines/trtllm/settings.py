@@ -25,7 +25,8 @@ def engine_parameters(model: Model, folder: Path, engine: str) -> Mapping[str, s
         "batch_scheduler_policy": "guaranteed_no_evict",
         "kv_cache_free_gpu_mem_fraction": f"{recipe.kv_cache_fraction:g}",
         "exclude_input_in_output": "true",
-        "enable_kv_cache_reuse": "true",
+        # The C++ backend hands no salt to the executor, so it cannot keep tenants apart.
+        "enable_kv_cache_reuse": "true" if recipe.shared_prefix_cache else "false",
         "enable_chunked_context": "true",
         "normalize_log_probs": "true",
         "cancellation_check_period_ms": "100",

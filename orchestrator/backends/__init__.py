@@ -9,7 +9,13 @@ from typing import Protocol
 from orchestrator.catalogue import Model
 from orchestrator.core.event_source import EventSource
 from orchestrator.core.events import Usage
-from orchestrator.core.request import EmbeddingRequest, GenerationRequest, SamplingParams
+from orchestrator.core.request import (
+    EmbeddingRequest,
+    GenerationRequest,
+    Prompt,
+    ReasoningEffort,
+    SamplingParams,
+)
 from orchestrator.core.value import value
 from orchestrator.manifest import Manifest
 from orchestrator.rendering import Renderer
@@ -31,7 +37,8 @@ class Prepared:
     """A request in tokens, checked against the model's limits and not started yet.
 
     `guide` is what the engine is to be held to, if anything; where `calls_first` is true, only an
-    answer that is no tool call is.
+    answer that is no tool call is. What is cached of the prompt serves those of the same
+    `cache_salt`.
     """
 
     served: ServedModel
@@ -40,6 +47,7 @@ class Prepared:
     max_tokens: int
     guide: Guide | None = None
     calls_first: bool = False
+    cache_salt: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -93,18 +101,66 @@ class Run(EventSource):
         """
 
 
+class Permit(Protocol):
+    """What work on a prompt asks of the caller's limits. Both may be called in any thread."""
+
+    def check(self, tokens: int) -> None:
+        """Raises: RateLimited where fewer than `tokens`, the least that it can need, are left."""
+
+    def begin(self) -> None:
+        """The work begins; what was refused until now has cost nothing."""
+
+
+class NoLimits:
+    """The permit of work that counts against no limit."""
+
+    def check(self, tokens: int) -> None:
+        """Refuses nothing."""
+
+    def begin(self) -> None:
+        """Counts nothing."""
+
+
+NO_LIMITS: Permit = NoLimits()
+
+
 class Backend(Protocol):
     """A kind of engine."""
 
     name: str
 
     async def prepare(
-        self, served: ServedModel, request: GenerationRequest, owner: str = ""
+        self,
+        served: ServedModel,
+        request: GenerationRequest,
+        owner: str = "",
+        sharing: tuple[str, ...] = (),
+        permit: Permit = NO_LIMITS,
     ) -> Prepared:
-        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded.
+        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded, RateLimited.
 
-        What is remembered of its prompt serves prompts of the same `owner` only.
+        What is remembered of its prompt serves prompts of the same `owner` only. What the engine
+        caches of it serves those of `sharing` as well, where they name `owner` and each other.
+        Long prompts of several owners take turns. Cancelled, it returns when nothing is worked on
+        any more.
         """
+        ...
+
+    async def tokens(
+        self,
+        served: ServedModel,
+        prompt: Prompt,
+        reasoning: ReasoningEffort | None,
+        owner: str,
+        permit: Permit,
+    ) -> Sequence[int]:
+        """The token ids of `prompt`. Raises: as `prepare`."""
+        ...
+
+    async def text(
+        self, served: ServedModel, token_ids: Sequence[int], owner: str, permit: Permit
+    ) -> str:
+        """The text of `token_ids`. Raises: InvalidRequest, ContextLengthExceeded."""
         ...
 
     def generate(self, prepared: Prepared, request_id: str) -> Run:
@@ -112,9 +168,13 @@ class Backend(Protocol):
         ...
 
     async def prepare_embedding(
-        self, served: ServedModel, request: EmbeddingRequest
+        self,
+        served: ServedModel,
+        request: EmbeddingRequest,
+        owner: str = "",
+        permit: Permit = NO_LIMITS,
     ) -> PreparedEmbedding:
-        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded."""
+        """`request` in tokens. Raises: as `prepare`."""
         ...
 
     async def embed(self, prepared: PreparedEmbedding, request_id: str) -> Sequence[memoryview]:

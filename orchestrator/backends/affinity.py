@@ -19,16 +19,17 @@ Blocks: TypeAlias = Sequence[int]
 """The names of a prompt's blocks, from its beginning."""
 
 
-def blocks_of(token_ids: Sequence[int], tokens_per_block: int) -> Blocks:
+def blocks_of(token_ids: Sequence[int], tokens_per_block: int, salt: int = 0) -> Blocks:
     """The names of the full blocks of a prompt; a prompt without any has the name of its whole.
 
-    The same in every process. `tokens_per_block` is the engine's, or 0.
+    The same in every process. `tokens_per_block` is the engine's, or 0. All names depend on
+    `salt`: where a prompt goes must not show who else has sent one that begins like it.
     """
     whole, engines = tuple(token_ids), tokens_per_block or LEAST_BLOCK_TOKENS
     size = -(-LEAST_BLOCK_TOKENS // engines) * engines
     if len(whole) < size:
-        return (hash(whole),)
-    names, name = [], 0
+        return (hash((salt, whole)),)
+    names, name = [], salt
     for start in range(0, len(whole) - size + 1, size):
         name = hash((name, whole[start : start + size]))
         names.append(name)

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
-from orchestrator.backends import PreparedEmbedding, ServedModel
+from orchestrator.backends import Permit, PreparedEmbedding, ServedModel
 from orchestrator.backends.placement import Placements, Way
 from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest, ModelUnavailable
+from orchestrator.core.fair_threads import FairThreads
 from orchestrator.core.request import EmbeddingRequest
+from orchestrator.core.value import value
+from orchestrator.rendering.renderer import LONG_PROMPT_CHARACTERS
 
 Rows = Sequence[Sequence[int]]
 """Token ids of each input."""
 
 
-async def prepare(served: ServedModel, request: EmbeddingRequest) -> PreparedEmbedding:
-    """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded."""
+async def prepare(
+    served: ServedModel,
+    request: EmbeddingRequest,
+    owner: str,
+    permit: Permit,
+    threads: FairThreads,
+) -> PreparedEmbedding:
+    """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded, RateLimited."""
     if request.dimensions not in (None, served.manifest.dimension):
         raise InvalidRequest(
             f"`dimensions` is {request.dimensions}; `{request.model}` gives vectors of"
             f" {served.manifest.dimension} and cannot shorten them.",
             param="dimensions",
         )
-    rows = await _rows(served, request.inputs)
+    rows = await _rows(_Texts(served, request.inputs, permit), owner, threads)
     _check(served, rows)
     return PreparedEmbedding(served, rows)
 
@@ -69,20 +79,73 @@ class Embedder:
                     raise
 
 
-async def _rows(served: ServedModel, inputs: Sequence[str | tuple[int, ...]]) -> Rows:
+@value
+class _Texts:
+    """Inputs that are to become tokens."""
+
+    served: ServedModel
+    inputs: Sequence[str | tuple[int, ...]]
+    permit: Permit
+
+    def work(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of `texts`, of which there is much; for a thread.
+
+        What their length shows to be too long is refused before any of it is tokenised.
+        Raises: ContextLengthExceeded, RateLimited.
+        """
+        served = self.served
+        limit = _limit(served)
+        for index, one in enumerate(self.inputs):
+            # A text has no more tokens than bytes, of which a character has four at most.
+            if isinstance(one, str) and 4 * len(one) > limit:
+                fewest = served.renderer.fewest_tokens_of(one)
+                if fewest > limit:
+                    raise _too_long(served, index, f"at least {fewest}")
+        self.permit.check(served.renderer.fewest_tokens_of("".join(texts)))
+        self.permit.begin()
+        rows: list[list[int]] = []
+        for group in served.renderer.encode_many(texts):
+            rows += group
+            if max(map(len, group)) > limit:
+                # The texts behind it need no tokens for that.
+                wrong = next(at for at, row in enumerate(rows) if len(row) > limit)
+                places = [at for at, one in enumerate(self.inputs) if isinstance(one, str)]
+                raise _too_long(served, places[wrong], f"{len(rows[wrong])}")
+        return rows
+
+
+async def _rows(asked: _Texts, owner: str, threads: FairThreads) -> Rows:
     """Inputs that are token ids already stay as they are."""
+    inputs = asked.inputs
     texts = [one for one in inputs if isinstance(one, str)]
     if not texts:
+        asked.permit.begin()
         return cast("Rows", inputs)
-    encoded = await served.renderer.aencode(texts)
+    size = sum(map(len, texts))
+    if size < LONG_PROMPT_CHARACTERS:
+        asked.permit.begin()
+        encoded = asked.served.renderer.encode_few(texts)
+    else:
+        encoded = await threads.run(owner, size, partial(asked.work, texts))
     if len(texts) == len(inputs):
         return encoded
     left = iter(encoded)
     return [next(left) if isinstance(one, str) else one for one in inputs]
 
 
+def _limit(served: ServedModel) -> int:
+    return min(served.manifest.max_input_len, served.model.context_tokens)
+
+
+def _too_long(served: ServedModel, index: int, tokens: str) -> ContextLengthExceeded:
+    return ContextLengthExceeded(
+        f"`input[{index}]` has {tokens} tokens; `{served.model.id}` takes {_limit(served)}.",
+        param="input",
+    )
+
+
 def _check(served: ServedModel, rows: Rows) -> None:
-    limit = min(served.manifest.max_input_len, served.model.context_tokens)
+    limit = _limit(served)
     vocabulary = served.manifest.vocab_size
     # All at once; which one it is matters only where one is wrong.
     lengths = list(map(len, rows))
@@ -97,10 +160,7 @@ def _check(served: ServedModel, rows: Rows) -> None:
         if not row:
             raise InvalidRequest(f"`input[{index}]` has no tokens.", param="input")
         if len(row) > limit:
-            raise ContextLengthExceeded(
-                f"`input[{index}]` has {len(row)} tokens; `{served.model.id}` takes {limit}.",
-                param="input",
-            )
+            raise _too_long(served, index, f"{len(row)}")
         if not 0 <= min(row) <= max(row) < vocabulary:
             raise InvalidRequest(
                 f"`input[{index}]` has a token outside 0 to {vocabulary - 1}.", param="input"

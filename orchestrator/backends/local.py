@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import random
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from orchestrator.backends import Prepared, PreparedEmbedding, Run, ServedModel, embedding
+from orchestrator.backends import (
+    NO_LIMITS,
+    Permit,
+    Prepared,
+    PreparedEmbedding,
+    Run,
+    ServedModel,
+    embedding,
+)
 from orchestrator.backends.affinity import Blocks
 from orchestrator.backends.choice import Attempt, CallFirst, Choice
 from orchestrator.backends.embedding import Embedder
 from orchestrator.backends.guides import guide_for, may_call_instead
 from orchestrator.backends.placed_stream import PlacedStream
 from orchestrator.backends.placement import Placement, Placements
+from orchestrator.backends.prefix_salts import PrefixSalts
 from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest
 from orchestrator.core.events import (
     EngineTimings,
@@ -23,16 +33,27 @@ from orchestrator.core.events import (
     GenerationStarted,
     Usage,
 )
+from orchestrator.core.fair_threads import LARGE_BYTES, FairThreads
 from orchestrator.core.ids import new_id
 from orchestrator.core.request import (
     ChatPrompt,
     EmbeddingRequest,
     GenerationRequest,
+    Prompt,
+    ReasoningEffort,
     SamplingParams,
     ToolChoice,
 )
+from orchestrator.core.value import value
+from orchestrator.rendering.renderer import (
+    LONG_PROMPT_CHARACTERS,
+    PromptTooLongError,
+    prompt_characters,
+)
 from orchestrator.triton.contract import GenerateCall, Guide
 
+CONTEXTS_COUNTED = 4
+"""Calls that count tokens take prompts of so many contexts: callers count to find what to cut."""
 _SEED_BITS = 63
 
 
@@ -44,40 +65,98 @@ class LocalBackend:
     def __init__(
         self,
         placements: Placements,
+        salts: PrefixSalts,
         *,
         first_token_timeout_s: float,
+        threads: FairThreads | None = None,
         clamps_max_tokens: bool = False,
     ) -> None:
-        """With `clamps_max_tokens` every request is one that `clamps`."""
+        """Long prompts are worked on in `threads`. With `clamps_max_tokens` every request is one
+        that `clamps`.
+        """
         self._placements = placements
+        self._salts = salts
         self._clamps = clamps_max_tokens
         self._first_token_timeout_s = first_token_timeout_s
+        self._threads = threads or FairThreads(1, most_running_bytes=LARGE_BYTES)
         self._embedder = Embedder(placements, timeout_s=first_token_timeout_s)
 
     async def prepare(
-        self, served: ServedModel, request: GenerationRequest, owner: str = ""
+        self,
+        served: ServedModel,
+        request: GenerationRequest,
+        owner: str = "",
+        sharing: tuple[str, ...] = (),
+        permit: Permit = NO_LIMITS,
     ) -> Prepared:
-        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded."""
+        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded, RateLimited."""
         _check_supported(served, request)
         guide = guide_for(request, served.manifest.guides)
         request = _as_rendered(request, guided=guide is not None)
-        token_ids = await served.renderer.arender(request.prompt, request.reasoning, owner)
+        prompt, reasoning = request.prompt, request.reasoning
+        if (size := prompt_characters(prompt)) < LONG_PROMPT_CHARACTERS:
+            permit.begin()
+            token_ids = served.renderer.render(prompt, reasoning, owner)
+        else:
+            asked = _Rendering(served, prompt, reasoning, owner, permit)
+            work = partial(asked.work, _most_input(served))
+            token_ids = await self._threads.run(owner, size, work)
         if not token_ids:
             raise InvalidRequest("The prompt is empty.", param="prompt")
         clamps = request.clamps or self._clamps
         max_tokens = _max_tokens(served, request, len(token_ids), clamps=clamps)
         calls_first = guide is not None and may_call_instead(request)
-        return Prepared(served, request, token_ids, max_tokens, guide, calls_first)
+        salt = 0 if served.manifest.prefix_cache == "shared" else self._salts.of(owner, sharing)
+        return Prepared(served, request, token_ids, max_tokens, guide, calls_first, salt)
 
     def generate(self, prepared: Prepared, request_id: str) -> LocalRun:
         """A generation that has been asked for, one Triton request for each choice."""
         return LocalRun(prepared, self._start(prepared, request_id))
 
+    async def tokens(
+        self,
+        served: ServedModel,
+        prompt: Prompt,
+        reasoning: ReasoningEffort | None,
+        owner: str,
+        permit: Permit,
+    ) -> Sequence[int]:
+        """The token ids of `prompt`, which may be longer than the model's context, to a degree.
+
+        Raises: InvalidRequest, ContextLengthExceeded.
+        """
+        if (size := prompt_characters(prompt)) < LONG_PROMPT_CHARACTERS:
+            permit.begin()
+            return served.renderer.render(prompt, reasoning, owner)
+        asked = _Rendering(served, prompt, reasoning, owner, permit)
+        work = partial(asked.work, CONTEXTS_COUNTED * _most_input(served))
+        return await self._threads.run(owner, size, work)
+
+    async def text(
+        self, served: ServedModel, token_ids: Sequence[int], owner: str, permit: Permit
+    ) -> str:
+        """The text of `token_ids`. Raises: InvalidRequest, ContextLengthExceeded."""
+        if len(token_ids) > CONTEXTS_COUNTED * _most_input(served):
+            raise _too_long(served, len(token_ids), param="tokens")
+        permit.begin()
+
+        def work() -> str:
+            served.renderer.check_ids(token_ids, param="tokens")
+            return served.renderer.decode(token_ids)
+
+        if len(token_ids) < LONG_PROMPT_CHARACTERS:
+            return work()
+        return await self._threads.run(owner, len(token_ids), work)
+
     async def prepare_embedding(
-        self, served: ServedModel, request: EmbeddingRequest
+        self,
+        served: ServedModel,
+        request: EmbeddingRequest,
+        owner: str = "",
+        permit: Permit = NO_LIMITS,
     ) -> PreparedEmbedding:
-        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded."""
-        return await embedding.prepare(served, request)
+        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded, RateLimited."""
+        return await embedding.prepare(served, request, owner, permit, self._threads)
 
     async def embed(self, prepared: PreparedEmbedding, request_id: str) -> Sequence[memoryview]:
         """One float32 little-endian vector for each input, in their order. Raises: GatewayError."""
@@ -90,7 +169,9 @@ class LocalBackend:
         # Several generations may come of one call, and a stop names the one it ends by its id.
         engine_id = f"{request_id}-{random.getrandbits(48):012x}"
         placement = self._placements.of(prepared.served.model.name)
-        blocks = placement.blocks(prepared.token_ids, prepared.served.manifest.tokens_per_block)
+        blocks = placement.blocks(
+            prepared.token_ids, prepared.served.manifest.tokens_per_block, prepared.cache_salt
+        )
         choices: list[Choice] = []
         for index in range(request.n):
             attempt = partial(
@@ -131,15 +212,45 @@ class LocalBackend:
             seed=seed,
             vocab_size=manifest.vocab_size,
             reports_finish_reason=manifest.reports_finish_reason,
-            reports_perf_metrics=manifest.reports_perf_metrics,
+            # Of an engine that may not keep tenants apart neither counts nor times are shown.
+            reports_perf_metrics=manifest.reports_perf_metrics and manifest.prefix_cache != "",
             log_probs=request.top_logprobs is not None,
             top_log_probs=request.top_logprobs or 0,
             guide=guide,
             whole=request.whole and not _may_be_stopped(request),
+            cache_salt=prepared.cache_salt if manifest.prefix_cache == "salted" else None,
         )
         decoder = served.renderer.decoder(index, request, prepared.token_ids)
         stream = PlacedStream(placement, blocks, call, self._first_token_timeout_s)
         return Attempt(stream, decoder, served.renderer)
+
+
+@value
+class _Rendering:
+    """A prompt that is to become tokens."""
+
+    served: ServedModel
+    prompt: Prompt
+    reasoning: ReasoningEffort | None
+    owner: str
+    permit: Permit
+
+    def work(self, most: int) -> array[int]:
+        """The tokens of a long prompt, `most` of them; for a thread.
+
+        What its length shows to be too long is refused before any of it is rendered.
+        Raises: InvalidRequest, ContextLengthExceeded, RateLimited.
+        """
+        renderer = self.served.renderer
+        fewest = renderer.fewest_tokens(self.prompt, most)
+        if fewest > most:
+            raise _too_long(self.served, fewest)
+        self.permit.check(fewest)
+        self.permit.begin()
+        try:
+            return renderer.render(self.prompt, self.reasoning, self.owner, most)
+        except PromptTooLongError as error:
+            raise _too_long(self.served, error.fewest) from error
 
 
 class LocalRun(Run):
@@ -272,6 +383,21 @@ def _check_supported(served: ServedModel, request: GenerationRequest) -> None:
                 f"`logit_bias` names token {token}; `{served.model.id}` has 0 to {vocab_size - 1}.",
                 param="logit_bias",
             )
+
+
+def _most_input(served: ServedModel) -> int:
+    """Tokens of the longest prompt that leaves room for an answer."""
+    context = min(served.manifest.max_seq_len, served.model.context_tokens)
+    return min(served.manifest.max_input_len, context - 1)
+
+
+def _too_long(
+    served: ServedModel, fewest: int, *, param: str = "messages"
+) -> ContextLengthExceeded:
+    context = min(served.manifest.max_seq_len, served.model.context_tokens)
+    return ContextLengthExceeded(
+        f"This model's context is {context} tokens: the prompt has at least {fewest}.", param=param
+    )
 
 
 def _max_tokens(

@@ -135,9 +135,12 @@ class Placement:
         """Whether there is nothing to choose."""
         return self._affinity is None
 
-    def blocks(self, token_ids: Sequence[int], tokens_per_block: int) -> Blocks:
-        """What `choose` wants to know of a prompt; nothing where there is nothing to choose."""
-        return () if self.is_alone else blocks_of(token_ids, tokens_per_block)
+    def blocks(self, token_ids: Sequence[int], tokens_per_block: int, salt: int = 0) -> Blocks:
+        """What `choose` wants to know of a prompt; nothing where there is nothing to choose.
+
+        Prompts of another `salt` have other blocks.
+        """
+        return () if self.is_alone else blocks_of(token_ids, tokens_per_block, salt)
 
     def choose(self, blocks: Blocks = (), tried: Collection[Replica] = ()) -> Replica | None:
         """Who gets a request for the prompt of `blocks`; None if all have been `tried`.

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from orchestrator.cli.output import write_json
+from orchestrator.cli.stores import existing
 
 if TYPE_CHECKING:
     from orchestrator.settings import Settings
@@ -45,11 +46,10 @@ async def verify(settings: Settings, parsed: argparse.Namespace) -> int:
     """Checks the whole chain; 1 when it is not whole. Raises: StoreError, SettingsError."""
     from orchestrator.store import audit_log
     from orchestrator.store.audit_anchor import format_head, read_anchor
-    from orchestrator.store.database import Database
 
     noted = read_anchor(settings.data_dir)
     known = [*parsed.head, *([noted] if noted is not None else [])]
-    database = Database(settings)
+    database = existing(settings)
     try:
         await database.check_schema()
         async with database.reading() as session:
@@ -77,9 +77,8 @@ async def verify(settings: Settings, parsed: argparse.Namespace) -> int:
 async def export(settings: Settings) -> int:
     """Writes every line of every tenant. Raises: StoreError, SettingsError."""
     from orchestrator.store import audit_log
-    from orchestrator.store.database import Database
 
-    database = Database(settings)
+    database = existing(settings)
     try:
         await database.check_schema()
         async with database.reading() as session:

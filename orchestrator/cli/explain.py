@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 from orchestrator.cli.arguments import add_json
 from orchestrator.cli.output import write_json
 from orchestrator.cli.stores import fail
+from orchestrator.core.hosts import loopback_of
 
 if TYPE_CHECKING:
     from orchestrator.settings import Settings
@@ -34,21 +35,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--client-ip", metavar="ADDRESS", help="as if the call came from there")
     parser.add_argument("--url", help="of the server; default: this machine, the port set")
     parser.add_argument(
-        "--admin-key-file", type=Path, metavar="FILE", help="default: first-key in the data folder"
+        "--admin-key-file",
+        type=Path,
+        metavar="FILE",
+        help="default: first-key in the data folder, or the key of `bootstrap`",
     )
     add_json(parser)
 
 
 def explain(settings: Settings, parsed: argparse.Namespace) -> int:
     """Prints the explanation. 1 when the server cannot be asked or refuses to tell."""
-    key_file = parsed.admin_key_file or settings.data_dir / "first-key"
-    url = parsed.url or f"http://{settings.server.host}:{settings.server.port}"
+    url = parsed.url or _own_url(settings)
     try:
-        secret = key_file.read_text(encoding="utf-8").strip()
+        secret = _admin_key(settings, parsed.admin_key_file)
         text = (
             sys.stdin.read() if parsed.request == "-" else Path(parsed.request).read_text("utf-8")
         )
         body: dict[str, Any] = {"request": json.loads(text)}
+    except _NoKeyError:
+        return fail(
+            f"there is no {settings.data_dir / 'first-key'} and no key of `bootstrap`: name a file"
+            " with an admin-scoped key by --admin-key-file"
+        )
     except OSError as error:
         return fail(f"cannot read {error.filename}: {error.strerror}")
     except ValueError as error:
@@ -66,6 +74,32 @@ def explain(settings: Settings, parsed: argparse.Namespace) -> int:
     else:
         _write_lines(answer)
     return 0
+
+
+class _NoKeyError(Exception):
+    """No admin-scoped key is at hand."""
+
+
+def _admin_key(settings: Settings, file: Path | None) -> str:
+    """The key in `file`, or the first key of the install. Raises: OSError, _NoKeyError.
+
+    An install whose first key came from outside has no file `first-key`.
+    """
+    bootstrap = settings.bootstrap
+    first = settings.data_dir / "first-key"
+    if file is None and not first.exists():
+        if bootstrap.admin_key is not None:
+            return bootstrap.admin_key.get_secret_value().strip()
+        if bootstrap.admin_key_file is None:
+            raise _NoKeyError
+        first = bootstrap.admin_key_file
+    return (file or first).read_text(encoding="utf-8").strip()
+
+
+def _own_url(settings: Settings) -> str:
+    """Where the server of these settings answers on this machine."""
+    host = loopback_of(settings.server.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
 
 
 def _post(url: str, path: str, secret: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -89,6 +89,7 @@ async def _with_admin(settings: Settings, parsed: argparse.Namespace, work: _Wor
     """Raises: StoreError, SettingsError."""
     from orchestrator.core.errors import GatewayError
     from orchestrator.policy.admin import PolicyAdmin
+    from orchestrator.policy.start import new_candidates, new_evaluators
     from orchestrator.store import tenants
 
     name = parsed.tenant or settings.bootstrap.tenant
@@ -97,11 +98,15 @@ async def _with_admin(settings: Settings, parsed: argparse.Namespace, work: _Wor
             tenant = await tenants.find(session, name)
         if tenant is None:
             return fail(f"there is no tenant `{name}`")
-        admin = PolicyAdmin(database, modules=settings.policy.engine == "embedded")
+        evaluators = new_evaluators(settings)
+        candidates = new_candidates(settings, evaluators)
+        admin = PolicyAdmin(database, candidates, modules=settings.policy.engine == "embedded")
         try:
             return await work(admin, tenant.id, parsed)
         except (GatewayError, _Unreadable) as error:
             return fail(str(error))
+        finally:
+            await evaluators.close()
 
 
 async def _list(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespace) -> int:
@@ -236,7 +241,7 @@ async def _version(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespac
     if parsed.version is not None:
         return version_of(parsed.id, parsed.version, written.document, written.module)
     document, module = _candidate(parsed, written.document, written.module)
-    return await admin.check(document, module)
+    return await admin.check(document, module, tenant_id)
 
 
 def _candidate(parsed: argparse.Namespace, document: Any, module: Any) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,14 +17,28 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Database]:
     """The store, at the schema of this program. Raises: SettingsError, StoreError."""
-    from orchestrator.store.database import Database
-
-    database = Database(settings)
+    database = existing(settings)
     try:
         await database.check_schema()
         yield database
     finally:
         await database.close()
+
+
+def existing(settings: Settings) -> Database:
+    """The store, which must be there: opening an SQLite file that is not would make it.
+
+    Raises: SettingsError, StoreError.
+    """
+    from orchestrator.store.database import Database, StoreError, checked_url
+
+    url = checked_url(settings)
+    if url.drivername.startswith("sqlite") and not Path(url.database or "").exists():
+        raise StoreError(
+            f"there is no store at `{url.database}` yet: the first start makes it (`make run`),"
+            " or `orchestrator migrate`"
+        )
+    return Database(settings)
 
 
 async def ensured_tenant(database: Database, name: str) -> tuple[Tenant, bool]:

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from orchestrator.cli.output import write_json, write_table
+from orchestrator.cli.stores import existing
 from orchestrator.core.moments import parse_moment
 
 if TYPE_CHECKING:
@@ -40,13 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def show(settings: Settings, parsed: argparse.Namespace) -> int:
     """Writes sums of the books. Raises: StoreError, SettingsError."""
     from orchestrator.store import tenants, usage
-    from orchestrator.store.database import Database
 
     try:
         by = usage.parse_groupings(parsed.by)
     except ValueError as error:
         return _fail(f"--by: {error}")
-    database = Database(settings)
+    database = existing(settings)
     try:
         await database.check_schema()
         async with database.reading() as session:

@@ -7,7 +7,8 @@ from orchestrator.core.value import value
 
 @value
 class CallContext:
-    """`dialect` is the endpoint's name (`chat`, `embeddings` …), `client_ip` the peer's address.
+    """`dialect` is the endpoint's name (`chat`, `embeddings` …), `client_ip` the client's
+    address: the peer's, or what trusted proxies say; None where they say no address.
 
     `request_id` is the one on the reply, which a caller may choose. Engines are told `engine_id`,
     which begins with it and is like no other, because a stop names its generation by it.

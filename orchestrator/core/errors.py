@@ -147,8 +147,15 @@ class PayloadTooLarge(GatewayError):
     reason = "request_too_large"
 
 
+class HeadTooLarge(PayloadTooLarge):
+    """The request line and headers, or the trailers of the body, are over the limit."""
+
+    status = 431
+    reason = "head_too_large"
+
+
 class RequestTimeout(GatewayError):
-    """The body did not come in time. Sending it again may help."""
+    """The head or the body did not come in time. Sending it again may help."""
 
     status = 408
     code = "request_timeout"

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Bucket = Literal["chat", "images"]
-"""Which requests count together: everything that is not an image is `chat`."""
+Bucket = Literal["chat", "images", "count"]
+"""Which requests count together: everything that is no image is `chat`, but for calls that only
+count tokens and generate nothing."""
+
+COUNTS_FOR_ONE = 10
+"""Calls that only count tokens have a minute of their own, with so many for each request of `rpm`.
+They take no tokens and no place among the requests at the same time."""
 
 
 @dataclass(frozen=True, slots=True)

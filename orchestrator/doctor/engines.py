@@ -72,8 +72,13 @@ def _model(repository: Path, model: Model, gpus: Set[str] | None, *, deep: bool)
         return failed(subject, f"version {manifest.directory.name}: {fault}", again)
     if gpus is not None and (fault := misfit(manifest.directory, gpus)):
         return failed(subject, f"version {manifest.directory.name}: {fault}", again)
+    if model.task == "generate" and not manifest.prefix_cache:
+        told = f"version {manifest.directory.name} may show tenants what others have sent"
+        return warning(subject, told, again)
     looked = "hashes right" if deep else "all files there"
-    return ok(subject, f"version {manifest.directory.name} for {manifest.target}, {looked}")
+    text = f"version {manifest.directory.name} for {manifest.target}, {looked}"
+    replaced = gpus is not None and replaced_type(manifest.directory)
+    return ok(subject, f"{text}; {replaced}" if replaced else text)
 
 
 def damage(directory: Path, *, deep: bool) -> str:
@@ -112,6 +117,22 @@ def misfit(directory: Path, capabilities: Set[str]) -> str:
     if named and not (engine := Path(json.loads(named[1]))).is_dir():
         return f"its configuration looks for the engine in {engine}: mount the repository there"
     return ""
+
+
+def replaced_type(directory: Path) -> str:
+    """In what an engine for CPUs computes here, where this CPU lacks its type; else empty."""
+    document = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    dtype = (document.get("runtime") or {}).get("dtype")
+    if document["target"] != "cpu" or dtype != "bfloat16":
+        return ""
+    try:
+        # Imported where it is used: a CPU engine need not be installed, and it takes a moment.
+        import openvino
+
+        known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except (ImportError, RuntimeError):
+        return ""
+    return "" if "BF16" in known else "this CPU has no bfloat16, it computes in float32"
 
 
 def _sha256(path: Path) -> str:

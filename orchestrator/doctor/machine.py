@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator import cgroup
 from orchestrator.doctor.finding import Finding, failed, ok, warning
 from orchestrator.settings import Settings
 
@@ -55,7 +56,7 @@ def clock() -> Finding:
 
 def memory(settings: Settings) -> list[Finding]:
     """Free memory beside what the built models take, and shared memory for Triton's tensors."""
-    free_mib = _available_bytes() // _MIB
+    free_mib = cgroup.available_memory_bytes() // _MIB
     weights = sum(_folder_bytes(folder) for folder in _built_folders(settings))
     needed_mib = weights // _MIB + _BESIDE_ENGINES_MIB
     text = f"{free_mib} MiB free; the built models need about {needed_mib} MiB"
@@ -171,20 +172,6 @@ def _kernel_clock() -> tuple[int, int] | None:
     if state < 0:
         return None
     return state, int.from_bytes(buffer.raw[_TIMEX_STATUS_AT : _TIMEX_STATUS_AT + 4], sys.byteorder)
-
-
-def _available_bytes() -> int:
-    """What can still be taken: of the machine, and of the container's limit."""
-    available = 0
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) * 1024
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return available
-    return min(available, int(limit) - used) if limit.isdigit() else available
 
 
 def _built_folders(settings: Settings) -> Sequence[Path]:

@@ -7,11 +7,11 @@ import http.client
 import json
 import socket
 
+from orchestrator.core.hosts import loopback_of
 from orchestrator.doctor.finding import Finding, failed, ok
 from orchestrator.settings import ENV_PREFIX, Settings
 
 _TIMEOUT_S = 3.0
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # read, not bound
 
 
 def ports(settings: Settings) -> list[Finding]:
@@ -30,7 +30,7 @@ def ports(settings: Settings) -> list[Finding]:
 
 def ready_status(settings: Settings) -> str | None:
     """What the running appliance says of itself; `None` when none answers there."""
-    host = _ANY.get(settings.server.host, settings.server.host)
+    host = loopback_of(settings.server.host)
     connection = http.client.HTTPConnection(host, settings.server.port, timeout=_TIMEOUT_S)
     try:
         connection.request("GET", "/health/ready")
@@ -45,7 +45,7 @@ def ready_status(settings: Settings) -> str | None:
 
 def _listens(host: str, port: int) -> bool:
     try:
-        with socket.create_connection((_ANY.get(host, host), port), _TIMEOUT_S):
+        with socket.create_connection((loopback_of(host), port), _TIMEOUT_S):
             return True
     except OSError:
         return False

@@ -13,10 +13,12 @@ from redis.exceptions import RedisError
 
 from orchestrator.catalogue import CatalogueError, load_catalogue
 from orchestrator.core.errors import GatewayError
+from orchestrator.core.ids import new_id
 from orchestrator.doctor.finding import Finding, failed, ok, warning
 from orchestrator.doctor.ports import ready_status
 from orchestrator.policy.opa import without_password
 from orchestrator.policy.start import open_question
+from orchestrator.quota.redis_calls import REFUSALS, reason
 from orchestrator.settings import Settings, SettingsError, TritonConnection
 from orchestrator.store.database import Database, StoreError, checked_url
 from orchestrator.supervisor.state import faults_file, read_state
@@ -26,6 +28,12 @@ from orchestrator.triton.endpoint import DEFAULT, connections, endpoint_of
 
 _TIMEOUT_S = 5.0
 _CLOCKS_APART_S = 5.0
+_WITHOUT_REDIS = "callers with limits get 503"
+_WRITE_TRIAL = """
+redis.call('HSET', KEYS[1], 'used', 1)
+redis.call('PEXPIRE', KEYS[1], 1000)
+return redis.call('DEL', KEYS[1])
+"""
 _SIGNALS: tuple[Signal, ...] = ("traces", "metrics")
 
 
@@ -66,15 +74,25 @@ async def redis(settings: Settings) -> list[Finding]:
     try:
         seconds, microseconds = await client.time()
         apart_s = abs(time.time() - seconds - microseconds / 1e6)
+        await _write_trial(client, settings.redis.prefix)
+    except REFUSALS as error:
+        advice = "give the user of ORCHESTRATOR_REDIS__URL its password and the right to write"
+        return [failed("redis", f"{where}: {reason(error)}", f"{advice}; {_WITHOUT_REDIS}")]
     except (RedisError, OSError) as error:
-        advice = "start it, or correct ORCHESTRATOR_REDIS__URL; callers with limits get 503"
-        return [failed("redis", f"{where} does not answer: {type(error).__name__}", advice)]
+        advice = f"start it, or correct ORCHESTRATOR_REDIS__URL; {_WITHOUT_REDIS}"
+        return [failed("redis", f"{where} does not answer: {reason(error)}", advice)]
     finally:
         await client.aclose()
     if apart_s > _CLOCKS_APART_S:
         text = f"{where} answers; its clock is {apart_s:.0f} s away from ours"
         return [warning("redis", text, "set both clocks by NTP: minutes and days begin by them")]
     return [ok("redis", f"{where} answers")]
+
+
+async def _write_trial(client: Redis, prefix: str) -> None:
+    """Writes what counting writes, by a script, and removes it. Raises: RedisError, OSError."""
+    name = f"{prefix}:doctor:{new_id('trial')}"
+    await client.eval(_WRITE_TRIAL, 1, name)  # type: ignore[misc]  # of one type for both clients
 
 
 async def policy(settings: Settings) -> list[Finding]:

@@ -46,7 +46,8 @@ class Decision:
     """`rule` names what decided, `reason` is a sentence for the caller of a refused request.
 
     `word` is the reason in one word, for programs; `param` the member of the request that is to
-    blame, if one is. `limits` are the policy's own, for each key that has it.
+    blame, if one is. `limits` are the policy's own, for each key that has it. `cache_tenants` are
+    the ids of the tenants that the policy shares the prefix cache with.
     """
 
     allow: bool
@@ -58,6 +59,7 @@ class Decision:
     limits: Limits = UNLIMITED
     policy_id: str = DEFAULT_POLICY
     version: int = 0
+    cache_tenants: tuple[str, ...] = ()
 
 
 class PolicyEngine(Protocol):

@@ -5,7 +5,7 @@ A change is one transaction, with its line in the audit in it, and counts at onc
 
 from __future__ import annotations
 
-import asyncio
+import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +16,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from orchestrator.core.acts import KEEP, By, Keep
 from orchestrator.core.errors import Conflict, InvalidRequest, NotFound
-from orchestrator.policy import Decision, PolicyInput
-from orchestrator.policy.embedded import EmbeddedRego, check_version
+from orchestrator.policy import Decision
+from orchestrator.policy.candidates import Candidates
 from orchestrator.policy.engine import RegoPolicies
-from orchestrator.policy.inputs import PolicyVersion, from_facts, question, version_of
-from orchestrator.policy.verdict import BadVerdictError
+from orchestrator.policy.inputs import PolicyVersion, from_facts, version_of
 from orchestrator.store import audit_log, decisions, policies
 from orchestrator.store.database import Database, turn
 from orchestrator.store.decisions import RecordedDecision
@@ -29,9 +28,9 @@ from orchestrator.store.tables import DEFAULT_POLICY_ID
 
 MOST_REPLAYED = 10_000
 MOST_INPUTS = 1000
+_MOST_INPUT_BYTES = 65_536
 _MAX_NAME = 200
 _MOST_TRIES = 5
-_CHECK_TIMEOUT_S = 2.0
 _ID = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
 
 
@@ -92,6 +91,7 @@ class PolicyAdmin:
     def __init__(
         self,
         database: Database,
+        candidates: Candidates,
         engine: RegoPolicies | None = None,
         *,
         modules: bool = True,
@@ -99,9 +99,12 @@ class PolicyAdmin:
     ) -> None:
         """`engine` is that of this process, which forgets what is changed here.
 
+        `candidates` has what is not in force yet evaluated.
+
         Without `modules` policies may have none of their own: another server evaluates them.
         """
         self._database = database
+        self._candidates = candidates
         self._engine = engine
         self._modules = modules
         self._now = now
@@ -111,7 +114,7 @@ class PolicyAdmin:
     ) -> PolicyView:
         """A new policy, its first version in force. Raises: InvalidRequest."""
         name = _checked_name(name)
-        await self.check(document, module)
+        await self.check(document, module, tenant_id)
         new = NewVersion(document, module or None, by.actor, int(self._now()))
         async with self._database.unit_of_work() as session:
             policy_id = await policies.create(session, tenant_id, name, new)
@@ -148,7 +151,7 @@ class PolicyAdmin:
         for _ in range(_MOST_TRIES):
             merged = _merged(await self.get(tenant_id, policy_id), change)
             if makes_version:
-                await self.check(*merged)
+                await self.check(*merged, tenant_id)
             after = await self._written(tenant_id, policy_id, change, merged, makes_version, by)
             if after is not None:
                 self._forget(tenant_id, policy_id)
@@ -213,7 +216,13 @@ class PolicyAdmin:
         """What a candidate says to made-up inputs. Raises: InvalidRequest."""
         if not 1 <= len(inputs) <= MOST_INPUTS:
             raise InvalidRequest(f"`inputs` must hold 1 to {MOST_INPUTS}.", param="inputs")
-        version = await self.check(document, module)
+        for index, one in enumerate(inputs):
+            if (size := len(json.dumps(one))) > _MOST_INPUT_BYTES:
+                raise InvalidRequest(
+                    f"`inputs[{index}]` may have {_MOST_INPUT_BYTES} bytes at most; it has {size}.",
+                    param=f"inputs[{index}]",
+                )
+        version = await self.check(document, module, tenant_id)
         now = self._now()
         asked = [
             from_facts(
@@ -221,7 +230,7 @@ class PolicyAdmin:
             )
             for index, one in enumerate(inputs)
         ]
-        return await asyncio.to_thread(_judge, version, asked)
+        return await self._candidates.judge(version, asked, tenant_id)
 
     async def replay(
         self,
@@ -242,7 +251,7 @@ class PolicyAdmin:
                 session, tenant_id, policy_id, since=since * 1000, most=min(most, MOST_REPLAYED)
             )
         asked = [from_facts(one.facts) for one in found]
-        answers = await asyncio.to_thread(_judge, candidate, asked)
+        answers = await self._candidates.judge(candidate, asked, tenant_id)
         changed = [
             Changed(one, answer)
             for one, answer in zip(found, answers, strict=True)
@@ -260,25 +269,18 @@ class PolicyAdmin:
                 session, tenant_id, policy_id, differing=differing, most=most
             )
 
-    async def check(self, document: Mapping[str, Any], module: str | None) -> PolicyVersion:
-        """A candidate that can be evaluated. Raises: InvalidRequest."""
+    async def check(
+        self, document: Mapping[str, Any], module: str | None, tenant_id: str
+    ) -> PolicyVersion:
+        """A candidate that can be evaluated. Raises: InvalidRequest, PolicyUnavailable."""
         version = version_of("pol_candidate", 0, document, module)
-        if version.module is None:
-            return version
-        if not self._modules:
+        if version.module is not None and not self._modules:
             raise InvalidRequest(
                 "`module` cannot be kept here: this appliance asks an OPA server "
                 "(`policy.engine`), and modules are loaded there.",
                 param="module",
             )
-        try:
-            # In a thread: compiling takes some milliseconds, and a module may never end.
-            await asyncio.wait_for(asyncio.to_thread(check_version, version), _CHECK_TIMEOUT_S)
-        except TimeoutError:
-            raise InvalidRequest(
-                f"`module`, line 1, column 1: it takes longer than {_CHECK_TIMEOUT_S:g} s.",
-                param="module",
-            ) from None
+        await self._candidates.check(version, tenant_id)
         return version
 
     def _forget(self, tenant_id: str, policy_id: str) -> None:
@@ -296,20 +298,6 @@ def _merged(before: PolicyView, change: Change) -> _Merged:
         written.document if change.document is KEEP else change.document,
         (written.module if change.module is KEEP else change.module) or None,
     )
-
-
-def _judge(version: PolicyVersion, asked: Sequence[PolicyInput]) -> list[Decision]:
-    """One decision each, made in this thread by an interpreter of its own."""
-    rego = EmbeddedRego(timeout_s=_CHECK_TIMEOUT_S)
-    return [_decision(rego, version, one) for one in asked]
-
-
-def _decision(rego: EmbeddedRego, version: PolicyVersion, asked: PolicyInput) -> Decision:
-    try:
-        return rego.evaluate(question(version, asked, clock=version.module is not None))
-    except BadVerdictError as error:
-        reason = f"It cannot be evaluated: {error}."
-        return Decision(allow=False, rule="unavailable", reason=reason, routes=())
 
 
 async def _view(

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from orchestrator.core.addresses import Network, address_of, network_of
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.limits import UNLIMITED, Limits
 
@@ -28,8 +21,8 @@ _MINUTES_A_DAY = 24 * 60
 _MOST_ENTRIES = 1000
 _MOST_CHARACTERS = 256
 _LARGEST_LIMIT = 2**53
-
-Network = IPv4Network | IPv6Network
+_MOST_TENANTS = 32
+_TENANT_ID = re.compile(r"ten_[A-Za-z0-9]{1,40}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +52,8 @@ class PolicyDocument:
     """A checked document. An empty one allows everything that the key allows.
 
     `networks` or `window` of `None` is no restriction; an empty `networks` lets nobody in.
+    `cache_tenants` are the ids of the tenants that share the prefix cache with this one, as far as
+    their policies name it, and each other, too.
     """
 
     limits: Limits = UNLIMITED
@@ -68,12 +63,13 @@ class PolicyDocument:
     networks: tuple[Network, ...] | None = None
     window: TimeWindow | None = None
     api_disabled: bool = False
+    cache_tenants: tuple[str, ...] = ()
 
     def admits(self, client_ip: str | None) -> bool:
         """Whether a client of that address is inside the networks; an unknown one never is."""
         if self.networks is None:
             return True
-        address = _address(client_ip or "")
+        address = address_of(client_ip or "")
         return address is not None and any(address in network for network in self.networks)
 
     def open_at(self, at: float) -> bool:
@@ -83,16 +79,6 @@ class PolicyDocument:
     def local_time(self, at: float) -> datetime:
         """`at` in the time zone of the window, or in UTC."""
         return datetime.fromtimestamp(at, self.window.timezone if self.window else UTC)
-
-
-@lru_cache(maxsize=1024)
-def _address(client_ip: str) -> IPv4Address | IPv6Address | None:
-    """The address, without its zone; one of IPv4 that came over IPv6 is of IPv4."""
-    try:
-        address = ip_address(client_ip.partition("%")[0])
-    except ValueError:
-        return None
-    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
 
 
 def parse_document(given: Mapping[str, Any], where: str = "document") -> PolicyDocument:
@@ -153,7 +139,7 @@ def _networks(where: str, given: Any) -> tuple[Network, ...]:
     networks = []
     for index, one in enumerate(_texts(where, given)):
         try:
-            networks.append(ip_network(one))
+            networks.append(network_of(one))
         except ValueError as error:
             raise _wrong(
                 f"{where}[{index}]", f"is no network such as 10.0.0.0/8: {error}"
@@ -201,6 +187,16 @@ def _timezone(where: str, given: Any) -> ZoneInfo:
     raise _wrong(where, "must be a time zone such as Europe/Berlin")
 
 
+def _tenants(where: str, given: Any) -> tuple[str, ...]:
+    tenants = _texts(where, given)
+    if len(tenants) > _MOST_TENANTS:
+        raise _wrong(where, f"may name {_MOST_TENANTS} tenants, it names {len(tenants)}")
+    for index, one in enumerate(tenants):
+        if _TENANT_ID.fullmatch(one) is None:
+            raise _wrong(f"{where}[{index}]", "must be the id of a tenant, such as ten_01M8PBDJ…")
+    return tenants
+
+
 def _flag(where: str, given: Any) -> bool:
     if not isinstance(given, bool):
         raise _wrong(where, "must be true or false")
@@ -225,4 +221,5 @@ _MEMBERS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "client_networks": ("networks", _networks),
     "time_window": ("window", _window),
     "api_disabled": ("api_disabled", _flag),
+    "prefix_cache_tenants": ("cache_tenants", _tenants),
 }

@@ -1,63 +1,76 @@
-"""Rego in this process, by rego-cpp.
+"""Rego by rego-cpp: the product's rules in this process, operators' modules in others.
 
-An interpreter that two threads share answers one with the other's decision, so every thread has its
-own. Whatever the library does that is not a plain answer (an error, a result that is not ok, an
-exception of any kind) is no answer, and no answer refuses.
+No answer refuses. A version that gave none, or took more than it may, is not evaluated again by
+every request: `faults.py` says when.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import re
-import threading
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from regopy import Bundle, Interpreter, LogLevel
-
-from orchestrator.core.errors import InvalidRequest
+from orchestrator.core.errors import PolicyUnavailable
 from orchestrator.policy import Decision, PolicyInput
+from orchestrator.policy.faults import Fault, Faults, Name
 from orchestrator.policy.inputs import Key, PolicyVersion, Question, question
-from orchestrator.policy.modules import check_module
-from orchestrator.policy.verdict import BadVerdictError, read_verdict, unavailable
+from orchestrator.policy.verdict import RETRY_AFTER_S, read_verdict, unavailable
+from orchestrator.rego import Bounds, EvaluatorsError, NoAnswerError
+from orchestrator.rego.pool import Evaluators
+from orchestrator.rego.rules import Rules, compile_rules
 from orchestrator.telemetry.instruments import Tally
 
 logger = logging.getLogger(__name__)
 
 REGO_FOLDER = Path(__file__).parent / "rego"
-_ENTRY = "gateway/authz/decision"
-_OWN = "own"
-_MOST_COMPILED = 64
-"""Operators' modules that one thread keeps compiled."""
+COMPILE_S = 2.0
+"""Processor time to compile a module that is kept; `candidates.py` grants less."""
 _MOST_REMEMBERED = 4096
-_THREADS = 2
-_UNSAFE = re.compile(r'["\\\x00-\x1f\x7f]')
-_PLACE = re.compile(rf"\(error \d+:{_OWN}\|(?P<offset>\d+)\|\d+\s+\(errormsg \d+:(?P<text>[^)]*)\)")
+_MOST_MODELS_HERE = 100
+"""With more names of models the product's rules take milliseconds, and are not evaluated here."""
+_PATIENCE = 4
+"""Callers wait so many times the time of an evaluation: others may come first."""
+_START_S = 2.0
+"""And so much longer, as a process may have to be started."""
+_LOG_EVERY_S = 10.0
+
+
+def gateway_rules() -> str:
+    """The source of the product's rules."""
+    return (REGO_FOLDER / "gateway.rego").read_text(encoding="utf-8")
 
 
 class EmbeddedRego:
     """Evaluates versions of policies, the product's rules and an operator's own together.
 
-    The product's rules alone are quick and run on the event loop; with a module of somebody else,
-    who knows how long it takes, a thread does it and is waited for `timeout_s` at most.
+    The product's rules about a short document are quick and run on the event loop. Everything else
+    has `timeout_s` of processor time in one of the `evaluators`.
     """
 
-    def __init__(self, *, timeout_s: float, tally: Tally | None = None) -> None:
+    def __init__(
+        self,
+        evaluators: Evaluators,
+        *,
+        timeout_s: float,
+        tally: Tally | None = None,
+        faults: Faults | None = None,
+    ) -> None:
         """`tally` counts the decisions that were remembered, and the others."""
+        self._evaluators = evaluators
         self._tally = tally or Tally()
-        self._timeout_s = timeout_s
-        self._gateway = (REGO_FOLDER / "gateway.rego").read_text(encoding="utf-8")
-        self._local = threading.local()
-        self._threads = ThreadPoolExecutor(_THREADS, "policy")
+        self._bounds = Bounds(COMPILE_S, timeout_s)
+        self._patience_s = _START_S + _PATIENCE * timeout_s
+        self._faults = faults or Faults()
+        self._here: Rules | None = None
+        self._asking: dict[tuple[int, Key], asyncio.Task[Decision | _Refusal]] = {}
         self._remembered: OrderedDict[tuple[int, Key], tuple[PolicyVersion, Decision]] = (
             OrderedDict()
         )
+        self._logged_at = float("-inf")
 
     async def decide(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
         """The decision of `version`. Raises: PolicyUnavailable."""
@@ -68,143 +81,127 @@ class EmbeddedRego:
             self._tally.hits += 1
             return known[1]
         self._tally.misses += 1
-        decision = await self._evaluated(asking)
-        self._remembered[key] = (version, decision)
-        if len(self._remembered) > _MOST_REMEMBERED:
-            self._remembered.popitem(last=False)
+        if not _is_short(asking):
+            return await self._decided_elsewhere(key, asking)
+        decision = self.evaluate(asking)
+        self._remember(key, version, decision)
         return decision
 
     def is_constant(self, version: PolicyVersion) -> bool:
         """Whether neither its window nor a module, which is told the minute, looks at the clock."""
         return version.module is None and version.document.window is None
 
+    def problems(self) -> Sequence[str]:
+        """The versions that cannot be evaluated, and whether modules can be at all."""
+        problem = self._evaluators.problem()
+        return [*([f"modules: {problem}"] if problem else []), *self._faults.problems()]
+
+    def forget(self, tenant_id: str, policy_id: str) -> None:
+        """Evaluates the versions of that policy again, whatever happened before."""
+        self._faults.forget(tenant_id, policy_id)
+
     async def close(self) -> None:
-        """Waits for no thread that is still busy."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Waits for no evaluation that is still at work."""
+        for task in self._asking.values():
+            task.cancel()
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
 
     def evaluate(self, asking: Question) -> Decision:
-        """The decision, made here and now in this thread. Raises: BadVerdictError."""
+        """The decision of the product's rules, here and now. Raises: PolicyUnavailable."""
         try:
-            answer = self._compiled(asking.version.module).ask(asking.document())
-        except BadVerdictError:
-            raise
-        # The library raises whatever it likes, JSON errors for recursion among them.
+            if self._here is None:
+                self._here = compile_rules(gateway_rules(), None)
+            return read_verdict(self._here.ask(asking.document()), asking.version)
         except Exception as error:
-            raise BadVerdictError(f"{type(error).__name__} in the engine") from error
-        return read_verdict(answer, asking.version)
-
-    async def _evaluated(self, asking: Question) -> Decision:
-        try:
-            if asking.version.module is None:
-                return self.evaluate(asking)
-            loop = asyncio.get_running_loop()
-            work = loop.run_in_executor(self._threads, self.evaluate, asking)
-            return await asyncio.wait_for(work, self._timeout_s)
-        except (BadVerdictError, TimeoutError) as error:
-            version = asking.version
-            logger.error(
-                "policy %s version %d cannot be evaluated: %s",
-                version.policy_id,
-                version.version,
-                str(error) or f"no answer within {self._timeout_s:g} s",
-            )
+            self._log("%s cannot be evaluated: %s", _name(asking), error)
             raise unavailable() from error
 
-    def _compiled(self, module: str | None) -> _Compiled:
-        """The rules with `module`, compiled once by each thread that needs them."""
-        kept: OrderedDict[str | None, _Compiled] | None = getattr(self._local, "kept", None)
-        if kept is None:
-            kept = self._local.kept = OrderedDict()
-        compiled = kept.get(module)
-        if compiled is None:
-            compiled = kept[module] = compile_rules(self._gateway, module)
-            if len(kept) > _MOST_COMPILED:
-                kept.popitem(last=False)
-        else:
-            kept.move_to_end(module)
-        return compiled
+    async def _decided_elsewhere(self, key: tuple[int, Key], asking: Question) -> Decision:
+        """Equal questions share one evaluation. Raises: PolicyUnavailable."""
+        if (fault := self._faults.in_the_way(_name(asking), asking.asked.key_id)) is not None:
+            raise _refusal(_name(asking), *fault).error()
+        task = self._asking.get(key)
+        if task is None:
+            task = self._asking[key] = asyncio.create_task(self._evaluated(key, asking))
+            task.add_done_callback(lambda _: self._asking.pop(key))
+        # An answer that comes too late for one caller is remembered for the next.
+        await asyncio.wait({task}, timeout=self._patience_s)
+        if not task.done():
+            reason = f"no answer within {self._patience_s:g} s"
+            self._log("%s cannot be evaluated: %s", _name(asking), reason)
+            raise unavailable()
+        answer = task.result()
+        if isinstance(answer, Decision):
+            return answer
+        raise answer.error()
+
+    async def _evaluated(self, key: tuple[int, Key], asking: Question) -> Decision | _Refusal:
+        """The decision of another process, or what callers get in its place."""
+        name, key_id = _name(asking), asking.asked.key_id
+        try:
+            async with self._evaluators.place(name.tenant_id, self._patience_s) as place:
+                if (fault := self._faults.in_the_way(name, key_id)) is not None:
+                    return _refusal(name, *fault)
+                module = asking.version.module
+                answer = await place.answer(module, asking.document(), self._bounds)
+            decision = read_verdict(answer, asking.version)
+        except EvaluatorsError as error:
+            self._log("%s cannot be evaluated: %s", name, error)
+            return _Refusal()
+        except NoAnswerError as error:
+            return self._at_fault(name, key_id, str(error))
+        if self._faults.answered(name, key_id):
+            logger.warning("policy %s version %d is evaluated again", *name[1:])
+        self._remember(key, asking.version, decision)
+        return decision
+
+    def _at_fault(self, name: Name, key_id: str, reason: str) -> _Refusal:
+        fault, is_first = self._faults.note(name, key_id, reason)
+        if is_first:
+            logger.error(
+                "policy %s version %d cannot be evaluated, and is tried again after a while: %s",
+                *(name.policy_id, name.version, reason),
+            )
+        return _refusal(name, fault, fault.wait_s)
+
+    def _remember(self, key: tuple[int, Key], version: PolicyVersion, decision: Decision) -> None:
+        self._remembered[key] = (version, decision)
+        if len(self._remembered) > _MOST_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+    def _log(self, message: str, name: Name, error: object) -> None:
+        """As one line of many: what is wrong with this process would fill the log."""
+        now = time.monotonic()
+        if now - self._logged_at > _LOG_EVERY_S:
+            self._logged_at = now
+            logger.error(message, f"policy {name.policy_id} version {name.version}", error)
+
+
+def _name(asking: Question) -> Name:
+    version = asking.version
+    return Name(asking.asked.tenant_id, version.policy_id, version.version)
+
+
+def _is_short(asking: Question) -> bool:
+    """Whether the product's rules alone decide, about few names."""
+    version, allowed = asking.version, asking.asked.allowed_models
+    return version.module is None and version.names + len(allowed) <= _MOST_MODELS_HERE
+
+
+def _refusal(name: Name, fault: Fault, left_s: float) -> _Refusal:
+    said = f"Policy `{name.policy_id}` version {name.version} cannot be evaluated: {fault.reason}."
+    return _Refusal(said, left_s)
 
 
 @dataclass(frozen=True, slots=True)
-class _Compiled:
-    """Rules in an interpreter, for the thread that compiled them."""
+class _Refusal:
+    """Why there is no decision. Each caller gets an error of its own: replies write into them."""
 
-    interpreter: Interpreter = field(repr=False)
-    bundle: Bundle = field(repr=False)
+    message: str = ""
+    retry_after_s: float = RETRY_AFTER_S
 
-    def ask(self, document: Mapping[str, Any]) -> Any:
-        """Rego's `decision`. Raises: BadVerdictError, and what the library raises."""
-        self.interpreter.set_input(_as_source(document))
-        output = self.interpreter.query_bundle_entrypoint(self.bundle, _ENTRY)
-        if not output.ok():
-            raise BadVerdictError("the engine reports an error")
-        match json.loads(str(output), object_pairs_hook=_without_doubles):
-            case {"expressions": [answer]}:
-                return answer
-        raise BadVerdictError("the decision is undefined")
-
-
-def _as_source(value: Any) -> Any:
-    """`value` with its texts as they would stand between quotes in a module.
-
-    rego-cpp keeps texts in that form, and writes them into its answer as they are: a quote in the
-    label of a key would end the text there, and begin a member of the caller's choice.
-    """
-    match value:
-        case str():
-            return json.dumps(value, ensure_ascii=False)[1:-1] if _UNSAFE.search(value) else value
-        case Mapping():
-            return {_as_source(name): _as_source(one) for name, one in value.items()}
-        case list():
-            return [_as_source(one) for one in value]
-        case _:
-            return value
-
-
-def _without_doubles(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Raises: BadVerdictError when two members have the same name."""
-    made = dict(members)
-    if len(made) != len(members):
-        raise BadVerdictError("the answer has a member twice")
-    return made
-
-
-def compile_rules(gateway: str, module: str | None) -> _Compiled:
-    """Raises: BadVerdictError, and what the library raises."""
-    interpreter = Interpreter()
-    # It would otherwise answer `undefined` where a built-in fails, and write to standard output.
-    interpreter.strict_built_in_errors = True
-    interpreter.log_level = LogLevel.NONE
-    interpreter.add_module("gateway", gateway)
-    if module is not None:
-        interpreter.add_module(_OWN, module)
-    bundle = interpreter.build(None, [_ENTRY])
-    if not bundle.ok():
-        raise BadVerdictError("the rules cannot be compiled")
-    return _Compiled(interpreter, bundle)
-
-
-def check_version(version: PolicyVersion, param: str = "module") -> None:
-    """Raises: InvalidRequest, with line and column, when the module is not one that can run."""
-    if version.module is None:
-        return
-    check_module(version.module, param)
-    gateway = (REGO_FOLDER / "gateway.rego").read_text(encoding="utf-8")
-    try:
-        compiled = compile_rules(gateway, version.module)
-        asked = PolicyInput("key_1", "ten_1", "a/b", "generate", "cloud-ok", "127.0.0.1", at=0.0)
-        compiled.ask(question(version, asked, clock=True).document())
-    except Exception as error:
-        line, column, fault = _place(str(error), version.module)
-        raise InvalidRequest(
-            f"`{param}`, line {line}, column {column}: {fault}", param=param
-        ) from error
-
-
-def _place(said: str, source: str) -> tuple[int, int, str]:
-    """Line, column and fault in what the compiler said; without a place, the first line."""
-    found = _PLACE.search(said)
-    if found is None:
-        return 1, 1, "the module cannot be evaluated: a built-in fails, or a rule has two values."
-    before = source.encode()[: int(found["offset"])].decode(errors="ignore")
-    return before.count("\n") + 1, len(before.rpartition("\n")[2]) + 1, f"{found['text']}."
+    def error(self) -> PolicyUnavailable:
+        """The error of one caller."""
+        if not self.message:
+            return unavailable()
+        return unavailable(self.message, retry_after_s=self.retry_after_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -29,6 +29,14 @@ class Evaluator(Protocol):
 
     def is_constant(self, version: PolicyVersion) -> bool:
         """Whether `version` always decides the same about the same facts, whatever the time is."""
+        ...
+
+    def problems(self) -> Sequence[str]:
+        """What it cannot evaluate, by policy and version; requests of other policies go on."""
+        ...
+
+    def forget(self, tenant_id: str, policy_id: str) -> None:
+        """Evaluates a policy that was changed again, whatever happened before."""
         ...
 
     async def close(self) -> None:
@@ -93,6 +101,11 @@ class RegoPolicies:
     def forget(self, tenant_id: str, policy_id: str) -> None:
         """Puts a change of that policy in force with the next request."""
         self._policies.forget(tenant_id, policy_id)
+        self._evaluator.forget(tenant_id, policy_id)
+
+    def problems(self) -> Sequence[str]:
+        """The versions that cannot be evaluated."""
+        return self._evaluator.problems()
 
     async def close(self) -> None:
         """Writes down what is noted, and lets go of everything."""

@@ -24,6 +24,8 @@ class PolicyVersion:
     module: str | None = None
     plan_models: Mapping[str, list[str]] = field(default_factory=dict)
     """Of the document, as Rego is to see it."""
+    names: int = 0
+    """How many names of models and plans the document holds; evaluating takes time by them."""
 
 
 def version_of(
@@ -32,7 +34,10 @@ def version_of(
     """A version as the store or a caller gives it. Raises: InvalidRequest."""
     parsed = parse_document(document)
     plans = {plan: list(models) for plan, models in parsed.plan_models.items()}
-    return PolicyVersion(policy_id, version, parsed, module or None, plans)
+    # A plan's name may have any length, those of models have 256 characters at most.
+    names = sum(1 + len(plan) // 256 + len(models) for plan, models in plans.items())
+    names += len(parsed.allowed_models)
+    return PolicyVersion(policy_id, version, parsed, module or None, plans, names)
 
 
 Key = tuple[object, ...]

@@ -11,18 +11,25 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from orchestrator.core.turns import NoTurnError, Turns
 from orchestrator.policy import Decision, PolicyInput
 from orchestrator.policy.inputs import PolicyVersion, question
-from orchestrator.policy.verdict import BadVerdictError, read_verdict, unavailable
+from orchestrator.policy.verdict import read_verdict, unavailable
+from orchestrator.rego import NoAnswerError
 
 logger = logging.getLogger(__name__)
 
 _MOST_ANSWER_BYTES = 65_536
+_MOST_ASKED = 64
+_MOST_OF_A_TENANT = 16
+_MOST_WAITING = 1024
+"""Questions: at the server at once, those of one tenant, and those of one that wait."""
 
 
 class OpaHttp:
@@ -31,17 +38,31 @@ class OpaHttp:
     def __init__(self, url: str, *, timeout_s: float, token: str | None = None) -> None:
         self._url = url.rstrip("/") + "/v1/data/gateway/authz"
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._timeout_s = timeout_s
+        # Rules that are slow for one tenant leave room for the questions of others.
+        self._turns = Turns(_MOST_ASKED, per_owner=_MOST_OF_A_TENANT, most_waiting=_MOST_WAITING)
         self._session: aiohttp.ClientSession | None = None
 
     async def decide(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
         """The decision of `version`. Raises: PolicyUnavailable."""
         try:
             if version.module is not None:
-                raise BadVerdictError("it has a module of its own, which belongs on the OPA server")
+                raise NoAnswerError("it has a module of its own, which belongs on the OPA server")
             document = question(version, asked, clock=True).document()
-            return read_verdict(await self._answer(document), version)
-        except (BadVerdictError, aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._turns.turn(asked.tenant_id, self._timeout_s),
+            ):
+                answer = await self._answer(document)
+            return read_verdict(answer, version)
+        except (
+            NoAnswerError,
+            NoTurnError,
+            aiohttp.ClientError,
+            TimeoutError,
+            ValueError,
+            OSError,
+        ) as error:
             logger.error(
                 "policy %s version %d cannot be evaluated by %s: %s",
                 *(version.policy_id, version.version, without_password(self._url)),
@@ -54,6 +75,13 @@ class OpaHttp:
         del version
         return False
 
+    def problems(self) -> Sequence[str]:
+        """None by policy: the server's rules are the same for all."""
+        return ()
+
+    def forget(self, tenant_id: str, policy_id: str) -> None:
+        """Nothing is remembered."""
+
     async def close(self) -> None:
         """Closes the connections."""
         if self._session is not None:
@@ -62,24 +90,26 @@ class OpaHttp:
             await asyncio.sleep(0)
 
     async def _answer(self, document: dict[str, Any]) -> Any:
-        """Rego's `decision`. Raises: BadVerdictError, ClientError, TimeoutError, ValueError."""
+        """Rego's `decision`. Raises: NoAnswerError, ClientError, TimeoutError, ValueError."""
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=_MOST_ASKED), headers=self._headers
+            )
         body = json.dumps({"input": document}).encode()
         headers = {"content-type": "application/json"}
         async with self._session.post(
             self._url, data=body, headers=headers, allow_redirects=False
         ) as response:
             if response.status != 200:
-                raise BadVerdictError(f"status {response.status}")
+                raise NoAnswerError(f"status {response.status}")
             answer = await response.content.read(_MOST_ANSWER_BYTES + 1)
             while len(answer) <= _MOST_ANSWER_BYTES and not response.content.at_eof():
                 answer += await response.content.read(_MOST_ANSWER_BYTES)
             if len(answer) > _MOST_ANSWER_BYTES:
-                raise BadVerdictError("the answer is too long")
+                raise NoAnswerError("the answer is too long")
         result = json.loads(answer)
         if not isinstance(result, dict) or not isinstance(result.get("result"), dict):
-            raise BadVerdictError("the answer has no result")
+            raise NoAnswerError("the answer has no result")
         return result["result"].get("decision")
 
 

@@ -34,6 +34,8 @@ _PAUSE_S = 0.2
 _RETRY_S = 1.0
 _PRUNE_EVERY_S = 3600.0
 _CLOSE_TIMEOUT_S = 5.0
+_JUDGED_S = 5.0
+"""The longest that the candidates of one tenant may hold up a batch."""
 
 _Noted = tuple[PolicyInput, Decision, PolicyVersion | None, bool]
 
@@ -80,9 +82,7 @@ class Recorder:
         if shadow is None and not sampled:
             return
         if len(self._waiting) >= self._most_waiting:
-            self.lost += 1
-            if self.lost & (self.lost - 1) == 0:
-                logger.warning("%d decisions could not be recorded: too many wait", self.lost)
+            self._count_lost(1, "too many wait")
             return
         self._waiting.append((replace(asked, at=at), decision, shadow, sampled))
         self._news.set()
@@ -131,11 +131,27 @@ class Recorder:
         return batch
 
     async def _judged(self, batch: Sequence[_Noted]) -> list[RecordedDecision]:
-        """What is to be written: the sample, and where the candidate differs."""
+        """What is to be written: the sample, and where the candidate differs.
+
+        Tenants are judged side by side, so that a slow candidate holds up no other tenant's, and
+        the batch for a bounded time only.
+        """
+        by_tenant: dict[str, list[_Noted]] = {}
+        for noted in batch:
+            by_tenant.setdefault(noted[0].tenant_id, []).append(noted)
+        judged = await asyncio.gather(*(self._judged_of(ones) for ones in by_tenant.values()))
+        return [record for records in judged for record in records]
+
+    async def _judged_of(self, batch: Sequence[_Noted]) -> list[RecordedDecision]:
+        """`_judged` for one tenant; what its candidate takes too long for is lost."""
         found = []
-        for asked, decision, shadow, sampled in batch:
+        ends_at = time.monotonic() + _JUDGED_S
+        for number, (asked, decision, shadow, sampled) in enumerate(batch):
             opinion = None
             if shadow is not None:
+                if time.monotonic() > ends_at:
+                    self._count_lost(len(batch) - number, "a candidate is too slow")
+                    break
                 try:
                     opinion = await self._evaluator.decide(shadow, asked)
                 except PolicyUnavailable:
@@ -145,6 +161,12 @@ class Recorder:
             if sampled or (opinion is not None and differ(decision, opinion)):
                 found.append(_record(asked, decision, opinion))
         return found
+
+    def _count_lost(self, count: int, reason: str) -> None:
+        """Warns each time that the number of lost decisions has doubled."""
+        before, self.lost = self.lost, self.lost + count
+        if before.bit_length() != self.lost.bit_length():
+            logger.warning("%d decisions could not be recorded: %s", self.lost, reason)
 
     async def _write(self, found: Sequence[RecordedDecision]) -> None:
         now = time.time()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
-from orchestrator.policy.embedded import EmbeddedRego
+from orchestrator.policy.candidates import Candidates
+from orchestrator.policy.embedded import EmbeddedRego, gateway_rules
 from orchestrator.policy.engine import Evaluator, RegoPolicies, evaluate_open
 from orchestrator.policy.policies import Policies
 from orchestrator.policy.recorder import Recorder
+from orchestrator.rego.pool import Evaluators
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.telemetry.instruments import Tally
@@ -15,10 +17,26 @@ from orchestrator.telemetry.instruments import Tally
 _PATIENT_S = 5.0
 
 
-def start_policies(settings: Settings, database: Database) -> RegoPolicies:
-    """The policies of the store, with what evaluates them; `close` it before `database`."""
+def new_evaluators(settings: Settings) -> Evaluators:
+    """The processes that evaluate modules, none of them started yet; to be closed."""
+    policy = settings.policy
+    return Evaluators(
+        gateway_rules(), places=policy.evaluators, memory_bytes=policy.evaluator_memory_bytes
+    )
+
+
+def new_candidates(settings: Settings, evaluators: Evaluators) -> Candidates:
+    """What checks and tries candidates, with the bounds that requests have."""
+    return Candidates(evaluators, timeout_s=settings.policy.timeout_s)
+
+
+def start_policies(settings: Settings, database: Database, evaluators: Evaluators) -> RegoPolicies:
+    """The policies of the store, with what evaluates them.
+
+    `close` it before `database` and `evaluators`.
+    """
     tally = Tally()
-    evaluator = _evaluator(settings, tally)
+    evaluator = _evaluator(settings, evaluators, tally)
     policy = settings.policy
     policies = Policies(
         database, fresh_s=policy.fresh_s, timeout_s=settings.store.key_lookup_timeout_s
@@ -37,18 +55,20 @@ def start_policies(settings: Settings, database: Database) -> RegoPolicies:
 async def open_question(settings: Settings) -> None:
     """Has one question decided that nobody asked, in its own time. Raises: PolicyUnavailable."""
     patient = settings.policy.model_copy(update={"timeout_s": _PATIENT_S})
-    evaluator = _evaluator(settings.model_copy(update={"policy": patient}), Tally())
+    evaluators = new_evaluators(settings)
+    evaluator = _evaluator(settings.model_copy(update={"policy": patient}), evaluators, Tally())
     try:
         await evaluate_open(evaluator, time.time())
     finally:
         await evaluator.close()
+        await evaluators.close()
 
 
-def _evaluator(settings: Settings, tally: Tally) -> Evaluator:
+def _evaluator(settings: Settings, evaluators: Evaluators, tally: Tally) -> Evaluator:
     policy = settings.policy
     match policy.engine:
         case "embedded":
-            return EmbeddedRego(timeout_s=policy.timeout_s, tally=tally)
+            return EmbeddedRego(evaluators, timeout_s=policy.timeout_s, tally=tally)
         case "opa":
             # Imported where it is used: an HTTP client costs 5 MB.
             from orchestrator.policy.opa import OpaHttp

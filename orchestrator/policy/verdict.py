@@ -9,27 +9,24 @@ from orchestrator.core.errors import PolicyUnavailable
 from orchestrator.policy import Decision, RouteName
 from orchestrator.policy.document import ROUTES
 from orchestrator.policy.inputs import PolicyVersion
+from orchestrator.rego import NoAnswerError
 
 RETRY_AFTER_S = 1.0
 _RULE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MOST_REASON = 500
 
 
-class BadVerdictError(Exception):
-    """The engine's answer is none; the message is for the log."""
-
-
-def unavailable() -> PolicyUnavailable:
-    """What a caller is told when no decision can be had."""
-    return PolicyUnavailable(
-        "The policy of this key cannot be evaluated at the moment.",
-        retry_after_s=RETRY_AFTER_S,
-        retryable=True,
-    )
+def unavailable(
+    message: str = "The policy of this key cannot be evaluated at the moment.",
+    *,
+    retry_after_s: float = RETRY_AFTER_S,
+) -> PolicyUnavailable:
+    """What a caller gets when no decision can be had."""
+    return PolicyUnavailable(message, retry_after_s=retry_after_s, retryable=True)
 
 
 def read_verdict(answer: Any, version: PolicyVersion) -> Decision:
-    """The decision in `answer`, Rego's `decision`. Raises: BadVerdictError."""
+    """The decision in `answer`, Rego's `decision`. Raises: NoAnswerError."""
     match answer:
         case {
             "allow": bool(allow),
@@ -50,5 +47,6 @@ def read_verdict(answer: Any, version: PolicyVersion) -> Decision:
                 limits=version.document.limits,
                 policy_id=version.policy_id,
                 version=version.version,
+                cache_tenants=version.document.cache_tenants,
             )
-    raise BadVerdictError("the answer is no decision")
+    raise NoAnswerError("the answer is no decision")

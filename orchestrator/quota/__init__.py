@@ -33,18 +33,33 @@ class Outlook:
 
 
 class Admission(Protocol):
-    """One request that was counted. Ends exactly once, in `settle` or in `cancel`."""
+    """One request that was counted. Ends exactly once, in `settle` or in `cancel`.
+
+    A request that is refused before any work was done for it costs nothing. Once its prompt has
+    been worked on (`begin`) it has used its place in the minute, however it ends.
+    """
 
     @property
     def headers(self) -> Mapping[str, str]:
         """The rate-limit headers of the reply, as of the last step."""
         ...
 
+    def check(self, tokens: int) -> None:
+        """Whether as many as `tokens` were left when it was counted; waits for nothing.
+
+        Raises: RateLimited. The request still has to be ended.
+        """
+        ...
+
+    def begin(self) -> None:
+        """The work on its prompt begins. May be called in any thread; twice is once."""
+        ...
+
     async def reserve(self, tokens: int) -> None:
         """Takes `tokens`, the most that the request can cost.
 
-        Raises: RateLimited, QuotaUnavailable; whatever is raised, the request itself is given back
-        by then, and nothing is left to end.
+        Raises: RateLimited, QuotaUnavailable; whatever is raised, the request has ended as by
+        `cancel`.
         """
         ...
 
@@ -53,7 +68,10 @@ class Admission(Protocol):
         ...
 
     async def cancel(self) -> None:
-        """Gives everything back, the request too: it was refused, or failed before any work."""
+        """Gives everything back: it was refused, or failed before its engine was asked.
+
+        The place in the minute too, unless the work on its prompt had begun.
+        """
         ...
 
 
@@ -94,6 +112,12 @@ class _Nothing:
     @property
     def headers(self) -> Mapping[str, str]:
         return {}
+
+    def check(self, tokens: int) -> None:
+        del tokens
+
+    def begin(self) -> None:
+        return
 
     async def reserve(self, tokens: int) -> None:
         del tokens

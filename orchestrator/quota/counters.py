@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from orchestrator.core.limits import Bucket, LimitHit, Limits
+from orchestrator.core.limits import COUNTS_FOR_ONE, Bucket, LimitHit, Limits
 from orchestrator.quota import Caller
 
 Kind = Literal["rpm", "tpd", "concurrency"]
@@ -132,11 +132,11 @@ def request_claims(caller: Caller, bucket: Bucket, now: float) -> list[Claim]:
     start = int(now) // WINDOW_S * WINDOW_S
     period, claims = f"{bucket}:{start}", []
     for scope, owner, limits in _scopes(caller):
-        limit = limits.rpm if bucket == "chat" else limits.images_rpm
+        limit = _per_minute(limits, bucket)
         if limit is not None:
             counter = Counter("rpm", scope, owner, period)
             claims.append(Claim(counter, limit, 1, start + WINDOW_S))
-    for scope, owner, limits in _scopes(caller):
+    for scope, owner, limits in _scopes(caller) if bucket != "count" else ():
         if limits.concurrency is not None:
             counter = Counter("concurrency", scope, owner, "")
             claims.append(Claim(counter, limits.concurrency, 1, 0))
@@ -165,6 +165,12 @@ def _scopes(caller: Caller) -> tuple[tuple[ScopeName, str, Limits], ...]:
         ("key", caller.key_id, caller.key_limits),
         ("tenant", caller.tenant_id, caller.tenant_limits),
     )
+
+
+def _per_minute(limits: Limits, bucket: Bucket) -> int | None:
+    if bucket == "count":
+        return None if limits.rpm is None else limits.rpm * COUNTS_FOR_ONE
+    return limits.rpm if bucket == "chat" else limits.images_rpm
 
 
 @lru_cache(maxsize=4)

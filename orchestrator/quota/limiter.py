@@ -71,7 +71,9 @@ class Limiter:
         Raises: QuotaUnavailable.
         """
         now = self._now()
-        claims = request_claims(caller, bucket, now) + token_claims(caller, tokens, now)
+        claims = request_claims(caller, bucket, now)
+        if bucket != "count":
+            claims += token_claims(caller, tokens, now)
         if not claims:
             return Outlook(None, None)
         counted = await self._counters.take(claims, dry=True)
@@ -92,7 +94,10 @@ class Limiter:
         if known is not None and known.caller is caller and known.minute == minute:
             return known
         plan = _Plan(
-            caller, minute, request_claims(caller, bucket, now), token_claims(caller, 0, now)
+            caller,
+            minute,
+            request_claims(caller, bucket, now),
+            [] if bucket == "count" else token_claims(caller, 0, now),
         )
         # It keeps the caller, so that its id is nobody else's meanwhile.
         remember(self._plans, (id(caller), bucket), plan, _MOST_PLANS)
@@ -102,7 +107,16 @@ class Limiter:
 class _Admission:
     """One request that was counted. `counts` has what is taken of each of `claims`."""
 
-    __slots__ = ("_claims", "_counters", "_counts", "_ended", "_now", "_plan", "_reserved")
+    __slots__ = (
+        "_begun",
+        "_claims",
+        "_counters",
+        "_counts",
+        "_ended",
+        "_now",
+        "_plan",
+        "_reserved",
+    )
 
     def __init__(
         self, counters: Counters, now: Clock, plan: _Plan, claims: list[Claim], counts: list[int]
@@ -112,6 +126,7 @@ class _Admission:
         self._plan = plan
         self._claims = claims
         self._counts = counts
+        self._begun = False
         self._reserved = False
         self._ended = False
 
@@ -119,6 +134,17 @@ class _Admission:
     def headers(self) -> Mapping[str, str]:
         """The rate-limit headers of the reply, as of the last step."""
         return reply_headers(self._claims, self._counts, self._now())
+
+    def check(self, tokens: int) -> None:
+        """Whether so many tokens of the day were left. Raises: RateLimited."""
+        for claim, count in zip(self._claims, self._counts, strict=True):
+            if claim.counter.kind == "tpd" and count + tokens > claim.limit:
+                now = self._now()
+                raise refusal(claim.hit(count, now), tokens, now, self.headers)
+
+    def begin(self) -> None:
+        """The work begins: from now on the place in the minute is used."""
+        self._begun = True
 
     async def reserve(self, tokens: int) -> None:
         """Takes `tokens` of the day. Raises: RateLimited, QuotaUnavailable."""
@@ -150,8 +176,8 @@ class _Admission:
         self._end(tokens, request=0)
 
     async def cancel(self) -> None:
-        """Gives everything back, the request too."""
-        self._end(0, request=-1)
+        """Gives everything back, the request too where no work was done for it."""
+        self._end(0, request=0 if self._begun else -1)
 
     def _end(self, tokens: int, *, request: int) -> None:
         """Ends what is held; `tokens` of the day and `request` of the minute are used for good."""

@@ -17,12 +17,24 @@ from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _log = logging.getLogger(__name__)
 
 _MOST_AT_ONCE = 200
 _MOST_CONNECTIONS = 4
+_MAX_SHOWN = 200
+"""Characters of what the server said."""
+
+REFUSALS = (ResponseError, AuthenticationError, BusyLoadingError)
+"""Errors that the server itself answers with."""
 
 
 class RedisDownError(Exception):
@@ -95,7 +107,7 @@ class RedisCalls:
                     _log.exception("a step in Redis failed")
                 # Those behind would find the same, each after a wait of its own.
                 for call in [*calls, *self._waiting]:
-                    _give(call, RedisDownError(_reason(error)))
+                    _give(call, RedisDownError(reason(error)))
                 self._waiting.clear()
                 continue
             for call, answer in zip(calls, answers, strict=True):
@@ -132,13 +144,23 @@ def _give(call: _Call, answer: Any) -> None:
     if call.answer.done():
         return
     if isinstance(answer, RedisError):
-        answer = RedisDownError(_reason(answer))
+        answer = RedisDownError(reason(answer))
     if isinstance(answer, Exception):
         call.answer.set_exception(answer)
     else:
         call.answer.set_result(answer)
 
 
-def _reason(error: Exception) -> str:
-    """Why, without the address, which may hold a password."""
-    return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+def reason(error: Exception) -> str:
+    """Why Redis did not do its work, in one line for the operator.
+
+    What the server itself said is in it. Of errors of the connection only the kind is: their texts
+    may hold a part of the URL, and with it a password.
+    """
+    if isinstance(error, (TimeoutError, RedisTimeoutError)):
+        return "no answer in time"
+    if isinstance(error, REFUSALS):
+        # A server without AUTH repeats the arguments, the password among them.
+        said = " ".join(str(error).partition(", with args")[0].split())
+        return f"it refuses: {said[:_MAX_SHOWN].rstrip('.')}"
+    return type(error).__name__

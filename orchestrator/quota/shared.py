@@ -61,6 +61,8 @@ class SharedCounters:
         self._granted: Tally[Counter] = Tally()
         """What this worker granted by itself in the present outage."""
         self._down = True
+        self._forgotten: asyncio.Future[None] | None = None
+        """While Redis answers and does not know this worker: done when it was asked to."""
         self._told = False
         self._clock_ms = 0.0
         self._clock_took_s = math.inf
@@ -110,7 +112,7 @@ class SharedCounters:
 
     async def take(self, claims: Sequence[Claim], *, dry: bool = False) -> Counted:
         """Takes all claims or none. Raises: QuotaUnavailable."""
-        if self._down:
+        if self._down and not await self._registered_again():
             return self._without_redis(claims, dry=dry)
         if dry:
             return await self._ask(claims, dry=True)
@@ -138,16 +140,18 @@ class SharedCounters:
         self._wake.set()
 
     async def _ask(self, claims: Sequence[Claim], *, dry: bool) -> Counted:
-        me, seeded = self._me, True
+        me = self._me
         try:
-            while True:
-                try:
-                    refused, counts = await self._redis.take(
-                        me, claims, dry=dry, seeded=seeded, latest_ms=self._latest_ms()
-                    )
-                    break
-                except UnseededError as error:
-                    seeded = await self._seed(error.counters)
+            try:
+                refused, counts = await self._counted(me, claims, dry=dry)
+            except UnknownWorkerError as error:
+                # Redis lost its data, or this worker was silent for too long. Nothing is taken.
+                if me == self._me:
+                    self._fail(error)
+                if not await self._registered_again():
+                    raise
+                me = self._me
+                refused, counts = await self._counted(me, claims, dry=dry)
         except (RedisDownError, UnknownWorkerError) as error:
             if me == self._me:
                 self._fail(error)
@@ -156,14 +160,41 @@ class SharedCounters:
             if claim.counter.kind != "concurrency":
                 self._known[claim.counter] = (count, claim.reset_at)
         if refused is None and not dry:
-            changes = [claim.taken for claim in claims if claim.taken.held]
-            for change in changes:
-                self._hold(change)
-            if changes and me != self._me:
-                # Taken under a name that was given up meanwhile.
-                self._lines.append(self._journal.append(changes))
-                self._wake.set()
+            self._hold_claims(me, claims)
         return Counted(refused, tuple(counts))
+
+    def _hold_claims(self, me: str, claims: Sequence[Claim]) -> None:
+        """Notes what was taken under the name `me`."""
+        changes = [claim.taken for claim in claims if claim.taken.held]
+        for change in changes:
+            self._hold(change)
+        if changes and me != self._me:
+            # Taken under a name that was given up meanwhile.
+            self._lines.append(self._journal.append(changes))
+            self._wake.set()
+
+    async def _counted(
+        self, me: str, claims: Sequence[Claim], *, dry: bool
+    ) -> tuple[int | None, list[int]]:
+        """See `RedisStore.take`. Raises: RedisDownError, UnknownWorkerError."""
+        seeded = True
+        while True:
+            try:
+                return await self._redis.take(
+                    me, claims, dry=dry, seeded=seeded, latest_ms=self._latest_ms()
+                )
+            except UnseededError as error:
+                seeded = await self._seed(error.counters)
+
+    async def _registered_again(self) -> bool:
+        """Whether Redis, which did not know this worker, knows it now.
+
+        Waits for the keeper, no longer than for one answer; not at all while Redis is away.
+        """
+        if self._forgotten is None:
+            return not self._down
+        done, _ = await asyncio.wait({self._forgotten}, timeout=self._settings.timeout_s)
+        return bool(done) and not self._down
 
     async def _undo(self, taking: asyncio.Task[Counted], claims: Sequence[Claim]) -> None:
         with contextlib.suppress(QuotaUnavailable):
@@ -250,7 +281,9 @@ class SharedCounters:
         self._down = True
         self._granted.clear()
         self._wake.set()
-        if not isinstance(error, UnknownWorkerError):
+        if isinstance(error, UnknownWorkerError):
+            self._forgotten = asyncio.get_running_loop().create_future()
+        else:
             self._told = True
             _log.warning("Redis is out of reach: %s", error)
 
@@ -292,6 +325,14 @@ class SharedCounters:
 
     async def _come_back(self) -> bool:
         """Whether Redis answers again and knows this worker by its new name."""
+        try:
+            return await self._register()
+        finally:
+            if self._forgotten is not None:
+                self._forgotten.set_result(None)
+                self._forgotten = None
+
+    async def _register(self) -> bool:
         try:
             await self._send()
             self._former = [*self._former, self._me][-20:]

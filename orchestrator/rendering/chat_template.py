@@ -82,7 +82,8 @@ class ChatTemplate:
             ) from error
         # A template is code of the model's makers: whatever it raises is about these messages.
         except Exception as error:
-            logger.warning("a chat template failed: %s: %s", type(error).__name__, error)
+            # Not its text, which may quote them.
+            logger.warning("a chat template failed: %s", type(error).__name__)
             raise InvalidRequest(
                 "The model's chat template cannot render these messages.", param="messages"
             ) from error

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 import orjson
 from pydantic_core import from_json
@@ -28,6 +27,7 @@ from orchestrator.rendering.chat_template import ChatTemplate
 from orchestrator.rendering.decoder import Decoder
 from orchestrator.rendering.detokenizer import Detokenizer
 from orchestrator.rendering.files import load_files
+from orchestrator.rendering.lengths import BYTES_A_TOKEN, Lengths
 from orchestrator.rendering.output_parsers import (
     PARSER_TOKENS,
     RESULT_TOKENS,
@@ -37,7 +37,7 @@ from orchestrator.rendering.output_parsers import (
 from orchestrator.rendering.output_parsers.reasoning import Thinking
 from orchestrator.rendering.texts import TextEncoder
 from orchestrator.rendering.token_bytes import TokenBytes
-from orchestrator.rendering.tokenizer import PromptTokenizer
+from orchestrator.rendering.tokenizer import MOST_PIECE_CHARACTERS, PromptTokenizer
 from orchestrator.rendering.turns import Turns
 
 LONG_PROMPT_CHARACTERS = 4_000
@@ -45,6 +45,8 @@ LONG_PROMPT_CHARACTERS = 4_000
 belongs in a thread, where the tokenizer runs without the GIL."""
 
 _MISTRAL_CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
+
+Ids = TypeVar("Ids", "list[int]", "array[int]")
 
 _OBJECT = (dict, Mapping)  # a dict is told from the others at once
 
@@ -66,6 +68,7 @@ class Renderer:
         self._parser: Parser = parser
         self._reasoning: Reasoning = reasoning
         self._token_bytes = TokenBytes(self._tokenizer.vocabulary)
+        self._lengths = Lengths(self._tokenizer.vocabulary, self._token_bytes, self.vocabulary_size)
         vocabulary = self._tokenizer.vocabulary
         shown = {vocabulary.token_to_id(text) for text in markers}
         # Special tokens never show in an answer, those that the parser looks for excepted.
@@ -76,11 +79,49 @@ class Renderer:
         """One more than the highest id."""
         return self._tokenizer.size
 
-    def render(
-        self, prompt: Prompt, reasoning: ReasoningEffort | None = None, owner: str = ""
-    ) -> array[int]:
-        """The prompt's token ids, int32[n]. Raises: InvalidRequest.
+    def fewest_tokens(self, prompt: Prompt, most: int) -> int:
+        """The fewest tokens that `prompt` can have, known from its length. Takes time with it.
 
+        What is found to be more than `most` need not be the closest that can be known. A prompt
+        with more than `BYTES_A_TOKEN` for each of them counts as too long, whatever it holds.
+        Templates may drop what an assistant said or thought, and white space at the ends of a text.
+        """
+        if isinstance(prompt, TokenPrompt):
+            return len(prompt.token_ids)
+        fewest = prompt_characters(prompt) // BYTES_A_TOKEN
+        if fewest > most:
+            return fewest
+        match prompt:
+            case ChatPrompt(messages=messages):
+                if len(messages) > most:
+                    return len(messages)
+                texts = [
+                    part.text
+                    for message in messages
+                    if message.role != "assistant"
+                    for part in message.parts
+                    if isinstance(part, TextPart)
+                ]
+                return max(len(messages), self._lengths.fewest("".join(texts), kept=False))
+            case TextPrompt(text=text):
+                return self._lengths.fewest(text)
+            case _:
+                assert_never(prompt)
+
+    def fewest_tokens_of(self, text: str) -> int:
+        """The same of a text to embed."""
+        return self._lengths.fewest(text)
+
+    def render(
+        self,
+        prompt: Prompt,
+        reasoning: ReasoningEffort | None = None,
+        owner: str = "",
+        most: int | None = None,
+    ) -> array[int]:
+        """The prompt's token ids, int32[n]. Raises: InvalidRequest, PromptTooLongError.
+
+        Of a long prompt no more is made than shows that there are more than `most`.
         `reasoning` is told to templates that ask for it; `None` leaves it to them. `owner` is who
         may find out, by the time it takes, that parts of the prompt have been rendered before.
         A special token's text inside a message, or in any other value of a caller, is plain text.
@@ -88,33 +129,29 @@ class Renderer:
         """
         match prompt:
             case ChatPrompt():
-                return self._render_chat(prompt, reasoning, owner)
+                return self._render_chat(prompt, reasoning, owner, most)
             case TextPrompt(text=text, add_special_tokens=add_special_tokens):
-                ids = self._tokenizer.encode_prompt(text, add_special_tokens=add_special_tokens)
-                return array("i", ids)
+                ids = self._tokenizer.encode_prompt(
+                    text, add_special_tokens=add_special_tokens, most=most
+                )
+                return array("i", _within(most, ids, text))
             case TokenPrompt(token_ids=token_ids):
                 self.check_ids(token_ids, param="prompt")
                 return array("i", token_ids)
             case _:
                 assert_never(prompt)
 
-    async def arender(
-        self, prompt: Prompt, reasoning: ReasoningEffort | None = None, owner: str = ""
-    ) -> array[int]:
-        """`render`, in a thread when the prompt is long."""
-        if prompt_characters(prompt) < LONG_PROMPT_CHARACTERS:
-            return self.render(prompt, reasoning, owner)
-        return await asyncio.to_thread(self.render, prompt, reasoning, owner)
-
     def encode(self, text: str) -> list[int]:
         """The ids of a text to embed, with the tokenizer's own special tokens around it."""
         return self._texts.encode([text])[0]
 
-    async def aencode(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text; in a thread when there is much of it."""
-        if sum(map(len, texts)) < LONG_PROMPT_CHARACTERS:
-            return self._texts.encode(texts)
-        return await asyncio.to_thread(self._texts.encode_long, texts)
+    def encode_few(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, the fastest way for few and short ones."""
+        return self._texts.encode(texts)
+
+    def encode_many(self, texts: Sequence[str]) -> Iterator[list[list[int]]]:
+        """The same for a thread, some texts at a time: nearly all of it lets others run."""
+        return self._texts.encode_groups(texts)
 
     def check_ids(self, token_ids: Iterable[int], *, param: str) -> None:
         """Raises: InvalidRequest for an id outside the vocabulary."""
@@ -157,7 +194,11 @@ class Renderer:
         return "yes" if tail.endswith(opening) else "undecided"
 
     def _render_chat(
-        self, prompt: ChatPrompt, reasoning: ReasoningEffort | None, owner: str
+        self,
+        prompt: ChatPrompt,
+        reasoning: ReasoningEffort | None,
+        owner: str,
+        most: int | None,
     ) -> array[int]:
         guard = self._tokenizer.specials.shield
         try:
@@ -175,7 +216,11 @@ class Renderer:
         text = self._template.render(messages, tools, reasoning)
         if prompt.prefill:
             text += guard(prompt.prefill)
-        return self._tokenizer.encode_shielded(text, owner)
+        if most is not None and len(text) > MOST_PIECE_CHARACTERS:
+            fewest = self._lengths.fewest(text)
+            if fewest > most:
+                raise PromptTooLongError(fewest)
+        return _within(most, self._tokenizer.encode_shielded(text, owner, most), text)
 
     def _message(self, message: Message, guard: Callable[[str], str]) -> dict[str, Any]:
         """The message as chat templates know it, every text of the caller guarded."""
@@ -249,6 +294,21 @@ class Renderer:
         return hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
 
+class PromptTooLongError(ValueError):
+    """A prompt has more tokens than it may have, at least `fewest`."""
+
+    def __init__(self, fewest: int) -> None:
+        super().__init__(f"at least {fewest} tokens")
+        self.fewest = fewest
+
+
+def _within(most: int | None, ids: Ids, text: str) -> Ids:
+    """`ids`, unless they are not all there are of a long text. Raises: PromptTooLongError."""
+    if most is not None and len(ids) > most and len(text) > MOST_PIECE_CHARACTERS:
+        raise PromptTooLongError(len(ids))
+    return ids
+
+
 class _Guarded(dict[str, str]):
     """Texts that have been guarded: in the schemas of tools the same few come again and again."""
 
@@ -274,8 +334,8 @@ def prompt_characters(prompt: Prompt) -> int:
             return count
         case TextPrompt(text=text):
             return len(text)
-        case TokenPrompt():
-            return 0
+        case TokenPrompt(token_ids=token_ids):
+            return len(token_ids)
         case _:
             assert_never(prompt)
 

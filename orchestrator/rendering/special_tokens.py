@@ -16,14 +16,17 @@ it: templates come with the model, and what they make of text is theirs to answe
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import StringIO
 
 from tokenizers import AddedToken, Tokenizer
 
 _TWINS_FROM = 0x100000
 _STAND_INS_FROM = 0x10F000
 _BREAK = "\U0010fffd"
+_WINDOW = 64 * 1024
+"""Characters that are searched at once: no other thread runs meanwhile."""
 _MOST_TWINS = _STAND_INS_FROM - _TWINS_FROM
 
 
@@ -125,12 +128,11 @@ class SpecialTokens:
 
     def shield(self, text: str) -> str:
         """`text` with nothing in it, or at its ends, that could be read as a special token."""
-        if not text.isascii() and self._reserved.search(text):
-            text = self._reserved.sub("\ufffd", text)
+        text = self.without_reserved(text)
         if self._is_harmless(text):
             return text
-        if self._somewhere.search(text):
-            text = self._everywhere.sub(lambda match: self._stand_ins[match[1]], text)
+        if next(self._matches(self._somewhere, text), None) is not None:
+            text = self._exchanged(self._everywhere, text, lambda one: self._stand_ins[one[1]])
         core = text.strip()
         if not core:
             return text
@@ -153,7 +155,7 @@ class SpecialTokens:
         pieces: list[tuple[str, str]] = []
         twin, behind, start = "", "", 0
         is_plain = text.isascii()
-        for match in self._written.finditer(text):
+        for match in self._matches(self._written, text):
             first, end = match.span()
             between = text[start:first]
             behind += between if is_plain else self.unshield(between)
@@ -171,13 +173,21 @@ class SpecialTokens:
 
     def mark(self, text: str) -> str:
         """`text` with every special token written in it exchanged for its twin."""
-        return self._written.sub(lambda match: self._twins[match[0]], text)
+        if len(text) <= _WINDOW:
+            return self._written.sub(lambda match: self._twins[match[0]], text)
+        marked, start = StringIO(), 0
+        for match in self._matches(self._written, text):
+            marked.write(text[start : match.start()])
+            marked.write(self._twins[match[0]])
+            start = match.end()
+        marked.write(text[start:])
+        return marked.getvalue()
 
     def unshield(self, text: str) -> str:
         """`text` with its own characters back in the place of stand-ins."""
         if text.isascii():
             return text
-        return self._shielded.sub(lambda match: self._originals[match[0]], text)
+        return self._exchanged(self._shielded, text, lambda one: self._originals[one[0]])
 
     def marks(self, text: str) -> list[str]:
         """The twins in a marked text, in order."""
@@ -185,7 +195,38 @@ class SpecialTokens:
 
     def without_reserved(self, text: str) -> str:
         """`text` of a caller with the private characters used here replaced by U+FFFD."""
-        return text if text.isascii() else self._reserved.sub("\ufffd", text)
+        if text.isascii():
+            return text
+        return self._exchanged(self._reserved, text, lambda _: "\ufffd")
+
+    def _matches(self, pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+        """`pattern.finditer`, in steps between which other threads may run."""
+        return pattern.finditer(text) if len(text) <= _WINDOW else self._stepwise(pattern, text)
+
+    def _stepwise(self, pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+        start = 0
+        while start < len(text):
+            end = start + _WINDOW
+            # A match that begins in the window may end behind it.
+            match = pattern.search(text, start, end + self._longest + 1)
+            if match is None or match.start() >= end:
+                start = end
+            else:
+                yield match
+                start = match.end()
+
+    def _exchanged(
+        self, pattern: re.Pattern[str], text: str, other: Callable[[re.Match[str]], str]
+    ) -> str:
+        """`text` with `other` characters in the place of those that match, one for one each."""
+        if len(text) <= _WINDOW:
+            return pattern.sub(other, text)
+        windows = StringIO()
+        for start in range(0, len(text), _WINDOW):
+            # What follows decides as well; it is exchanged in its own window.
+            window = text[start : start + _WINDOW + self._longest + 1]
+            windows.write(pattern.sub(other, window)[:_WINDOW])
+        return windows.getvalue()
 
     def _stand_in(self, letter: str) -> str:
         return self._stand_ins.get(letter, letter)

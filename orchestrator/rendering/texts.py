@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from tokenizers import Tokenizer
-
-from orchestrator.rendering.tokenizer import PromptTokenizer
+from orchestrator.rendering.tokenizer import MOST_PIECE_CHARACTERS, PromptTokenizer
 from orchestrator.rendering.word_pieces import word_pieces
 
 
@@ -15,8 +13,7 @@ class TextEncoder:
 
     def __init__(self, tokenizer: PromptTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._frame = _frame(tokenizer.vocabulary)
-        """Ids before and behind every text."""
+        self._frame = tokenizer.frame
         words = word_pieces(tokenizer.vocabulary)
         # A piece that is a special token's as well takes a closer look at the whole text.
         if words is not None and not tokenizer.suspects.isdisjoint(words.reachable):
@@ -45,6 +42,13 @@ class TextEncoder:
 
     def encode_long(self, texts: Sequence[str]) -> list[list[int]]:
         """The same, for a thread: nearly all of it lets others run."""
+        return [row for rows in self.encode_groups(texts) for row in rows]
+
+    def encode_groups(self, texts: Sequence[str]) -> Iterator[list[list[int]]]:
+        """The same in groups of texts, which take little memory while they are encoded."""
+        return map(self._encode_group, _groups(texts))
+
+    def _encode_group(self, texts: Sequence[str]) -> list[list[int]]:
         if self._frame is None:
             return [self._tokenizer.encode_text(text) for text in texts]
         before, behind = self._frame
@@ -60,16 +64,12 @@ class TextEncoder:
         return rows
 
 
-def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]] | None:
-    """The ids that the tokenizer puts before and behind a text, or `None` if it does more."""
-    found: tuple[list[int], list[int]] | None = None
-    for text in ("a", "the user"):
-        plain = tokenizer.encode(text, add_special_tokens=False).ids
-        framed = tokenizer.encode(text, add_special_tokens=True)
-        ids, added = framed.ids, framed.special_tokens_mask
-        begin = added.index(0) if 0 in added else 0
-        frame = ids[:begin], ids[begin + len(plain) :]
-        if not plain or [*frame[0], *plain, *frame[1]] != ids or found not in (None, frame):
-            return None
-        found = frame
-    return found
+def _groups(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """`texts` in groups that take little memory while they are encoded."""
+    start = size = 0
+    for index, text in enumerate(texts):
+        size += len(text)
+        if size > MOST_PIECE_CHARACTERS and index > start:
+            yield texts[start:index]
+            start, size = index, len(text)
+    yield texts[start:]

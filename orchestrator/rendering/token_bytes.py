@@ -25,7 +25,7 @@ class TokenBytes:
     def __init__(self, vocabulary: Tokenizer) -> None:
         self._vocabulary = vocabulary
         kinds = _decoder_kinds(vocabulary)
-        self._letters = _byte_letters() if "ByteLevel" in kinds else {}
+        self._letters = byte_letters() if "ByteLevel" in kinds else {}
         self._has_bytes = "ByteFallback" in kinds
         self._has_spaces = bool(kinds & {"Metaspace", "Replace"})
         self._added = {
@@ -33,7 +33,8 @@ class TokenBytes:
             for token_id, token in vocabulary.get_added_tokens_decoder().items()
         }
         self._known: dict[int, bytes] = {}
-        self._is_byte_level = kinds == {"ByteLevel"}
+        self.is_byte_level = kinds == {"ByteLevel"}
+        """Whether each token is the bytes that it stands for, wherever it stands."""
         self.texts: Mapping[int, str] = _Texts(self._whole_text)
         """What an id adds to a text, whatever stands before it; empty where that depends.
 
@@ -49,7 +50,7 @@ class TokenBytes:
         return raw
 
     def _whole_text(self, token_id: int) -> str:
-        if not self._is_byte_level or token_id in self._added:
+        if not self.is_byte_level or token_id in self._added:
             return ""
         piece = self._vocabulary.id_to_token(token_id) or ""
         if not all(letter in self._letters for letter in piece):
@@ -91,7 +92,7 @@ def _decoder_kinds(vocabulary: Tokenizer) -> set[str]:
     return {str(step["type"]) for step in document.get("decoders", [document])}
 
 
-def _byte_letters() -> dict[str, int]:
+def byte_letters() -> dict[str, int]:
     """The letter that stands for each byte: itself where it prints, else the next free one.
 
     Source: GPT-2's `bytes_to_unicode`.

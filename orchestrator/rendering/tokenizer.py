@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from orchestrator.rendering.files import RenderingError, TokenizerFiles
-from orchestrator.rendering.segments import Segments
+from orchestrator.rendering.segments import Segment, Segments
 from orchestrator.rendering.special_tokens import SpecialToken, SpecialTokens
+from orchestrator.rendering.token_bytes import TokenBytes
 
 MOST_SEGMENT_BYTES = 4 * 2**20
 """Of texts whose ids are remembered, by each model in each process: about a million characters."""
 
+
+MOST_PIECE_CHARACTERS = 64 * 1024
+"""About as much is tokenised at once: it takes some 130 bytes of memory for each character."""
+_BETWEEN_WORDS = re.compile(r"[a-z](?= [a-z])")
+_WORDS = "the user asked about a thing and then the answer was written down"
 
 _MOST_AT_ONCE = 2_000
 """Characters that are encoded without letting other threads run. Once the interpreter's lock is
@@ -44,13 +51,52 @@ class PromptTokenizer:
         self.suspects = self._forgeable | self.private_ids
         """Ids that a caller's plain text must not give."""
         self._segments = Segments(MOST_SEGMENT_BYTES)
+        self.frame = _frame(self.vocabulary)
+        """Ids before and behind every text, `None` where the tokenizer does more than that."""
+        self._cuts_at_words = _cuts_at_words(self.vocabulary)
 
-    def encode_shielded(self, text: str, owner: str) -> array[int]:
+    def encode_shielded(self, text: str, owner: str, most: int | None = None) -> array[int]:
         """The ids, int32[n], of a text whose special tokens are meant, callers' texts shielded.
 
-        No special tokens are added. Pieces that `owner` has sent before are only looked up.
+        No special tokens are added. Pieces that `owner` has sent before are only looked up. Where
+        there are more than `most`, some more than that are returned and not all of them.
         """
-        pieces = [(owner, twin, behind) for twin, behind in self.specials.pieces(text)]
+        cut = [(owner, twin, behind) for twin, behind in self.specials.pieces(text)]
+        if len(text) > MOST_PIECE_CHARACTERS:
+            return self._encode_long(cut, most)
+        return self._encode_pieces(cut)
+
+    def _encode_long(self, pieces: Sequence[Segment], most: int | None) -> array[int]:
+        """As many pieces at once as are short together; of a long one a part at a time."""
+        whole = array("i")
+        together: list[Segment] = []
+        size = 0
+        for owner, twin, behind in pieces:
+            for number, part in enumerate(self._parts(behind)):
+                if together and size + len(part) > MOST_PIECE_CHARACTERS:
+                    whole += self._encode_pieces(together)
+                    together, size = [], 0
+                    if most is not None and len(whole) > most:
+                        return whole
+                together.append((owner, "" if number else twin, part))
+                size += len(part)
+        return whole + self._encode_pieces(together)
+
+    def _parts(self, text: str) -> Iterator[str]:
+        """`text` cut between words, where the tokenizer would cut it as well, if it can be."""
+        if not self._cuts_at_words or len(text) <= MOST_PIECE_CHARACTERS:
+            yield text
+            return
+        start = 0
+        while len(text) - start > MOST_PIECE_CHARACTERS:
+            found = _BETWEEN_WORDS.search(text, start + MOST_PIECE_CHARACTERS // 2)
+            if found is None:
+                break
+            yield text[start : found.start() + 1]
+            start = found.start() + 1
+        yield text[start:]
+
+    def _encode_pieces(self, pieces: Sequence[Segment]) -> array[int]:
         known = self._segments.known(pieces)
         if len(known) < len(pieces):
             new = [one for one in dict.fromkeys(pieces) if one not in known]
@@ -68,10 +114,23 @@ class PromptTokenizer:
         """The ids of a caller's text: no special token in it, the tokenizer's own around it."""
         return self._ids(self.specials.without_reserved(text), add_special_tokens=True)
 
-    def encode_prompt(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The ids of a whole prompt in which the caller may write special tokens out."""
+    def encode_prompt(
+        self, text: str, *, add_special_tokens: bool = True, most: int | None = None
+    ) -> list[int]:
+        """The ids of a whole prompt in which the caller may write special tokens out.
+
+        Where there are more than `most`, some more than that are returned and not all of them.
+        """
         marked = self.specials.mark(self.specials.without_reserved(text))
-        return self._ids(marked, add_special_tokens=add_special_tokens)
+        if len(marked) <= MOST_PIECE_CHARACTERS or self.frame is None:
+            return self._ids(marked, add_special_tokens=add_special_tokens)
+        before, behind = self.frame if add_special_tokens else ([], [])
+        ids = [*before]
+        for part in self._parts(marked):
+            ids += self._ids(part, add_special_tokens=False)
+            if most is not None and len(ids) > most:
+                return ids
+        return [*ids, *behind]
 
     def _encodings(self, texts: Sequence[str]) -> Sequence[Encoding]:
         if sum(map(len, texts)) < _MOST_AT_ONCE:
@@ -142,6 +201,35 @@ def _load(path: Path, files: TokenizerFiles, special_texts: frozenset[str]) -> T
         ]
     )
     return tokenizer
+
+
+def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]] | None:
+    """The ids that the tokenizer puts before and behind a text, or `None` if it does more."""
+    found: tuple[list[int], list[int]] | None = None
+    for text in ("a", "the user"):
+        plain = tokenizer.encode(text, add_special_tokens=False).ids
+        framed = tokenizer.encode(text, add_special_tokens=True)
+        ids, added = framed.ids, framed.special_tokens_mask
+        begin = added.index(0) if 0 in added else 0
+        frame = ids[:begin], ids[begin + len(plain) :]
+        if not plain or [*frame[0], *plain, *frame[1]] != ids or found not in (None, frame):
+            return None
+        found = frame
+    return found
+
+
+def _cuts_at_words(tokenizer: Tokenizer) -> bool:
+    """Whether a text may be cut before the space between two words, each part tokenised alone.
+
+    Byte-level tokenizers cut there before they do anything else.
+    """
+    if tokenizer.normalizer is not None and type(tokenizer.normalizer).__name__ != "NFC":
+        return False
+    if not TokenBytes(tokenizer).is_byte_level or tokenizer.pre_tokenizer is None:
+        return False
+    cut = tokenizer.pre_tokenizer.pre_tokenize_str(_WORDS)
+    begins = {begin for _, (begin, _) in cut}
+    return begins >= {match.end() for match in _BETWEEN_WORDS.finditer(_WORDS)}
 
 
 def _special_tokens(tokenizer: Tokenizer, named: frozenset[str]) -> Sequence[SpecialToken]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
 
 import orjson
 
@@ -36,14 +38,28 @@ from orchestrator.store import responses
 from orchestrator.store.database import Database, StoreError
 from orchestrator.store.responses import RUNNING, Quotas, Stored
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 MOST_TURNS = 1000
 """The longest chain of responses that is read for one request."""
-MOST_HISTORY_BYTES = 64 * 1024 * 1024
+MOST_HISTORY_BYTES = 8 * 1024 * 1024
+"""Of what came before a request, or of what it refers to."""
 _RETRY_S = 1.0
 _SWEEP_EVERY_S = 600.0
 _LOST = "The worker that ran this response has ended."
+
+
+class Room(Protocol):
+    """What a request may hold in memory, and where it works on what is large."""
+
+    def hold(self, size: int) -> object:
+        """Takes `size` more bytes. Raises: RateLimited, Overloaded."""
+
+    async def work_on(self, size: int, work: Callable[[], T]) -> T:
+        """What `work` on `size` bytes returns or raises."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +220,13 @@ class Responses:
         """Whether its events were stored as they came. Raises: ResponseNotFound."""
         return (await self._stored(tenant_id, response_id)).next_sequence > 0
 
-    async def history(self, tenant_id: str, response_id: str) -> list[Item]:
+    async def history(
+        self, tenant_id: str, response_id: str, room: Room | None = None
+    ) -> list[Item]:
         """What was said up to the end of that response, the oldest first.
 
-        Raises: PreviousResponseNotFound, InvalidRequest.
+        It is read when `room` has room for it.
+        Raises: PreviousResponseNotFound, InvalidRequest, RateLimited, Overloaded.
         """
         async with self._database.reading() as session:
             links = await responses.chain(
@@ -223,18 +242,20 @@ class Responses:
                     f" `{response_id}` it has {size}.",
                     param="previous_response_id",
                 )
+            if room is not None:
+                room.hold(size)
             ids = [link[0] for link in reversed(links)]
             texts = await responses.texts(session, tenant_id, ids, self._since())
-        items: list[Item] = []
-        for one in ids:
-            if one in texts:
-                body, given = texts[one]
-                items += orjson.loads(given)
-                items += _output(one, orjson.loads(body))
-        return items
+        work = partial(_said, ids, texts)
+        return work() if room is None else await room.work_on(size, work)
 
-    async def items(self, tenant_id: str, ids: Sequence[str]) -> dict[str, Item]:
-        """Those of `ids` that are items of stored responses. Raises: InvalidRequest."""
+    async def items(
+        self, tenant_id: str, ids: Sequence[str], room: Room | None = None
+    ) -> dict[str, Item]:
+        """Those of `ids` that are items of stored responses, read as in `history`.
+
+        Raises: InvalidRequest, RateLimited, Overloaded.
+        """
         wanted, owners = set(ids), list({response_of(one) for one in ids})
         async with self._database.reading() as session:
             size = await responses.size(session, tenant_id, owners, self._since())
@@ -244,13 +265,11 @@ class Responses:
                     f" at most; these have {size}.",
                     param="input",
                 )
+            if room is not None:
+                room.hold(size)
             texts = await responses.texts(session, tenant_id, owners, self._since())
-        found = [
-            item
-            for body, given in texts.values()
-            for item in (*orjson.loads(given), *orjson.loads(body)["output"])
-        ]
-        return {item["id"]: item for item in found if item.get("id") in wanted}
+        work = partial(_wanted, wanted, texts)
+        return work() if room is None else await room.work_on(size, work)
 
     async def _write(self, batch: Sequence[Stored]) -> None:
         """Stores responses that have ended, in one transaction. Raises: StoreError."""
@@ -335,6 +354,27 @@ def _kept(stored: Stored) -> Kept:
     # The row's status is newer than the body's while it runs.
     body = {**orjson.loads(stored.body), "status": stored.status}
     return Kept(stored.tenant_id, body, orjson.loads(stored.input_items))
+
+
+def _said(ids: Sequence[str], texts: Mapping[str, tuple[str, str]]) -> list[Item]:
+    """What the responses `ids`, whose texts these are, add up to. Raises: InvalidRequest."""
+    items: list[Item] = []
+    for one in ids:
+        if one in texts:
+            body, given = texts[one]
+            items += orjson.loads(given)
+            items += _output(one, orjson.loads(body))
+    return items
+
+
+def _wanted(wanted: Set[str], texts: Mapping[str, tuple[str, str]]) -> dict[str, Item]:
+    """The items of these ids in those texts."""
+    found = [
+        item
+        for body, given in texts.values()
+        for item in (*orjson.loads(given), *orjson.loads(body)["output"])
+    ]
+    return {item["id"]: item for item in found if item.get("id") in wanted}
 
 
 def _output(response_id: str, body: Item) -> list[Item]:

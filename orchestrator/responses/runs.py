@@ -37,6 +37,10 @@ class Work(Protocol):
         """The response as it is now."""
         ...
 
+    def close(self) -> None:
+        """Called once, when it is over: what its request held in memory is free."""
+        ...
+
 
 @dataclass(slots=True)
 class _Run:
@@ -126,6 +130,7 @@ class Runs:
         finally:
             run.producer.cancel()
             del self._runs[response_id]
+            run.work.close()
 
     async def _note(self, run: _Run) -> bool:
         """Writes what waits. False when nobody wants it any more."""

@@ -13,8 +13,10 @@ import time
 from collections.abc import Sequence
 
 from orchestrator.catalogue import Model, load_catalogue
+from orchestrator.core.hosts import loopback_of
 from orchestrator.manifest import served_version
 from orchestrator.serve.claims import listen, lock_data_folder
+from orchestrator.serve.descriptors import raise_limit
 from orchestrator.serve.greeting import base_url, greeting
 from orchestrator.serve.metrics_port import MetricsPort
 from orchestrator.serve.workers import Workers
@@ -51,6 +53,7 @@ class Appliance:
         Raises: ClaimError, StartError, WorkerError, SettingsError, CatalogueError, StoreError.
         """
         self._watch_signals()
+        raise_limit()
         catalogue = load_catalogue(self._settings.catalogue)
         self._tritons = connections(catalogue, self._settings)
         with contextlib.ExitStack() as claims:
@@ -173,6 +176,8 @@ class Appliance:
         with contextlib.suppress(OSError):
             sys.stdout.write(text)
             sys.stdout.flush()
+            if first_key is not None:
+                first_key.shown()
 
     async def _stop(
         self,
@@ -220,7 +225,7 @@ class Appliance:
 async def _is_healthy(listener: socket.socket) -> bool:
     """Whether the worker answers `/health` with 200."""
     host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # read, not bound
+    host = loopback_of(host)
     try:
         async with asyncio.timeout(_HEALTH_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(host, port)

@@ -25,6 +25,10 @@ def listen(settings: ServerSettings) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it. What the system has taken off our hands is not seen by the sweep
+        # over connections, and a client that vanished would hold its own for a quarter of an hour.
+        timeout_ms = int(settings.send_timeout_s * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
         listener.bind((host, port))
         listener.listen(_BACKLOG)
     except (OSError, UnicodeError) as error:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.catalogue import Model
+from orchestrator.core.hosts import loopback_of
 
 _QUESTION = "What is the capital of France?"
 
@@ -17,7 +18,7 @@ _QUESTION = "What is the capital of France?"
 def base_url(listener: socket.socket) -> str:
     """Where a client on this machine reaches `listener`."""
     host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # read, not bound
+    host = loopback_of(host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

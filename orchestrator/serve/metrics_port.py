@@ -7,8 +7,8 @@ asks for no key: whoever opens it beyond the loopback decides who can reach it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable
+from http import HTTPStatus
 from pathlib import Path
 
 from orchestrator.serve.claims import ClaimError
@@ -18,8 +18,13 @@ from orchestrator.telemetry.exposition import TEXT, render
 from orchestrator.telemetry.gathering import gather, socket_folder
 
 _MOST_HEAD = 16 * 1024
+_MOST_LINES = 128
+_MOST_CONNECTIONS = 64
+"""At the same time. More are closed at once: the parent needs its descriptors for its workers."""
 _PATIENCE_S = 10.0
+"""From the connection to the last byte of the reply."""
 _NOT_FOUND = b"/metrics has the orchestrator's numbers, /metrics/triton those of its Triton\n"
+_TOO_LARGE = f"a head may have {_MOST_HEAD} bytes and {_MOST_LINES} headers at most\n".encode()
 
 
 class MetricsPort:
@@ -29,6 +34,8 @@ class MetricsPort:
         self._settings = settings
         self._data_dir = data_dir
         self._server: asyncio.Server | None = None
+        self.open_connections = 0
+        """Those that are read from or written to."""
 
     @property
     def port(self) -> int | None:
@@ -58,12 +65,32 @@ class MetricsPort:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request, one reply, and the connection is closed."""
-        with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
+        if self.open_connections >= _MOST_CONNECTIONS:
+            writer.transport.abort()
+            return
+        self.open_connections += 1
+        try:
             async with asyncio.timeout(_PATIENCE_S):
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-                writer.write(await self._reply(head[0].split(" "), head[1:]))
+                # Then `drain` waits until all is sent.
+                writer.transport.set_write_buffer_limits(0)
+                writer.write(await self._reply_to(reader))
                 await writer.drain()
-        writer.close()
+            writer.close()
+        except (OSError, asyncio.IncompleteReadError):
+            # Out of time, or left; what was not sent is not waited for.
+            writer.transport.abort()
+        finally:
+            self.open_connections -= 1
+
+    async def _reply_to(self, reader: asyncio.StreamReader) -> bytes:
+        """Raises: OSError, IncompleteReadError."""
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        except asyncio.LimitOverrunError:
+            return _whole(431, _TOO_LARGE, "text/plain")
+        if len(head) > _MOST_LINES + 3:
+            return _whole(431, _TOO_LARGE, "text/plain")
+        return await self._reply(head[0].split(" "), head[1:])
 
     async def _reply(self, asked: list[str], headers: Iterable[str]) -> bytes:
         path = asked[1].partition("?")[0] if len(asked) > 1 else ""
@@ -77,7 +104,7 @@ class MetricsPort:
 
 
 def _whole(status: int, body: bytes, media_type: str) -> bytes:
-    reason = {200: "OK", 404: "Not Found", 503: "Service Unavailable"}[status]
+    reason = HTTPStatus(status).phrase
     head = (
         f"HTTP/1.1 {status} {reason}\r\nContent-Type: {media_type}\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from orchestrator.serve.connections import Place, WaitsFor
 from orchestrator.wire.http import DRAIN
+
+_BAD_HEAD = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class DrainingWebSocket(WebSocketsSansIOProtocol):
@@ -15,6 +19,32 @@ class DrainingWebSocket(WebSocketsSansIOProtocol):
     It also logs every refusal before the upgrade as an error, and waits without end for clients
     that have stopped to read.
     """
+
+    place: Place | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Frees the place."""
+        if self.place is not None:
+            self.place.release()
+        super().connection_lost(exc)
+
+    def waits_for(self) -> tuple[WaitsFor, Hashable]:
+        """For nothing that has a limit here: pings and the session have limits of their own."""
+        return "nothing", None
+
+    def give_up(self, waited_for: WaitsFor) -> None:
+        """Ends the connection."""
+        del waited_for
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Reads on. A head that cannot be read is refused, which uvicorn's own does not do."""
+        super().data_received(data)
+        if self.conn.handshake_exc is None or self.handshake_initiated or self.close_sent:
+            return
+        self.close_sent = self.handshake_complete = True
+        self.transport.write(b"".join(self.conn.data_to_send()) or _BAD_HEAD)
+        self.transport.close()
 
     async def send(self, message: Any) -> None:
         """Sends on. A refusal that is sent whole is an end like any other, and no error to log."""

@@ -11,6 +11,8 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
+from typing import cast
 
 import uvicorn
 
@@ -41,18 +43,31 @@ def run_worker(settings: Settings, fd: int, number: int = 0) -> int:
     """
     # Imported here: the parent, which imports this module, has no use for the application.
     from orchestrator.app import create_app
+    from orchestrator.serve.descriptors import raise_limit
     from orchestrator.serve.http1 import BoundedHttp
+    from orchestrator.serve.peers import TrustedProxies
+    from orchestrator.serve.server import GuardedServer
     from orchestrator.serve.websockets import DrainingWebSocket
 
     configure_logging(settings.logging)
+    raise_limit()
     # uvicorn tells of every start and stop, which the parent does already.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     app = create_app(settings, number)
     _wait_for_first_triton(settings)
+    proxies = TrustedProxies(settings.server.trusted_proxies)
+    http = partial(
+        BoundedHttp,
+        settings=settings.server,
+        proxies=proxies,
+        socket_paths=app.socket_paths,
+        hosts=settings.hosts,
+    )
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=BoundedHttp,
+        # It is only called, to make one for each connection.
+        http=cast("type[asyncio.Protocol]", http),
         ws=DrainingWebSocket,
         ws_max_size=settings.realtime.most_message_bytes,
         ws_ping_interval=settings.realtime.ping_s,
@@ -62,11 +77,12 @@ def run_worker(settings: Settings, fd: int, number: int = 0) -> int:
         lifespan="on",
         log_config=None,
         access_log=False,
+        # What proxies say is for `http`, which knows which of them are trusted.
+        proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=math.ceil(settings.server.keep_alive_s),
         timeout_graceful_shutdown=math.ceil(settings.server.drain_s),
     )
-    server = uvicorn.Server(config)
+    server = GuardedServer(config, settings.server, app.registry, is_proxy=proxies.trusts)
     server.run(sockets=[socket.socket(fileno=fd)])
     return 0 if server.started else 1
 

@@ -28,17 +28,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FirstKey:
-    """A key that was just made up: to be shown once. It also lies at `path`, mode 0600."""
+    """A key that was made up and not shown yet. It also lies at `path`, mode 0600."""
 
     key_id: str
     secret: str = field(repr=False)
     path: Path
 
+    def shown(self) -> None:
+        """No later start shows it again."""
+        _marker(self.path).unlink(missing_ok=True)
+
 
 async def bootstrap(settings: Settings) -> FirstKey | None:
     """Gives an empty store its tenant and its first admin key; to be called after `migrate`.
 
-    Returns the key only when it was made up here. A key given by `bootstrap.admin_key` or
+    Returns the key that was made up here, at this start or at one that failed before it could be
+    shown. A key given by `bootstrap.admin_key` or
     `bootstrap.admin_key_file` is made sure of at every start, so an unattended install may run
     again and again. Raises: SettingsError, StoreError.
     """
@@ -53,16 +58,36 @@ async def bootstrap(settings: Settings) -> FirstKey | None:
             if given is not None:
                 await _ensure_key(session, settings, given, (pepper, *previous))
                 return None
+            path = settings.data_dir / "first-key"
             if not await keys.is_empty(session):
-                return None
+                return await _not_shown_yet(session, path, (pepper, *previous))
             secret = new_key_secret()
             key_id = await _add(session, settings, secret, pepper)
             # Written before the commit: a key that nobody knows must not be left in the store.
-            path = settings.data_dir / "first-key"
             write_private(path, secret + "\n", "data_dir")
+            write_private(_marker(path), "", "data_dir")
             return FirstKey(key_id, secret, path)
     finally:
         await database.close()
+
+
+def _marker(path: Path) -> Path:
+    """There as long as the key at `path` was not shown."""
+    return path.with_name(f"{path.name}.not-shown")
+
+
+async def _not_shown_yet(
+    session: AsyncSession, path: Path, peppers: tuple[Pepper, ...]
+) -> FirstKey | None:
+    try:
+        read_text(_marker(path), "data_dir")
+        secret = read_text(path, "data_dir")
+    except FileNotFoundError:
+        return None
+    found = await keys.find_by_digests(session, [pepper.digest(secret) for pepper in peppers])
+    if found is None or found.key.status == "revoked":
+        return None
+    return FirstKey(found.key.id, secret, path)
 
 
 def _given_key(settings: Settings) -> str | None:

@@ -19,6 +19,8 @@ from orchestrator.telemetry.exposition import Scrape
 
 _PATIENCE_S = 1.0
 """How long a worker may take; one that is stuck must not hide the others."""
+_SENT_WITHIN_S = 10.0
+"""How long who asks may take to read; it gives up long before."""
 _SOCKET = re.compile(r"\d+\.sock")
 
 
@@ -53,10 +55,16 @@ class ScrapeSocket:
             (self._folder / self._name).unlink(missing_ok=True)
 
     async def _tell(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            writer.write(self._encoder.encode(self._look()))
-            await writer.drain()
-        writer.close()
+        try:
+            async with asyncio.timeout(_SENT_WITHIN_S):
+                # Then `drain` waits until all is sent.
+                writer.transport.set_write_buffer_limits(0)
+                writer.write(self._encoder.encode(self._look()))
+                await writer.drain()
+            writer.close()
+        except OSError:
+            # It reads no more, and what it has not read is not kept for it.
+            writer.transport.abort()
 
 
 async def gather(folder: Path, *, patience_s: float = _PATIENCE_S) -> list[Scrape]:

@@ -12,8 +12,10 @@ import logging
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TextIO
+from types import TracebackType
+from typing import Any, NamedTuple, TextIO, TypeAlias
 
 import orjson
 
@@ -23,9 +25,15 @@ from orchestrator.telemetry.calls import call_at_work
 _requests = logging.getLogger("orchestrator.requests")
 _root = logging.getLogger()
 _MOST_SHOWN = 200
+_MOST_CAUSES = 5
 _WRITE_AFTER_S = 0.005
 _LEVELS = {logging.DEBUG: "debug", logging.INFO: "info"}
 """Of lines of requests."""
+
+
+ExceptionInfo: TypeAlias = (
+    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+)
 
 
 class RequestRecord(NamedTuple):
@@ -118,7 +126,20 @@ def log_request(record: RequestRecord, level: int = logging.INFO) -> None:
     )
 
 
-class TextLines(logging.Formatter):
+class _Unquoted(logging.Formatter):
+    """Writes errors without their texts, which may quote a prompt, an answer or a secret."""
+
+    def formatException(self, ei: ExceptionInfo) -> str:  # noqa: N802  # logging's own name
+        """Where the error went through and its class, after those that caused it."""
+        return "" if ei[1] is None else "\n".join(_places(ei[1]))
+
+    def said(self, record: logging.LogRecord) -> str:
+        """The message of `record`; of asyncio's the first line, as the others show objects."""
+        message = record.getMessage()
+        return message.partition("\n")[0] if record.name == "asyncio" else message
+
+
+class TextLines(_Unquoted):
     """Lines to read. Those of a request end with its id and its trace."""
 
     def __init__(self) -> None:
@@ -126,6 +147,7 @@ class TextLines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's own name
         """The first line, before any traceback."""
+        record.message = self.said(record)
         line = super().formatMessage(record)
         for name, value in request_fields().items():
             # The line of the request itself begins with its id.
@@ -134,7 +156,7 @@ class TextLines(logging.Formatter):
         return line
 
 
-class JsonLines(logging.Formatter):
+class JsonLines(_Unquoted):
     """One JSON object a line, `message` always among its members."""
 
     _second = (-1, "")
@@ -146,7 +168,7 @@ class JsonLines(logging.Formatter):
         if fields is not None:
             return self.request(record.created, record.levelno, fields)
         level = record.levelname.lower()
-        line = self._head(record.created, level, record.name, record.getMessage())
+        line = self._head(record.created, level, record.name, self.said(record))
         line |= request_fields()
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -223,6 +245,20 @@ class JsonHandler(logging.StreamHandler[TextIO]):
                 except OSError:
                     # As `logging` does with a line that cannot be written.
                     self.handleError(_unwritten(lines))
+
+
+def _places(error: BaseException, deeper: int = _MOST_CAUSES) -> list[str]:
+    """Lines for `error`, the errors before it first."""
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    lines = _places(before, deeper - 1) if before is not None and deeper else []
+    if isinstance(error, BaseExceptionGroup) and deeper:
+        lines += [line for one in error.exceptions for line in _places(one, deeper - 1)]
+    places = [line.rstrip() for line in traceback.format_tb(error.__traceback__)]
+    kind = type(error)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    # The words of the operating system quote no caller.
+    reason = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+    return [*lines, *places, name + reason]
 
 
 def request_fields() -> dict[str, str]:

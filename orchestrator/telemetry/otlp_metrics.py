@@ -26,7 +26,7 @@ from orchestrator import __version__
 from orchestrator.settings import SettingsError
 from orchestrator.telemetry import names
 from orchestrator.telemetry.instruments import Family, Registry, Series, Spec
-from orchestrator.telemetry.tracing import process_resource, quiet_exporter
+from orchestrator.telemetry.tracing import process_resource, quiet_exporter, session_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class MetricsPush:
         self._scope = InstrumentationScope(names.SCOPE, __version__, names.SCHEMA_URL)
         self._began_at_ns = time.time_ns()
         self._interval_s = _interval_s()
-        self._exporter = OTLPMetricExporter()
+        self._exporter = OTLPMetricExporter(session=session_of("metrics"))
         self._task: asyncio.Task[None] | None = None
         quiet_exporter()
 

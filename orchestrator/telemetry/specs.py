@@ -67,6 +67,27 @@ HTTP_ACTIVE: Final = Spec(
     "http.server.active_requests", "gauge", "{request}", "HTTP requests at work."
 )
 
+CONNECTIONS: Final = Spec(
+    "orchestrator.connections",
+    "gauge",
+    "{connection}",
+    "Open connections of clients.",
+)
+CONNECTIONS_REFUSED: Final = Spec(
+    "orchestrator.connections.refused",
+    "counter",
+    "{connection}",
+    "New connections that found no place, by the bound that was reached.",
+    ("bound",),
+)
+CONNECTIONS_CLOSED: Final = Spec(
+    "orchestrator.connections.closed",
+    "counter",
+    "{connection}",
+    "Connections closed by the server before their client did, by reason.",
+    ("reason",),
+)
+
 GENERATIONS: Final = Spec(
     "orchestrator.generations",
     "counter",

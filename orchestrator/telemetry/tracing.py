@@ -11,6 +11,8 @@ import asyncio
 import logging
 import threading
 from collections.abc import Sequence
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -29,11 +31,13 @@ from opentelemetry.trace import (
     TraceFlags,
     TraceState,
 )
+from requests import Session
 
 from orchestrator import __version__
 from orchestrator.core.events import EngineTimings
 from orchestrator.telemetry import names
 from orchestrator.telemetry.calls import Call, Parent, Stage, Value, new_span_id, new_trace_id
+from orchestrator.telemetry.otel_env import Signal, otlp_endpoint
 
 _CLOSE_S = 2.0
 """How long the end of the process waits for spans to leave."""
@@ -51,7 +55,9 @@ class Tracing:
         provider = TracerProvider(resource=self.resource, shutdown_on_exit=False)
         self._sampler = provider.sampler
         self._root_bound = _root_bound(provider.sampler)
-        self._processor = BatchSpanProcessor(exporter or OTLPSpanExporter())
+        self._processor = BatchSpanProcessor(
+            exporter or OTLPSpanExporter(session=session_of("traces"))
+        )
         self._scope = InstrumentationScope(names.SCOPE, __version__, names.SCHEMA_URL)
         quiet_exporter()
 
@@ -194,6 +200,26 @@ def process_resource(worker: int) -> Resource:
     if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: names.SCOPE}))
     return _Hashed(resource)
+
+
+def session_of(signal: Signal) -> Session | None:
+    """The HTTP session for a receiver on this machine; the exporter's own for any other.
+
+    `requests` sends what is for the loopback through `HTTP_PROXY` as well, if one is set.
+    """
+    host = urlsplit(otlp_endpoint(signal) or "").hostname or ""
+    if host != "localhost" and not _is_loopback(host):
+        return None
+    session = Session()
+    session.trust_env = False
+    return session
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def quiet_exporter() -> None:

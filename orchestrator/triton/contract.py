@@ -64,6 +64,9 @@ class GenerateCall:
     """In place of the one in `sampling`."""
     whole: bool = False
     """Whether nobody minds that all tokens come in one response."""
+    cache_salt: int | None = None
+    """Which other requests may use what the engine has cached of the prompt: those of the same
+    number below 2**64. `None` for an engine that does not take one."""
 
 
 @value

@@ -1,8 +1,8 @@
 """The request that starts a generation, written as bytes of protobuf.
 
 Nearly all of it is the same for every call of a model, so it is written once and kept; only the
-ids, the lengths and the seed are put in between. Source: `inference.ModelInferRequest` in Triton's
-`grpc_service.proto`, and protobuf's encoding.
+ids, the lengths, the seed and the salt are put in between. Source: `inference.ModelInferRequest`
+in Triton's `grpc_service.proto`, and protobuf's encoding.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NAME, _DATATYPE, _SHAPE = 1, 2, 3
 _TAG_RAW = bytes((_RAW << 3 | 2,))
 _RAW_4, _RAW_8 = _TAG_RAW + b"\x04", _TAG_RAW + b"\x08"
 _lengths = struct.Struct("<2si2si")
-_seed = struct.Struct("<2sQ")
+_number = struct.Struct("<2sQ")
 _MOST_TEMPLATES = 256
 _SEED_MASK = 0xFFFFFFFFFFFFFFFF
 
@@ -46,13 +46,13 @@ _Told: TypeAlias = tuple[bool, bool, int, bool]
 
 
 class _Template(NamedTuple):
-    """A request without its id, its token ids, its lengths and its seed."""
+    """A request without its id, its token ids, its lengths, its seed and its salt."""
 
     head: bytes
     tensors: bytes
     """All tensors after `input_ids`, and the outputs."""
     contents: bytes
-    """Of all tensors after the seed."""
+    """Of all tensors after those."""
 
 
 def generate_request(call: GenerateCall, *, streaming: bool = True) -> bytes:
@@ -73,6 +73,7 @@ def generate_request(call: GenerateCall, *, streaming: bool = True) -> bytes:
             call.reports_perf_metrics,
         ),
         seed is not None,
+        call.cache_salt is not None,
         streaming,
     )
     raw = token_ids if isinstance(token_ids, array) else array("i", token_ids)
@@ -88,7 +89,9 @@ def generate_request(call: GenerateCall, *, streaming: bool = True) -> bytes:
         _lengths.pack(_RAW_4, len(token_ids), _RAW_4, call.max_tokens),
     ]
     if seed is not None:
-        pieces.append(_seed.pack(_RAW_8, seed & _SEED_MASK))
+        pieces.append(_number.pack(_RAW_8, seed & _SEED_MASK))
+    if call.cache_salt is not None:
+        pieces.append(_number.pack(_RAW_8, call.cache_salt))
     pieces.append(contents)
     if call.guide is not None or sampling.logit_bias:
         more = _Tensors()
@@ -119,6 +122,7 @@ def _template(
     penalties: _Penalties,
     told: _Told,
     seeded: bool,
+    salted: bool,
     streaming: bool,
 ) -> _Template:
     varying, made = _Tensors(), _Tensors()
@@ -126,6 +130,8 @@ def _template(
     varying.int32("request_output_len", 0)
     if seeded:
         varying.add("seed", "UINT64", (1, 1), bytes(8))
+    if salted:
+        varying.add("cache_salt_id", "UINT64", (1, 1), bytes(8))
     made.int32("end_id", end_id)
     if pad_id is not None:
         made.int32("pad_id", pad_id)

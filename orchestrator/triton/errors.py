@@ -1,4 +1,8 @@
-"""Triton's words for a failure, turned into ours. Its texts go to the log, never to a caller."""
+"""Triton's words for a failure, turned into ours. Its texts go to the log, never to a caller.
+
+Where the answer follows a grammar they do not even go to the log: engines quote the grammar and
+what was written under it.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,7 @@ logger = logging.getLogger(__name__)
 RETRY_AFTER_S = 2.0
 """About what a restarted Triton needs to load a small model."""
 
+_MOST_LOGGED = 2000
 _UNAVAILABLE = ("is not ready", "not found", "unknown model", "is not healthy", "unavailable")
 _OWN_REFUSAL = re.compile(r"`guided_decoding_guide` is no usable \w+: (?P<reason>[^\n]{1,300})")
 _GUIDE = ("guided_decoding", "guided decoding", "grammar")
@@ -36,9 +41,13 @@ _TOO_LONG = ("exceeds maximum input length", "exceed the key/value cache")
 _OUT_OF_REACH = {UNAVAILABLE, CANCELLED, NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED}
 
 
-def from_text(text: str, *, model: str, request_id: str) -> GatewayError:
-    """The error for the text that Triton or a backend of it gave for one request."""
-    logger.warning("triton refused %s for model %s: %s", request_id, model, text[:2000])
+def from_text(text: str, *, model: str, request_id: str, guided: bool = False) -> GatewayError:
+    """The error for the text that Triton or a backend of it gave for one request.
+
+    Of a `guided` request the text is not logged.
+    """
+    said = "a guided request failed" if guided else text[:_MOST_LOGGED]
+    logger.warning("triton refused %s for model %s: %s", request_id, model, said)
     lowered = text.lower()
     if any(words in lowered for words in _TOO_LONG):
         return ContextLengthExceeded("The request is longer than the engine accepts.")
@@ -52,7 +61,8 @@ def from_text(text: str, *, model: str, request_id: str) -> GatewayError:
 def guide_refused(text: str, param: str) -> InvalidRequest | None:
     """The error for an engine that cannot follow the guide, or `None` when it failed otherwise.
 
-    Our own engine's reason speaks of the caller's schema only and is passed on; others' is not.
+    Our own engine's reason is one of a few that it has words for and is passed on; others' quote
+    what they like.
     """
     if (own := _OWN_REFUSAL.search(text)) is not None:
         reason = own["reason"].strip().rstrip(".:")
@@ -62,17 +72,18 @@ def guide_refused(text: str, param: str) -> InvalidRequest | None:
     return None
 
 
-def from_status(status: Status, *, model: str, request_id: str) -> GatewayError:
-    """The error for a call that ended with a status instead of an answer."""
+def from_status(
+    status: Status, *, model: str, request_id: str, guided: bool = False
+) -> GatewayError:
+    """The error for a call that ended with a status instead of an answer; see `from_text`."""
     if status.code == DEADLINE_EXCEEDED:
         logger.warning("triton gave no answer in time to %s for model %s", request_id, model)
         return UpstreamTimeout("The engine did not answer in time.")
     if status.code in _OUT_OF_REACH:
-        logger.warning(
-            "triton is out of reach for %s (%d): %s", request_id, status.code, status.details
-        )
+        said = "" if guided else status.details[:_MOST_LOGGED]
+        logger.warning("triton is out of reach for %s (%d): %s", request_id, status.code, said)
         return unavailable()
-    return from_text(status.details, model=model, request_id=request_id)
+    return from_text(status.details, model=model, request_id=request_id, guided=guided)
 
 
 def unavailable() -> ModelUnavailable:

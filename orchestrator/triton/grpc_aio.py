@@ -27,6 +27,8 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 200),
+    # Tritons are neighbours. The library would take `http_proxy` even for the loopback.
+    ("grpc.enable_http_proxy", 0),
 ]
 
 

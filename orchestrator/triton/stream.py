@@ -167,7 +167,10 @@ class TokenStream:
     def _end(self, status: Status) -> None:
         self.has_ended = True
         if status.code != OK and not self._stopped:
-            self._fail(errors.from_status(status, model=self.call.model, request_id=self._id))
+            failed = errors.from_status(
+                status, model=self.call.model, request_id=self._id, guided=self._is_guided
+            )
+            self._fail(failed)
         self._on_end(self)
         self.on_news()
         for ender in self._enders:
@@ -178,6 +181,10 @@ class TokenStream:
     @property
     def _id(self) -> str:
         return self.call.request_id
+
+    @property
+    def _is_guided(self) -> bool:
+        return self.call.guide is not None
 
     def _take(self, answer: bytes) -> None:
         """Every token comes through here: as few calls as can be."""
@@ -225,7 +232,9 @@ class TokenStream:
             refused = errors.guide_refused(text, guide.param)
             if refused is not None:
                 return refused
-        return errors.from_text(text, model=self.call.model, request_id=self._id)
+        return errors.from_text(
+            text, model=self.call.model, request_id=self._id, guided=self._is_guided
+        )
 
     def _fail(self, error: GatewayError) -> None:
         if self._error is None:

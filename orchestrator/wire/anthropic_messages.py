@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -243,25 +244,29 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
     """The routes of this dialect."""
     reader, count_reader = BodyReader(MessagesBody), BodyReader(CountBody)
 
+    def read(given: bytes) -> tuple[MessagesBody, GenerationRequest]:
+        body = reader.read(given)
+        return body, decode(body)
+
+    def read_count(given: bytes) -> GenerationRequest:
+        return decode_count(count_reader.read(given))
+
     async def create(exchange: Exchange) -> None:
         """Answers a conversation, whole or as server-sent events."""
         principal = await exchange.admit(authenticator)
-        body = reader.read(await exchange.body())
-        request = decode(body)
+        body, request = await exchange.decoded(read, gateway.check_limits)
         exchange.model = request.model
         exchange.leave_out(left_out(body))
         encoder = Encoder(thinking=shows_thinking(body), omit_thoughts=hides_thoughts(body))
         with exchange.while_connected():
             starting = gateway.generate(principal, request, exchange.context("messages"))
-            if body.stream:
-                await send_stream(exchange, starting, encoder, framing=PINGED_EVENTS)
-            else:
-                await send_completion(exchange, starting, encoder)
+            send = partial(send_stream, framing=PINGED_EVENTS) if body.stream else send_completion
+            await send(exchange, starting, encoder)
 
     async def count(exchange: Exchange) -> None:
-        """Counts the tokens of a prompt; costs nothing."""
+        """Counts the tokens of a prompt; costs no tokens."""
         principal = await exchange.admit(authenticator)
-        request = decode_count(count_reader.read(await exchange.body()))
+        request = await exchange.decoded(read_count, gateway.check_counts)
         exchange.model = request.model
         tokens = await gateway.count(principal, request, exchange.context("messages"))
         await exchange.reply(orjson.dumps({"input_tokens": tokens}))

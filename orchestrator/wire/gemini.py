@@ -389,7 +389,7 @@ def _generator(authenticator: Authenticator, gateway: Gateway) -> Handler:
     async def generate(exchange: Exchange) -> None:
         """Answers contents with one whole reply."""
         principal = await exchange.admit(authenticator)
-        request, encoder = _asked(exchange, reader.read(await exchange.body()))
+        request, encoder = await _asked(exchange, reader, gateway)
         request = replace(request, whole=True)
         with exchange.while_connected():
             starting = gateway.generate(principal, request, exchange.context("gemini"))
@@ -404,7 +404,7 @@ def _streamer(authenticator: Authenticator, gateway: Gateway) -> Handler:
     async def stream(exchange: Exchange) -> None:
         """Answers contents in chunks: server-sent events with `alt=sse`, else a JSON array."""
         principal = await exchange.admit(authenticator)
-        request, encoder = _asked(exchange, reader.read(await exchange.body()))
+        request, encoder = await _asked(exchange, reader, gateway)
         with exchange.while_connected():
             starting = gateway.generate(principal, request, exchange.context("gemini"))
             await send_stream(exchange, starting, encoder, framing=encoder.framing)
@@ -416,10 +416,14 @@ def _counter(authenticator: Authenticator, gateway: Gateway) -> Handler:
     reader = GeminiReader(CountBody)
 
     async def count(exchange: Exchange) -> None:
-        """Counts the tokens of contents; costs nothing."""
+        """Counts the tokens of contents; costs no tokens."""
         principal = await exchange.admit(authenticator)
-        body = reader.read(await exchange.body())
-        request = decode_count(model_of(exchange), body)
+        model = model_of(exchange)
+
+        def read(given: bytes) -> GenerationRequest:
+            return decode_count(model, reader.read(given))
+
+        request = await exchange.decoded(read, gateway.check_counts)
         tokens = await gateway.count(principal, request, exchange.context("gemini"))
         counted = {"totalTokens": tokens, "promptTokensDetails": text_tokens(tokens)}
         await exchange.reply(orjson.dumps(counted))
@@ -427,9 +431,17 @@ def _counter(authenticator: Authenticator, gateway: Gateway) -> Handler:
     return count
 
 
-def _asked(exchange: Exchange, body: GenerateBody) -> tuple[GenerationRequest, Encoder]:
-    """What is asked for, and how to write the answer down."""
-    request = decode(model_of(exchange), body)
+async def _asked(
+    exchange: Exchange, reader: GeminiReader[GenerateBody], gateway: Gateway
+) -> tuple[GenerationRequest, Encoder]:
+    """What is asked for, and how to write the answer down. Raises: GatewayError."""
+    model = model_of(exchange)
+
+    def read(given: bytes) -> tuple[GenerateBody, GenerationRequest]:
+        body = reader.read(given)
+        return body, decode(model, body)
+
+    body, request = await exchange.decoded(read, gateway.check_limits)
     exchange.leave_out(left_out(listed(body.tools)))
     config = body.generation_config or GenerationConfig()
     thinking = config.thinking_config

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from orchestrator.wire.gemini import model_of, operation, text_of
 from orchestrator.wire.gemini_encoder import text_tokens
 from orchestrator.wire.gemini_replies import BatchEmbedContentsResponse, EmbedContentResponse
 from orchestrator.wire.gemini_types import EmbedBatchBody, EmbedBody, GeminiReader, listed
-from orchestrator.wire.http import Exchange, Route, header_pairs
+from orchestrator.wire.header_pairs import header_pairs
+from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_embeddings import MOST_INPUTS
 from orchestrator.wire.openai_types import required_model
 
@@ -78,27 +80,32 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
     """The routes that embed."""
     reader, batch_reader = GeminiReader(EmbedBody), GeminiReader(EmbedBatchBody)
 
-    async def answer(exchange: Exchange, request: EmbeddingRequest, *, batch: bool) -> None:
-        assert exchange.principal is not None
+    async def answer(
+        exchange: Exchange, read: Callable[[str, bytes], EmbeddingRequest], *, batch: bool
+    ) -> None:
+        principal = await exchange.admit(authenticator)
+        asked = partial(read, model_of(exchange))
+        request = await exchange.decoded(asked, gateway.check_limits)
         with exchange.while_connected():
-            embeddings = await gateway.embed(
-                exchange.principal, request, exchange.context("gemini_embeddings")
-            )
+            context = exchange.context("gemini_embeddings")
+            embeddings = await gateway.embed(principal, request, context)
             exchange.usage = Usage(embeddings.prompt_tokens, 0)
             reply = encode(embeddings, batch=batch)
             await exchange.reply(reply, headers=header_pairs(embeddings.headers))
 
+    def read_one(model: str, given: bytes) -> EmbeddingRequest:
+        return decode(model, reader.read(given))
+
+    def read_batch(model: str, given: bytes) -> EmbeddingRequest:
+        return decode_batch(model, batch_reader.read(given))
+
     async def embed(exchange: Exchange) -> None:
         """Turns a content into a vector."""
-        await exchange.admit(authenticator)
-        body = reader.read(await exchange.body())
-        await answer(exchange, decode(model_of(exchange), body), batch=False)
+        await answer(exchange, read_one, batch=False)
 
     async def embed_batch(exchange: Exchange) -> None:
         """Turns each content into a vector."""
-        await exchange.admit(authenticator)
-        body = batch_reader.read(await exchange.body())
-        await answer(exchange, decode_batch(model_of(exchange), body), batch=True)
+        await answer(exchange, read_batch, batch=True)
 
     return [
         Route(

@@ -15,14 +15,13 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
-    Mapping,
     MutableMapping,
     Sequence,
 )
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi.routing import APIRoute
 
@@ -31,13 +30,12 @@ from orchestrator.core.context import CallContext
 from orchestrator.core.errors import (
     GatewayError,
     Internal,
-    PayloadTooLarge,
     RequestTimeout,
     StoreUnavailable,
 )
 from orchestrator.core.events import Usage
 from orchestrator.core.ids import new_id
-from orchestrator.settings import HostsSettings, ServerSettings
+from orchestrator.settings import HostsSettings, IntakeSettings, ServerSettings
 from orchestrator.store.database import StoreError
 from orchestrator.telemetry import Call, names
 from orchestrator.telemetry.calls import server_timing
@@ -54,6 +52,15 @@ from orchestrator.wire.errors import (
     render_error,
 )
 from orchestrator.wire.given_key import secret_of, secret_of_subprotocols
+from orchestrator.wire.intake import (
+    SMALL_BODY_BYTES,
+    ClientLeftError,
+    Holder,
+    Intake,
+    new_intake,
+    read_body,
+    too_large,
+)
 from orchestrator.wire.openapi import Described, Operation
 from orchestrator.wire.told import Told
 
@@ -63,6 +70,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+T = TypeVar("T")
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DRAIN = "orchestrator.drain"
@@ -70,14 +78,9 @@ DRAIN = "orchestrator.drain"
 SWITCHING_PROTOCOLS = 101
 _EXCHANGE = "orchestrator.exchange"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)
-_NOT_SHOWN = re.compile(r"[^\x20-\x7e]")
 
 
-class ClientLeftError(Exception):
-    """The client went away while its body was read."""
-
-
-class Exchange:
+class Exchange(Holder):
     """One HTTP request and its reply.
 
     `send` is ASGI's own, but puts `x-request-id` on the reply and notes how far it has come:
@@ -93,7 +96,10 @@ class Exchange:
         send: Send,
         server: ServerSettings,
         hosts: HostsSettings,
+        intake: Intake | None = None,
     ) -> None:
+        self._intake = intake or _default_intake()
+        self._there: bytes | None = None
         self.scope = scope
         self.receive = receive
         self._send = send
@@ -153,7 +159,7 @@ class Exchange:
 
     @property
     def client_ip(self) -> str | None:
-        """The peer's address."""
+        """The client's address: the peer's, or what trusted proxies say; None if not known."""
         client = self.scope.get("client")
         return client[0] if client else None
 
@@ -203,9 +209,9 @@ class Exchange:
 
         Raises: PayloadTooLarge, Unauthenticated, StoreUnavailable.
         """
-        declared = self.headers.get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > self._server.max_body_bytes:
-            raise self._too_large(f"{int(declared)} were announced")
+        declared, most = self._declared, self._server.max_body_bytes
+        if declared is not None and declared > most:
+            raise too_large(most, f"{declared} were announced")
         began_ns = perf_counter_ns()
         self.principal = authenticator.recall(self.secret)
         if self.principal is not None:
@@ -215,39 +221,67 @@ class Exchange:
             self.principal = await authenticator.authenticate(self.secret)
         return self.principal
 
-    async def body(self) -> bytes:
-        """The whole body. Raises: PayloadTooLarge, RequestTimeout, ClientLeftError."""
+    @property
+    def _declared(self) -> int | None:
+        declared = self.headers.get(b"content-length", b"")
+        return int(declared) if declared.isdigit() else None
+
+    async def body(self, most_bytes: int | None = None) -> bytes:
+        """The whole body, of `most_bytes`, or as many as any body may have.
+
+        Raises: PayloadTooLarge, RequestTimeout, RateLimited, Overloaded, ClientLeftError.
+        """
+        most = self._server.max_body_bytes if most_bytes is None else most_bytes
+        body = self._small_body(most)
+        return await self._large_body(most) if body is None else body
+
+    async def decoded(
+        self,
+        read: Callable[[bytes], T],
+        check: Callable[[Principal], Awaitable[None]] | None = None,
+    ) -> T:
+        """What `read` makes of the body. Raises: what `body`, `check` and `read` raise.
+
+        Before a body that is not small is read, `check` may refuse its caller.
+        """
+        most = self._server.max_body_bytes
+        body = self._small_body(most)
+        if body is not None:
+            return read(body)
+        declared = self._declared
+        if check is not None and (declared is None or declared > SMALL_BODY_BYTES):
+            assert self.principal is not None
+            await check(self.principal)
+        return await self.work(await self._large_body(most), read)
+
+    def _small_body(self, most: int) -> bytes | None:
+        """The body, if all of it is there and it is small."""
         began_ns = perf_counter_ns()
         body = None if self._connection is None else self._connection.whole_body()
-        if body is not None and len(body) <= self._server.max_body_bytes:
+        if body is None:
+            return None
+        if len(body) <= SMALL_BODY_BYTES and len(body) <= most:
             self.call.passed(names.READ, began_ns)
             return body
+        self._there = body
+        return None
+
+    async def _large_body(self, most: int) -> bytes:
         limit_s = self._server.body_timeout_s
+        there, self._there = self._there, None
         try:
             with self.call.stage(names.READ):
-                if body is not None:
-                    raise self._too_large("more were sent")
                 async with asyncio.timeout(limit_s):
-                    return await self._read()
+                    return await read_body(self.receive, there, self._declared, most, self.keep)
         except TimeoutError as error:
             raise RequestTimeout(
                 f"The request body must be sent within {limit_s:g} s.", retryable=True
             ) from error
 
-    async def _read(self) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientLeftError
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > self._server.max_body_bytes:
-                raise self._too_large("more were sent")
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return b"".join(chunks)
+    @property
+    def owner(self) -> str:
+        """Whose share of memory and threads it uses: its tenant's."""
+        return "" if self.principal is None else self.principal.tenant_id
 
     def reply(
         self,
@@ -296,10 +330,6 @@ class Exchange:
         """A block that ends early, without an error, when the client goes away."""
         return WhileConnected(self, self._connection)
 
-    def _too_large(self, given: str) -> PayloadTooLarge:
-        limit = self._server.max_body_bytes
-        return PayloadTooLarge(f"The request body may have {limit} bytes at most; {given}.")
-
 
 class SocketExchange(Exchange):
     """The upgrade to a WebSocket, and the socket after it.
@@ -315,8 +345,9 @@ class SocketExchange(Exchange):
         send: Send,
         server: ServerSettings,
         hosts: HostsSettings,
+        intake: Intake | None = None,
     ) -> None:
-        super().__init__(scope, receive, send, server, hosts)
+        super().__init__(scope, receive, send, server, hosts, intake)
         scope["method"] = "GET"
         if self.secret is None:
             self.secret = secret_of_subprotocols(scope)
@@ -348,6 +379,7 @@ class Edge:
         hosts: HostsSettings,
         on_error: OnError | None = None,
         telemetry: Telemetry | None = None,
+        intake: Intake | None = None,
     ) -> None:
         """`on_error` is told of errors before the caller is."""
         self._telemetry = telemetry or Telemetry()
@@ -355,6 +387,7 @@ class Edge:
         self._server = server
         self._hosts = hosts
         self._on_error = on_error
+        self._intake = intake or _default_intake()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -362,14 +395,14 @@ class Edge:
             await self._app(scope, receive, send)
             return
         kind = Exchange if scope["type"] == "http" else SocketExchange
-        exchange = kind(scope, receive, send, self._server, self._hosts)
+        exchange = kind(scope, receive, send, self._server, self._hosts, self._intake)
         scope[_EXCHANGE] = exchange
         await self._guarded(exchange, partial(self._app, scope, receive, exchange.send))
 
     def answer(self, route: RawRoute, scope: Scope, receive: Receive, send: Send) -> Handling:
         """Answers a request over HTTP by `route`, without the application."""
         scope["route"], scope["path_params"] = route, {}
-        exchange = Exchange(scope, receive, send, self._server, self._hosts)
+        exchange = Exchange(scope, receive, send, self._server, self._hosts, self._intake)
         return self._guarded(exchange, partial(route.handler, exchange))
 
     async def _guarded(self, exchange: Exchange, handle: Callable[[], Awaitable[None]]) -> None:
@@ -392,7 +425,12 @@ class Edge:
             exchange.report(internal_error())
             await exchange.fail(internal_error())
         finally:
+            exchange.release()
             told.end(exchange)
+
+
+def _default_intake() -> Intake:
+    return new_intake(IntakeSettings(), ServerSettings())[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,26 +492,5 @@ def store_unavailable() -> StoreUnavailable:
     )
 
 
-def header_pairs(headers: Mapping[str, str]) -> Headers:
-    """Headers as ASGI wants them; of a value, what does not fit into one is replaced."""
-    if not headers:
-        return []
-    told, values = _header_names(tuple(headers)), headers.values()
-    text = "".join(values)
-    if text.isascii() and text.isprintable():
-        # No value has a line end in it, so all of them are encoded in one step.
-        return list(zip(told, "\n".join(values).encode().split(b"\n"), strict=True))
-    return list(zip(told, map(_one_line, values), strict=True))
-
-
-@lru_cache(maxsize=256)
-def _header_names(given: tuple[str, ...]) -> tuple[bytes, ...]:
-    return tuple([name.lower().encode("latin-1") for name in given])
-
-
 async def _described() -> None:
     """Stands in the signature's place for FastAPI; requests never come here."""
-
-
-def _one_line(value: str) -> bytes:
-    return _NOT_SHOWN.sub("?", value).encode("ascii")

@@ -20,6 +20,7 @@ from orchestrator.keys.values import MAX_PAGE, Patch, Wanted
 from orchestrator.store.keys import ALL_MODELS
 from orchestrator.wire.bodies import StrictBodyReader
 from orchestrator.wire.http import Exchange, Route
+from orchestrator.wire.intake import MOST_MANAGEMENT_BYTES
 from orchestrator.wire.openapi import MANAGEMENT, Operation, query_parameter
 from orchestrator.wire.replies import Error, VirtualKey, VirtualKeyList, VirtualKeyWithSecret
 
@@ -134,7 +135,7 @@ class _Handlers:
     async def create(self, exchange: Exchange) -> None:
         """A new key. Its secret is in this reply and nowhere else."""
         principal = await _admitted(exchange, self._authenticator)
-        body = self._creations.read(await exchange.body())
+        body = self._creations.read(await exchange.body(MOST_MANAGEMENT_BYTES))
         view, secret = await self._keys.create(
             principal.tenant_id, wanted(body), _by(exchange, principal)
         )
@@ -158,7 +159,7 @@ class _Handlers:
     async def change(self, exchange: Exchange) -> None:
         """Changes what the body names, and nothing else; null takes a value away."""
         principal = await _admitted(exchange, self._authenticator)
-        asked = patch(self._patches.read(await exchange.body()))
+        asked = patch(self._patches.read(await exchange.body(MOST_MANAGEMENT_BYTES)))
         by = _by(exchange, principal)
         view = await self._keys.patch(principal.tenant_id, _id(exchange), asked, by)
         await _reply(exchange, view.as_json())
@@ -166,7 +167,7 @@ class _Handlers:
     async def rotate(self, exchange: Exchange) -> None:
         """Gives the key a new secret; the old one stays good for `overlap_s` seconds."""
         principal = await _admitted(exchange, self._authenticator)
-        body = await exchange.body()
+        body = await exchange.body(MOST_MANAGEMENT_BYTES)
         overlap_s = self._rotations.read(body).overlap_s if body.strip() else 0
         by = _by(exchange, principal)
         view, secret = await self._keys.rotate(principal.tenant_id, _id(exchange), overlap_s, by)

@@ -21,6 +21,7 @@ from orchestrator.core.events import (
     TokenLogprob,
 )
 from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
+from orchestrator.core.request import GenerationRequest
 from orchestrator.gateway import Gateway
 from orchestrator.wire.bodies import BodyReader
 from orchestrator.wire.http import Exchange, Route
@@ -197,13 +198,15 @@ def routes(authenticator: Authenticator, gateway: Gateway, fingerprint: str) -> 
     """The routes of this dialect."""
     reader = BodyReader(ChatRequest)
 
+    def read(given: bytes) -> tuple[ChatRequest, GenerationRequest]:
+        body = reader.read(given)
+        check_spelling(given, _KNOWN, GUARDED)
+        return body, decode(body)
+
     async def create(exchange: Exchange) -> None:
         """Answers a conversation, whole or as server-sent events."""
         principal = await exchange.admit(authenticator)
-        given = await exchange.body()
-        body = reader.read(given)
-        check_spelling(given, _KNOWN, GUARDED)
-        request = decode(body)
+        body, request = await exchange.decoded(read, gateway.check_limits)
         exchange.model = request.model
         encoder = Encoder(
             choices=request.n,

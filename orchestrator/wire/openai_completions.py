@@ -287,13 +287,15 @@ def routes(authenticator: Authenticator, gateway: Gateway, fingerprint: str) -> 
     """The routes of this dialect."""
     reader = BodyReader(CompletionRequest)
 
+    def read(given: bytes) -> tuple[CompletionRequest, list[GenerationRequest]]:
+        body = reader.read(given)
+        check_spelling(given, _KNOWN, GUARDED)
+        return body, decode(body)
+
     async def create(exchange: Exchange) -> None:
         """Continues prompts, whole or as server-sent events."""
         principal = await exchange.admit(authenticator)
-        given = await exchange.body()
-        body = reader.read(given)
-        check_spelling(given, _KNOWN, GUARDED)
-        requests = decode(body)
+        body, requests = await exchange.decoded(read, gateway.check_limits)
         exchange.model = requests[0].model
         context = exchange.context("completions")
         with exchange.while_connected():

@@ -16,7 +16,8 @@ from orchestrator.core.events import Usage
 from orchestrator.core.request import EmbeddingRequest
 from orchestrator.gateway import Embeddings, Gateway
 from orchestrator.wire.bodies import BodyReader, check_at_least, shown
-from orchestrator.wire.http import Exchange, Route, header_pairs
+from orchestrator.wire.header_pairs import header_pairs
+from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_types import json_body, required_model, route_hint
 from orchestrator.wire.replies import EmbeddingsResponse
 
@@ -134,11 +135,14 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
     """The routes of this dialect."""
     reader = BodyReader(EmbeddingsRequest)
 
+    def read(given: bytes) -> tuple[EmbeddingRequest, EncodingFormat]:
+        body = reader.read(given)
+        return decode(body), encoding_format(body)
+
     async def create(exchange: Exchange) -> None:
         """Turns each input into a vector."""
         principal = await exchange.admit(authenticator)
-        body = reader.read(await exchange.body())
-        request, encoding = decode(body), encoding_format(body)
+        request, encoding = await exchange.decoded(read, gateway.check_limits)
         exchange.model = request.model
         with exchange.while_connected():
             embeddings = await gateway.embed(principal, request, exchange.context("embeddings"))

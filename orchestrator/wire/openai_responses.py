@@ -6,14 +6,19 @@ Source: OpenAI API reference, responses.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 
 from orchestrator.auth import Authenticator, Principal
-from orchestrator.core.errors import InvalidRequest, PreviousResponseNotFound
+from orchestrator.core.errors import (
+    ContextLengthExceeded,
+    InvalidRequest,
+    PreviousResponseNotFound,
+)
 from orchestrator.core.ids import new_id
 from orchestrator.core.request import GenerationRequest
 from orchestrator.gateway import Gateway
@@ -84,12 +89,18 @@ class _Handlers:
         self._runs = runs
         self._reader = BodyReader(ResponsesBody)
 
+    def _read(self, given: bytes) -> tuple[ResponsesBody, list[Item]]:
+        """The body, and the items of its input. Raises: InvalidRequest."""
+        body = self._reader.read(given)
+        check_body(body)
+        return body, input_items(body.input)
+
     async def create(self, exchange: Exchange) -> None:
         """Answers: whole, as server-sent events, or in the background."""
         principal = await exchange.admit(self._authenticator)
-        body = self._reader.read(await exchange.body())
+        body, items = await exchange.decoded(self._read, self._gateway.check_limits)
         response_id = new_id("resp")
-        asked = await self._asked(exchange, principal, body, response_id)
+        asked = await self._asked(exchange, principal, body, items, response_id)
         stored = self._stores(body)
         defaults = self._gateway.defaults(body.model)
         now = int(time.time())
@@ -124,8 +135,8 @@ class _Handlers:
     async def count(self, exchange: Exchange) -> None:
         """Counts the tokens that a request would put in; nothing is generated or stored."""
         principal = await exchange.admit(self._authenticator)
-        body = self._reader.read(await exchange.body())
-        asked = await self._asked(exchange, principal, body, new_id("resp"))
+        body, items = await exchange.decoded(self._read, self._gateway.check_counts)
+        asked = await self._asked(exchange, principal, body, items, new_id("resp"))
         context = exchange.context(_DIALECT)
         tokens = await self._gateway.count(principal, asked.request, context)
         document = {"object": "response.input_tokens", "input_tokens": tokens}
@@ -156,7 +167,7 @@ class _Handlers:
         if order not in ("asc", "desc"):
             raise InvalidRequest("`order` must be `asc` or `desc`.", param="order")
         kept = await self._responses.find(principal.tenant_id, _path_id(exchange))
-        items = [*await self._before(principal, kept), *kept.items]
+        items = [*await self._before(exchange, principal, kept), *kept.items]
         if order == "desc":
             items.reverse()
         page = _page(items, query.text("after"), limit)
@@ -191,56 +202,75 @@ class _Handlers:
             await self._gateway.check(principal, request.model, context)
             queued = encoder.queued()
             await self._responses.begin(encoder.kept(), queued)
-            work = BackgroundWork(self._gateway, principal, request, context, encoder)
+            lease = exchange.hand_over()
+            work = BackgroundWork(self._gateway, principal, request, context, encoder, lease)
             self._runs.start(work)
 
     async def _asked(
-        self, exchange: Exchange, principal: Principal, body: ResponsesBody, response_id: str
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        body: ResponsesBody,
+        items: list[Item],
+        response_id: str,
     ) -> _Asked:
         """What `body` asks for, with what it refers to in its place. Raises: GatewayError."""
-        check_body(body)
-        items = input_items(body.input)
         if ids := references(items):
             self._require_store("item_reference")
-            items = resolved(items, await self._responses.items(principal.tenant_id, ids))
+            found = await self._responses.items(principal.tenant_id, ids, exchange)
+            items = resolved(items, found)
         items = with_ids(items, response_id)
         before: list[Item] = []
         if body.previous_response_id is not None:
             self._require_store("previous_response_id")
             # PostgreSQL has no such character.
             previous_id = body.previous_response_id.replace("\0", "?")
-            before = await self._responses.history(principal.tenant_id, previous_id)
+            before = await self._responses.history(principal.tenant_id, previous_id, exchange)
         whole = [*before, *items]
         tools = read_tools(body.tools or ())
-        request = decode(body, whole, tools)
+        decoding = partial(decode, body, whole, tools)
+        request = await exchange.work_on(exchange.held_bytes, decoding)
         exchange.model = request.model
         exchange.leave_out(tools.left_out)
         if body.truncation == "auto":
-            request = await self._fitted(exchange, principal, body, whole, tools)
+            request = await self._fitted(exchange, principal, request, body, whole, tools)
         return _Asked(request, items, tools)
 
     async def _fitted(
         self,
         exchange: Exchange,
         principal: Principal,
+        whole: GenerationRequest,
         body: ResponsesBody,
         items: Sequence[Item],
         tools: Toolbox,
     ) -> GenerationRequest:
-        """The request without as many of the oldest items as do not fit the context."""
+        """The request `whole` without as many of the oldest items as do not fit the context.
+
+        Looking for them takes one place among the calls that count tokens.
+        """
         model = self._gateway.model(principal, body.model)
         limit = room_limit("max_output_tokens", body.max_output_tokens)
         room = model.context_tokens - (limit or 1)
         context = exchange.context(_DIALECT)
-        fewest, most = 0, len(items) - 1
+        if await self._fits(partial(self._gateway.count, principal, whole, context), room):
+            return whole
+        fewest, most = 1, len(items) - 1
         while fewest < most:
             middle = (fewest + most) // 2
             request = decode(body, without_oldest(items, middle), tools)
-            if await self._gateway.count(principal, request, context) <= room:
+            if await self._fits(partial(self._gateway.recount, principal, request, context), room):
                 most = middle
             else:
                 fewest = middle + 1
-        return decode(body, without_oldest(items, fewest), tools)
+        return decode(body, without_oldest(items, min(fewest, len(items) - 1)), tools)
+
+    async def _fits(self, count: Callable[[], Awaitable[int]], room: int) -> bool:
+        try:
+            return await count() <= room
+        except ContextLengthExceeded:
+            # So much longer that it was not counted.
+            return False
 
     def _stores(self, body: ResponsesBody) -> bool:
         """Whether the response is to be stored: unless the caller or the operator says no.
@@ -260,13 +290,13 @@ class _Handlers:
                 f"`{name}` needs stored responses, and this appliance stores none.", param=name
             )
 
-    async def _before(self, principal: Principal, kept: Kept) -> list[Item]:
+    async def _before(self, exchange: Exchange, principal: Principal, kept: Kept) -> list[Item]:
         """The items from before that response, as far as they are still stored."""
         previous_id = kept.body.get("previous_response_id")
         if previous_id is None:
             return []
         try:
-            return await self._responses.history(principal.tenant_id, previous_id)
+            return await self._responses.history(principal.tenant_id, previous_id, exchange)
         except PreviousResponseNotFound:
             return []
 

@@ -14,6 +14,7 @@ from orchestrator.core.context import CallContext
 from orchestrator.core.errors import GatewayError, Internal, ResponseNotFound
 from orchestrator.core.events import GenerationEvent, GenerationFinished
 from orchestrator.core.request import GenerationRequest
+from orchestrator.core.shares import Lease
 from orchestrator.gateway import Gateway
 from orchestrator.generation import Generation
 from orchestrator.responses import Responses
@@ -126,7 +127,10 @@ class BackgroundWork:
         request: GenerationRequest,
         context: CallContext,
         encoder: ResponseEncoder,
+        lease: Lease | None = None,
     ) -> None:
+        """`lease` is what its request holds in memory; released by `close`."""
+        self._lease = lease
         self._gateway = gateway
         self._principal = principal
         self._request = request
@@ -150,6 +154,11 @@ class BackgroundWork:
             logger.exception("the background response %s failed", self.kept().id)
             for frame in self._encoder.fail(internal_error()):
                 yield frame
+
+    def close(self) -> None:
+        """Nothing more will be asked of it."""
+        if self._lease is not None:
+            self._lease.release()
 
     def interrupted(self) -> Sequence[bytes]:
         """The events that end it without its answer."""

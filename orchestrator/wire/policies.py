@@ -27,6 +27,7 @@ from orchestrator.policy.views import decision_object, recorded_object, replay_o
 from orchestrator.wire import openai_chat_request, openai_embeddings
 from orchestrator.wire.bodies import BodyReader, StrictBodyReader
 from orchestrator.wire.http import Exchange, Route
+from orchestrator.wire.intake import MOST_MANAGEMENT_BYTES
 from orchestrator.wire.openapi import MANAGEMENT, Operation, query_parameter
 from orchestrator.wire.replies import (
     ErrorReply,
@@ -141,7 +142,7 @@ class _Handlers:
     async def create(self, exchange: Exchange) -> None:
         """A new policy, in force for the keys that are given it."""
         principal = await self._admitted(exchange)
-        body = self._creations.read(await exchange.body())
+        body = self._creations.read(await exchange.body(MOST_MANAGEMENT_BYTES))
         view = await self._admin.create(
             principal.tenant_id, body.name, body.document, body.module, _by(exchange, principal)
         )
@@ -165,7 +166,7 @@ class _Handlers:
     async def change(self, exchange: Exchange) -> None:
         """Writes a new version, or puts one that exists in force or in the shadow."""
         principal = await self._admitted(exchange)
-        body = self._patches.read(await exchange.body())
+        body = self._patches.read(await exchange.body(MOST_MANAGEMENT_BYTES))
         change = Change(
             name=_given(body.name),
             document=_given(body.document),
@@ -188,7 +189,7 @@ class _Handlers:
     async def test(self, exchange: Exchange) -> None:
         """What a candidate says to made-up inputs; what it leaves out is the policy's."""
         principal = await self._admitted(exchange)
-        body = self._tests.read(await exchange.body())
+        body = self._tests.read(await exchange.body(MOST_MANAGEMENT_BYTES))
         document, module = await self._candidate(
             principal, exchange.scope["path_params"].get("policy_id"), body.document, body.module
         )
@@ -201,7 +202,7 @@ class _Handlers:
     async def replay(self, exchange: Exchange) -> None:
         """The recorded decisions that a candidate would change."""
         principal = await self._admitted(exchange)
-        body = self._replays.read(await exchange.body())
+        body = self._replays.read(await exchange.body(MOST_MANAGEMENT_BYTES))
         if not 1 <= body.limit <= MOST_REPLAYED:
             raise InvalidRequest(f"`limit` must be between 1 and {MOST_REPLAYED}.", param="limit")
         if not 0 <= body.since < 2**40:
@@ -235,7 +236,7 @@ class _Handlers:
         found = await self._authenticator.principal_of(principal.tenant_id, key_id)
         if found is None:
             raise NotFound(f"There is no key `{key_id[:40]}`.")
-        body = self._explanations.read(await exchange.body())
+        body = await exchange.decoded(self._explanations.read)
         if body.at is not None and not 0 <= body.at < LATEST:
             raise InvalidRequest("`at` must be Unix seconds.", param="at")
         kind, explanation = await self._explained(exchange, found, body)
@@ -252,7 +253,9 @@ class _Handlers:
         if fault is not None:
             return kind, Explanation(error=fault)
         try:
-            request = self._decoded(kind, bytes(body.request))
+            request = await exchange.work(
+                bytes(body.request), lambda given: self._decoded(kind, given)
+            )
         except InvalidRequest as error:
             return kind, Explanation(error=error)
         ip = body.client_ip if body.client_ip is not None else exchange.context(kind).client_ip
@@ -295,7 +298,7 @@ class _Handlers:
             written = (await self._admin.get(principal.tenant_id, policy_id, number)).written
             return version_of(policy_id, number, written.document, written.module)
         document, module = await self._candidate(principal, policy_id, body.document, body.module)
-        return await self._admin.check(document, module)
+        return await self._admin.check(document, module, principal.tenant_id)
 
     async def _admitted(self, exchange: Exchange) -> Principal:
         """Raises: PolicyDenied for a key that may not manage policies."""

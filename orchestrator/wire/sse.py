@@ -12,7 +12,8 @@ from orchestrator.core.errors import GatewayError
 from orchestrator.core.events import Completion, GenerationEvent, GenerationFinished, fold
 from orchestrator.store.database import StoreError
 from orchestrator.wire.errors import Headers, error_members
-from orchestrator.wire.http import Exchange, header_pairs, internal_error, store_unavailable
+from orchestrator.wire.header_pairs import header_pairs
+from orchestrator.wire.http import Exchange, internal_error, store_unavailable
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
@@ -17,7 +18,13 @@ from orchestrator.auth import Authenticator
 from orchestrator.core.errors import GatewayError, MethodNotAllowed
 from orchestrator.gateway import Gateway
 from orchestrator.health import Readiness
-from orchestrator.settings import HostsSettings, RealtimeSettings, ServerSettings
+from orchestrator.settings import (
+    HostsSettings,
+    IntakeSettings,
+    RealtimeSettings,
+    ServerSettings,
+)
+from orchestrator.telemetry.instruments import Registry
 from orchestrator.telemetry.process import Telemetry
 from orchestrator.wire import (
     anthropic_messages,
@@ -34,6 +41,7 @@ from orchestrator.wire import (
 )
 from orchestrator.wire.errors import GEMINI_PREFIXES, UnknownRoute, render_error
 from orchestrator.wire.http import Edge, OnError, RawRoute, Route, exchange_of, internal_error
+from orchestrator.wire.intake import Intake, new_intake
 from orchestrator.wire.realtime import routes as realtime_routes
 from orchestrator.wire.sockets import RawSocketRoute, or_no_socket
 
@@ -47,10 +55,13 @@ class Application(FastAPI):
     """FastAPI, but for the calls to models: none of its layers is on their way.
 
     `direct` has them by method and path; `edge` answers them, and every error of the others.
+    `registry` has what is counted, `socket_paths` are the paths of WebSockets.
     """
 
     edge: Edge
+    registry: Registry
     direct: dict[tuple[str, str], RawRoute]
+    socket_paths: set[str]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
@@ -69,6 +80,7 @@ def new_app(
     hosts: HostsSettings,
     on_error: OnError | None = None,
     telemetry: Telemetry | None = None,
+    intake: Intake | None = None,
 ) -> Application:
     """An application without routes, and around it the layer that answers every error.
 
@@ -77,6 +89,8 @@ def new_app(
     app = Application(
         title="Operayde Gateway API",
         version=__version__,
+        # FastAPI's own would write the document anew for each request.
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -91,8 +105,11 @@ def new_app(
         "hosts": hosts,
         "on_error": on_error,
         "telemetry": telemetry or Telemetry(),
+        "intake": intake or new_intake(IntakeSettings(), server)[0],
     }
+    app.registry = parts["telemetry"].metrics.registry
     app.direct = {}
+    app.socket_paths = set()
     app.edge = Edge(app, **parts)
     app.add_middleware(Edge, **parts)
     _describe(app)
@@ -142,6 +159,7 @@ def mount(
     _add(app, "", openai["tokenize"], "tokenize")
     for prefix in OPENAI_PREFIXES:
         app.router.routes.append(RawSocketRoute(prefix + realtime_routes.PATH, serve))
+        app.socket_paths.add(prefix + realtime_routes.PATH)
         for tag, routes in openai.items():
             _add(app, prefix, routes, tag)
     for prefix in GEMINI_PREFIXES:
@@ -197,6 +215,7 @@ def _routing_error(request: Request, error: HTTPException) -> GatewayError:
 def _describe(app: FastAPI) -> None:
     """Lets `/openapi.json` tell of every route as it is mounted."""
     told: dict[str, Any] = {}
+    written: list[bytes] = []
 
     def described() -> dict[str, Any]:
         if not told:
@@ -206,4 +225,10 @@ def _describe(app: FastAPI) -> None:
             told.update(openapi.document(app.title, app.version, listed))
         return told
 
+    async def document(_: Request) -> Response:
+        if not written:
+            written.append(orjson.dumps(described()))
+        return Response(written[0], media_type="application/json")
+
+    app.add_route("/openapi.json", document, include_in_schema=False)
     app.openapi = described  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -76,20 +77,25 @@ def decode(body: TokenizeRequest) -> GenerationRequest:
     return decode_chat(chat)
 
 
+Handler = Callable[[Exchange], Awaitable[None]]
+
 _TEXT = {"model": "demo/chat", "prompt": "Hello!"}
 _TOKENS = {"model": "demo/chat", "tokens": [42, 7]}
 
 
 def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
-    """The routes of this dialect. They cost nothing and count against no limit."""
+    """The routes of this dialect. They cost no tokens, and count in a minute of their own."""
     tokenize_reader = BodyReader(TokenizeRequest)
     detokenize_reader = BodyReader(DetokenizeRequest)
+
+    def read(given: bytes) -> tuple[TokenizeRequest, GenerationRequest]:
+        body = tokenize_reader.read(given)
+        return body, decode(body)
 
     async def tokenize(exchange: Exchange) -> None:
         """Turns a text or a conversation into the token ids that the engine would get."""
         principal = await exchange.admit(authenticator)
-        body = tokenize_reader.read(await exchange.body())
-        request = decode(body)
+        body, request = await exchange.decoded(read, gateway.check_counts)
         exchange.model = request.model
         context = exchange.context("tokenize")
         tokens = await gateway.tokenize(principal, request, context)
@@ -106,12 +112,16 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
     async def detokenize(exchange: Exchange) -> None:
         """Turns token ids into their text."""
         principal = await exchange.admit(authenticator)
-        body = detokenize_reader.read(await exchange.body())
+        body = await exchange.decoded(detokenize_reader.read, gateway.check_counts)
         exchange.model = required_model(body.model)
         context = exchange.context("tokenize")
         text = await gateway.detokenize(principal, body.model, body.tokens, context)
         await exchange.reply(orjson.dumps({"prompt": text}))
 
+    return _routes(tokenize, detokenize)
+
+
+def _routes(tokenize: Handler, detokenize: Handler) -> list[Route]:
     return [
         Route(
             "POST",

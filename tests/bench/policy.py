@@ -15,7 +15,7 @@ from orchestrator.core.acts import By
 from orchestrator.policy import PolicyInput
 from orchestrator.policy.admin import PolicyAdmin
 from orchestrator.policy.engine import RegoPolicies
-from orchestrator.policy.start import start_policies
+from orchestrator.policy.start import new_candidates, new_evaluators, start_policies
 from orchestrator.settings import PolicySettings, SecuritySettings, Settings
 from orchestrator.store import tenants
 from orchestrator.store.database import Database
@@ -44,8 +44,9 @@ async def report(folder: Path) -> dict[str, Any]:
     database = Database(settings)
     async with database.unit_of_work() as session:
         tenant = (await tenants.ensure(session, "bench", 1)).id
-    engine = start_policies(settings, database)
-    admin = PolicyAdmin(database, engine)
+    evaluators = new_evaluators(settings)
+    engine = start_policies(settings, database, evaluators)
+    admin = PolicyAdmin(database, new_candidates(settings, evaluators), engine)
     by = By("system:bench")
     document = {"limits": {"rpm": 60}, "client_networks": ["10.0.0.0/8"]}
     plain = (await admin.create(tenant, "plain", document, None, by)).id
@@ -63,6 +64,7 @@ async def report(folder: Path) -> dict[str, Any]:
         )  # fmt: skip
         figures[name] = await _measured(_ask(engine, asked, differs=differs))
     await engine.close()
+    await evaluators.close()
     await database.close()
     return figures
 

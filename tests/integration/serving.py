@@ -13,8 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
+import requests
 
 from orchestrator.settings import ENV_PREFIX
 from orchestrator.supervisor.state import State, read_state
@@ -58,9 +60,17 @@ def command_line(process: psutil.Process) -> str:
 
 
 class Serving:
-    """A running `orchestrator serve`. `values` are settings, keyed as in `SERVER__PORT`."""
+    """A running `orchestrator serve`. `values` are settings, keyed as in `SERVER__PORT`.
 
-    def __init__(self, folder: Path, values: Mapping[str, object] | None = None) -> None:
+    `open_files` limits its descriptors, for good.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        values: Mapping[str, object] | None = None,
+        open_files: int | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.data_dir = folder / "data"
         self.port = free_port()
@@ -76,7 +86,7 @@ class Serving:
         }
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator", "serve"],
+                [*_limited(open_files), sys.executable, "-m", "orchestrator", "serve"],
                 env=settings_env(defaults | dict(values or {})),
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
@@ -193,6 +203,36 @@ class Serving:
         shared = [str(path) for path in self._shared_memory()]
         folders = [str(path.parent) for path in self.data_dir.glob("run/*/record.json")]
         return alive + shared + folders
+
+
+def call(
+    serving: Serving, method: str, path: str, body: Any = None, key: str | None = None
+) -> requests.Response:
+    """The reply to one call below `/v1`, with the admin's key or another."""
+    headers = {"authorization": f"Bearer {key or serving.key}"}
+    return requests.request(
+        method, f"{serving.base_url}{path}", json=body, headers=headers, timeout=120
+    )
+
+
+def run_command(serving: Serving, *arguments: str) -> Any:
+    """What a command prints that works on the same data; it must succeed and know `--json`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", *arguments, "--json"],
+        env=settings_env({"DATA_DIR": serving.data_dir}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def _limited(open_files: int | None) -> list[str]:
+    """What starts a program with at most so many descriptors."""
+    if open_files is None:
+        return []
+    return ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh"]
 
 
 def running(serving: Serving) -> Iterator[Serving]:

@@ -12,8 +12,9 @@ import grpc
 import grpc.aio
 import pytest
 
+from orchestrator.triton.grpc_aio import GrpcAioChannel
 from orchestrator.triton.http2 import Http2Channel, frames
-from orchestrator.triton.transport import SERVICE, RpcFailed, Status
+from orchestrator.triton.transport import SERVICE, RpcFailed, Status, Transport
 from tests.integration.serving import free_port
 
 TIMEOUT_S = 20.0
@@ -99,7 +100,7 @@ class Listener:
         )
 
 
-def unary(channel: Http2Channel, request: bytes, timeout_s: float = TIMEOUT_S) -> Any:
+def unary(channel: Transport, request: bytes, timeout_s: float = TIMEOUT_S) -> Any:
     return channel.unary("Unary", request, metadata=[("x-trace", "abc")], timeout_s=timeout_s)
 
 
@@ -109,6 +110,20 @@ async def test_a_call_brings_its_answer_and_carries_its_metadata(
     async with echo(address) as service:
         assert await unary(channel, b"hello") == b"hello"
         assert service.metadata[0]["x-trace"] == "abc"
+
+
+async def test_the_grpc_library_asks_no_proxy_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    channel = GrpcAioChannel(address)
+    try:
+        async with echo(address):
+            assert await unary(channel, b"hello") == b"hello"
+    finally:
+        await channel.close()
 
 
 async def test_long_messages_go_through_the_windows_both_ways(

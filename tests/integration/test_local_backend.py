@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest_asyncio
@@ -11,6 +12,7 @@ import pytest_asyncio
 from orchestrator.backends import ServedModel
 from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.placement import single
+from orchestrator.backends.prefix_salts import PrefixSalts
 from orchestrator.catalogue import load_catalogue
 from orchestrator.core.events import Completion, fold
 from orchestrator.core.messages import Message, TextPart
@@ -20,6 +22,7 @@ from orchestrator.rendering import Renderer
 from orchestrator.triton.client import TritonClient
 from tests.integration.conftest import SupervisedTriton
 
+SALTS = PrefixSalts(b"of the tests")
 LONG = TextPrompt("Once upon a time there was a small town by the river. " * 8)
 
 
@@ -27,15 +30,17 @@ class Local:
     """A backend and the model that it serves."""
 
     def __init__(self, client: TritonClient, served: ServedModel) -> None:
-        self._backend = LocalBackend(single(client), first_token_timeout_s=30)
+        self._backend = LocalBackend(single(client), SALTS, first_token_timeout_s=30)
         self.served = served
         self._count = 0
 
-    async def answer(self, prompt: Any, **more: Any) -> Completion:
+    async def answer(
+        self, prompt: Any, owner: str = "", sharing: tuple[str, ...] = (), **more: Any
+    ) -> Completion:
         self._count += 1
         greedy = {"sampling": SamplingParams(temperature=0), "max_tokens": 6, **more}
         request = GenerationRequest("demo/chat", prompt, **greedy)
-        prepared = await self._backend.prepare(self.served, request)
+        prepared = await self._backend.prepare(self.served, request, owner, sharing)
         run = self._backend.generate(prepared, f"local-{self._count}")
         completion = await fold(run)
         assert (await run.produced()).cached_tokens == completion.usage.cached_tokens
@@ -80,6 +85,52 @@ async def test_cached_tokens_are_whole_blocks_and_never_the_whole_prompt(local: 
     )
     assert again.usage.prompt_tokens - again.usage.cached_tokens <= size
     assert again.choices == first.choices
+
+
+def story(of: str) -> TextPrompt:
+    """A prompt of several blocks that no other test sends."""
+    return TextPrompt(f"The tale of {of}. " * 20)
+
+
+async def test_what_is_cached_of_a_tenants_prompt_is_found_by_no_other(local: Local) -> None:
+    prompt = story("the miller")
+    first = await local.answer(prompt, "ten_a")
+    other = await local.answer(prompt, "ten_b")
+    nobodys = await local.answer(prompt)
+    again = await local.answer(prompt, "ten_a")
+    assert [one.usage.cached_tokens for one in (first, other, nobodys)] == [0, 0, 0]
+    assert again.usage.cached_tokens > 0
+    assert again.choices == first.choices == other.choices
+
+
+async def test_tenants_that_name_each_other_share_what_is_cached(local: Local) -> None:
+    prompt = story("the weaver")
+    await local.answer(prompt, "ten_a", ("ten_b",))
+    assert (await local.answer(prompt, "ten_b", ("ten_a",))).usage.cached_tokens > 0
+    # One that is not named gets in by no name of its own, and one that names nobody stays out.
+    for alone in (("ten_c", ("ten_a",)), ("ten_c", ("ten_a", "ten_b")), ("ten_b", ())):
+        assert (await local.answer(prompt, *alone)).usage.cached_tokens == 0
+
+
+async def test_of_an_engine_that_may_mix_tenants_nothing_is_told(local: Local) -> None:
+    salted = local.served
+    local.served = replace(salted, manifest=replace(salted.manifest, prefix_cache=""))
+    try:
+        answers = [await local.answer(story("the baker"), owner) for owner in ("ten_a", "ten_b")]
+    finally:
+        local.served = salted
+    assert [one.usage.cached_tokens for one in answers] == [0, 0]
+    assert [one.timings for one in answers] == [(), ()]
+
+
+async def test_an_operator_may_let_all_tenants_share(local: Local) -> None:
+    salted = local.served
+    local.served = replace(salted, manifest=replace(salted.manifest, prefix_cache="shared"))
+    try:
+        await local.answer(story("the smith"), "ten_a")
+        assert (await local.answer(story("the smith"), "ten_b")).usage.cached_tokens > 0
+    finally:
+        local.served = salted
 
 
 async def test_without_a_wish_there_are_no_log_probabilities(local: Local) -> None:

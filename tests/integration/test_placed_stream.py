@@ -12,6 +12,7 @@ import pytest_asyncio
 from orchestrator.backends import ServedModel
 from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.placement import Placements, Server, single
+from orchestrator.backends.prefix_salts import PrefixSalts
 from orchestrator.catalogue import load_catalogue
 from orchestrator.core.errors import ModelUnavailable
 from orchestrator.core.events import Completion, fold
@@ -26,6 +27,7 @@ from orchestrator.triton.client import TritonClient, TritonEndpoint
 from tests.integration.conftest import SupervisedTriton
 
 PLACES = ("gone", "there")
+SALTS = PrefixSalts(b"of the tests")
 MODELS = {"demo-chat": PLACES, "demo-embed": PLACES}
 
 
@@ -72,12 +74,12 @@ class Placed:
 
     def _backend(self, name: str, *, alone: bool) -> LocalBackend:
         if alone:
-            return LocalBackend(single(self.there), first_token_timeout_s=30)
+            return LocalBackend(single(self.there), SALTS, first_token_timeout_s=30)
         useless, there = self._placements.of(name).replicas
         # The other one comes a moment later, so that the useless one is what is chosen.
         useless.admit()
         there.ready = False
-        backend = LocalBackend(self._placements, first_token_timeout_s=30)
+        backend = LocalBackend(self._placements, SALTS, first_token_timeout_s=30)
         asyncio.get_running_loop().call_later(0.05, there.admit)
         return backend
 
@@ -134,7 +136,7 @@ async def test_where_every_server_is_away_the_caller_is_told(
     )
     for replica in placements.of("demo-chat").replicas:
         replica.admit()
-    backend = LocalBackend(placements, first_token_timeout_s=30)
+    backend = LocalBackend(placements, SALTS, first_token_timeout_s=30)
     request = GenerationRequest("demo/chat", TextPrompt("Hello"), max_tokens=4)
     prepared = await backend.prepare(placed.served("demo-chat"), request)
     run = backend.generate(prepared, "away")

@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import requests
-
-from tests.integration.serving import Serving, settings_env, wait_until
+from tests.integration.serving import Serving, call, run_command, settings_env, wait_until
 
 MODULE = """package gateway.custom
 
@@ -27,25 +25,8 @@ CHAT = {
 }
 
 
-def call(
-    appliance: Serving, method: str, path: str, body: Any = None, key: str | None = None
-) -> requests.Response:
-    headers = {"authorization": f"Bearer {key or appliance.key}"}
-    return requests.request(
-        method, f"{appliance.base_url}{path}", json=body, headers=headers, timeout=60
-    )
-
-
 def command(appliance: Serving, *arguments: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", "policies", *arguments, "--json"],
-        env=settings_env({"DATA_DIR": appliance.data_dir}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run_command(appliance, "policies", *arguments)
 
 
 def test_a_change_made_by_a_command_reaches_the_running_server(

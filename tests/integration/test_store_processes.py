@@ -171,9 +171,9 @@ async def test_processes_that_start_together_make_one_first_key(settings: Settin
         *[asyncio.to_thread(starter.communicate, "go\n", 60) for starter in starters]
     )
     assert [starter.returncode for starter in starters] == [0] * 4
-    said = sorted(out.strip() for out, _ in outputs)
-    assert said[:3] == ["-"] * 3
-    assert (settings.data_dir / "first-key").read_text().strip() == said[3]
+    # None of them showed it, so each has it to show.
+    said = {out.strip() for out, _ in outputs}
+    assert said == {(settings.data_dir / "first-key").read_text().strip()}
 
 
 async def test_start_that_is_killed_at_any_moment_can_be_repeated(settings: Settings) -> None:

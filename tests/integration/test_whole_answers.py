@@ -13,6 +13,7 @@ import pytest_asyncio
 from orchestrator.backends import Run, ServedModel
 from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.placement import single
+from orchestrator.backends.prefix_salts import PrefixSalts
 from orchestrator.catalogue import load_catalogue
 from orchestrator.core.events import Completion, fold
 from orchestrator.core.request import GenerationRequest, SamplingParams, TextPrompt
@@ -23,6 +24,8 @@ from orchestrator.triton.transport import Status
 from tests.integration.conftest import SupervisedTriton
 from tests.integration.scripted.repository import ScriptedRepository, script
 from tests.integration.serving import wait_until
+
+SALTS = PrefixSalts(b"of the tests")
 
 
 class Whole:
@@ -39,7 +42,7 @@ class Whole:
         self.repository = repository
         self.responses: dict[str, int] = {}
         self._served = served
-        self._backend = LocalBackend(single(client), first_token_timeout_s=0.5)
+        self._backend = LocalBackend(single(client), SALTS, first_token_timeout_s=0.5)
         self._count = 0
         take = TokenStream._take
 

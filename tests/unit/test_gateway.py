@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from orchestrator.auth import Principal
-from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
+from orchestrator.backends import NO_LIMITS, Permit, Prepared, PreparedEmbedding, ServedModel
 from orchestrator.backends.placement import single
 from orchestrator.catalogue import Catalogue, EngineRecipe, Model
 from orchestrator.core.context import CallContext
@@ -36,6 +36,8 @@ from orchestrator.core.messages import TextPart
 from orchestrator.core.request import (
     EmbeddingRequest,
     GenerationRequest,
+    Prompt,
+    ReasoningEffort,
     SamplingParams,
     TextPrompt,
 )
@@ -74,11 +76,19 @@ class ScriptedBackend:
     closed: int = 0
     name: str = "local"
     owners: list[str] = field(default_factory=list)
+    sharing: list[tuple[str, ...]] = field(default_factory=list)
 
     async def prepare(
-        self, served: ServedModel, request: GenerationRequest, owner: str = ""
+        self,
+        served: ServedModel,
+        request: GenerationRequest,
+        owner: str = "",
+        sharing: tuple[str, ...] = (),
+        permit: Permit = NO_LIMITS,
     ) -> Prepared:
+        permit.begin()
         self.owners.append(owner)
+        self.sharing.append(sharing)
         if self.refusal is not None:
             raise self.refusal
         return Prepared(served, request, (1, 2, 3), 5)
@@ -95,9 +105,32 @@ class ScriptedBackend:
     def _close(self) -> None:
         self.closed += 1
 
+    async def tokens(
+        self,
+        served: ServedModel,
+        prompt: Prompt,
+        reasoning: ReasoningEffort | None,
+        owner: str,
+        permit: Permit,
+    ) -> Sequence[int]:
+        permit.begin()
+        return served.renderer.render(prompt, reasoning, owner)
+
+    async def text(
+        self, served: ServedModel, token_ids: Sequence[int], owner: str, permit: Permit
+    ) -> str:
+        permit.begin()
+        served.renderer.check_ids(token_ids, param="tokens")
+        return served.renderer.decode(token_ids)
+
     async def prepare_embedding(
-        self, served: ServedModel, request: EmbeddingRequest
+        self,
+        served: ServedModel,
+        request: EmbeddingRequest,
+        owner: str = "",
+        permit: Permit = NO_LIMITS,
     ) -> PreparedEmbedding:
+        permit.begin()
         return PreparedEmbedding(served, ((1, 2),))
 
     async def embed(self, prepared: PreparedEmbedding, request_id: str) -> list[memoryview]:
@@ -113,6 +146,7 @@ class Ledger:
     reserved: list[int] = field(default_factory=list)
     settled: list[int] = field(default_factory=list)
     cancelled: int = 0
+    begun: int = 0
     entries: list[UsageRecord] = field(default_factory=list)
     promised: list[UsageRecord] = field(default_factory=list)
     full: bool = False
@@ -142,6 +176,12 @@ class _Entry:
     def headers(self) -> Mapping[str, str]:
         return {"x-ratelimit-limit-requests": "60"}
 
+    def check(self, tokens: int) -> None:
+        del tokens
+
+    def begin(self) -> None:
+        self.ledger.begun += 1
+
     async def reserve(self, tokens: int) -> None:
         self.ledger.reserved.append(tokens)
 
@@ -150,6 +190,13 @@ class _Entry:
 
     async def cancel(self) -> None:
         self.ledger.cancelled += 1
+
+
+class ShareAll:
+    """Allows all, and shares the prefix cache with another tenant."""
+
+    async def decide(self, asked: PolicyInput) -> Decision:
+        return Decision(allow=True, rule="allow_all", cache_tenants=("ten_2",))
 
 
 class DenyAll:
@@ -181,7 +228,7 @@ def gateway(
     deployments: Deployments,
     backend: ScriptedBackend | None = None,
     ledger: Ledger | None = None,
-    policy: AllowAll | DenyAll | None = None,
+    policy: AllowAll | DenyAll | ShareAll | None = None,
 ) -> Gateway:
     router, books = Router(backend or ScriptedBackend()), ledger or Ledger()
     return Gateway(deployments, policy or AllowAll(), router, books, books)
@@ -213,7 +260,19 @@ async def test_what_is_remembered_of_a_prompt_is_for_its_tenant(deployments: Dep
     served = gateway(deployments, backend)
     await fold(await served.generate(ANYBODY, ASKED, CallContext("req_1")))
     await served.close()
-    assert backend.owners == ["ten_1"]
+    assert (backend.owners, backend.sharing) == (["ten_1"], [()])
+    await served.explainer().explain(ANYBODY, None, ASKED, client_ip=None)
+    assert backend.owners == ["ten_1", "ten_1"]
+
+
+async def test_tenants_of_the_policy_share_what_the_engine_caches(
+    deployments: Deployments,
+) -> None:
+    backend, policy = ScriptedBackend(), ShareAll()
+    served = gateway(deployments, backend, policy=policy)
+    await fold(await served.generate(ANYBODY, ASKED, CallContext("req_1")))
+    await served.close()
+    assert (backend.owners, backend.sharing) == (["ten_1"], [("ten_2",)])
 
 
 async def test_closing_early_ends_the_backend_and_books_once(deployments: Deployments) -> None:

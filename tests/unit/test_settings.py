@@ -114,3 +114,19 @@ def test_a_bad_triton_is_named(
     monkeypatch.setenv("ORCHESTRATOR_TRITON__ENDPOINTS", endpoints)
     with pytest.raises(SettingsError, match=message.replace(".", r"\.")):
         load_settings()
+
+
+def test_trusted_proxies_are_addresses_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().server.trusted_proxies == ()
+    monkeypatch.setenv("ORCHESTRATOR_SERVER__TRUSTED_PROXIES", '["10.0.0.0/8", "::1"]')
+    assert load_settings().server.trusted_proxies == ("10.0.0.0/8", "::1")
+
+
+@pytest.mark.parametrize("given", ["10.0.0.1/8", "proxy.example", "*", "", "10.0.0.1:80"])
+def test_a_trusted_proxy_that_is_no_address_is_named(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_SERVER__TRUSTED_PROXIES", f'["{given}"]')
+    with pytest.raises(SettingsError, match=r"server\.trusted_proxies") as refused:
+        load_settings()
+    assert given in str(refused.value)

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from tokenizers import Tokenizer, models
 
 from orchestrator.auth import Authenticator
-from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
+from orchestrator.backends import NO_LIMITS, Permit, Prepared, PreparedEmbedding, ServedModel
 from orchestrator.backends.placement import single
 from orchestrator.catalogue import Catalogue, EngineRecipe, Model
 from orchestrator.core.events import (
@@ -29,7 +29,13 @@ from orchestrator.core.events import (
     Usage,
 )
 from orchestrator.core.messages import TextPart
-from orchestrator.core.request import EmbeddingRequest, GenerationRequest, SamplingParams
+from orchestrator.core.request import (
+    EmbeddingRequest,
+    GenerationRequest,
+    Prompt,
+    ReasoningEffort,
+    SamplingParams,
+)
 from orchestrator.deployments import Deployments
 from orchestrator.gateway import Gateway
 from orchestrator.manifest import Manifest
@@ -97,14 +103,22 @@ class ScriptedBackend:
     vectors: Sequence[bytes] = (b"\0\0\x80\x3f\0\0\0\xc0",)
     name: str = "local"
     asked: list[GenerationRequest | EmbeddingRequest] = field(default_factory=list)
+    owners: list[str] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     running: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def prepare(
-        self, served: ServedModel, request: GenerationRequest, owner: str = ""
+        self,
+        served: ServedModel,
+        request: GenerationRequest,
+        owner: str = "",
+        sharing: tuple[str, ...] = (),
+        permit: Permit = NO_LIMITS,
     ) -> Prepared:
+        permit.begin()
         self.asked.append(request)
+        self.owners.append(owner)
         if self.slow_s:
             await asyncio.sleep(self.slow_s)
         return Prepared(served, request, (1, 2, 3), 5)
@@ -119,9 +133,32 @@ class ScriptedBackend:
             on_stop=self.closed.set,
         )
 
+    async def tokens(
+        self,
+        served: ServedModel,
+        prompt: Prompt,
+        reasoning: ReasoningEffort | None,
+        owner: str,
+        permit: Permit,
+    ) -> Sequence[int]:
+        permit.begin()
+        return served.renderer.render(prompt, reasoning, owner)
+
+    async def text(
+        self, served: ServedModel, token_ids: Sequence[int], owner: str, permit: Permit
+    ) -> str:
+        permit.begin()
+        served.renderer.check_ids(token_ids, param="tokens")
+        return served.renderer.decode(token_ids)
+
     async def prepare_embedding(
-        self, served: ServedModel, request: EmbeddingRequest
+        self,
+        served: ServedModel,
+        request: EmbeddingRequest,
+        owner: str = "",
+        permit: Permit = NO_LIMITS,
     ) -> PreparedEmbedding:
+        permit.begin()
         self.asked.append(request)
         return PreparedEmbedding(served, [(1, 2, 3)] * len(request.inputs))
 

@@ -17,6 +17,7 @@ from orchestrator.auth import Authenticator
 from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
 from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.placement import single
+from orchestrator.backends.prefix_salts import PrefixSalts
 from orchestrator.catalogue import Catalogue
 from orchestrator.core.request import SamplingParams
 from orchestrator.deployments import Deployments
@@ -26,7 +27,7 @@ from orchestrator.manifest import Manifest
 from orchestrator.metering import NoBooks
 from orchestrator.policy.admin import PolicyAdmin
 from orchestrator.policy.engine import RegoPolicies
-from orchestrator.policy.start import start_policies
+from orchestrator.policy.start import new_candidates, new_evaluators, start_policies
 from orchestrator.quota.limiter import Limiter
 from orchestrator.quota.memory import MemoryCounters
 from orchestrator.quota.token_journal import TokenJournal
@@ -59,7 +60,7 @@ class Backend(LocalBackend):
     script: ScriptedBackend = field(default_factory=ScriptedBackend)
 
     def __init__(self, client: TritonClient) -> None:
-        super().__init__(single(client), first_token_timeout_s=1)
+        super().__init__(single(client), PrefixSalts(b"of the tests"), first_token_timeout_s=1)
         self.script = ScriptedBackend()
 
     def generate(self, prepared: Prepared, request_id: str) -> ScriptedRun:  # type: ignore[override]  # scripted
@@ -132,7 +133,9 @@ async def policy_bench(
         # Nothing listens there: readiness is set by hand and no watch is started.
         triton = TritonClient(TritonEndpoint("unix:/nonexistent"))
         stack.push_async_callback(triton.close)
-        engine = start_policies(settings, database)
+        evaluators = new_evaluators(settings)
+        stack.push_async_callback(evaluators.close)
+        engine = start_policies(settings, database, evaluators)
         engine._now = now
         stack.push_async_callback(engine.close)
         journal = TokenJournal(settings.data_dir / "quota", database)
@@ -145,7 +148,9 @@ async def policy_bench(
         )
         stack.push_async_callback(gateway.close)
         app = surfaces.new_app(_no_lifespan, server=settings.server, hosts=settings.hosts)
-        admin = PolicyAdmin(database, engine, modules=settings.policy.engine == "embedded")
+        candidates = new_candidates(settings, evaluators)
+        modules = settings.policy.engine == "embedded"
+        admin = PolicyAdmin(database, candidates, engine, modules=modules)
         surfaces.mount(
             app,
             authenticator=authenticator,

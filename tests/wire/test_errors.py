@@ -19,6 +19,7 @@ CASES: dict[str, GatewayError] = {
     "unknown route": UnknownRoute("There is nothing at `GET /nope`."),
     "wrong method": errors.MethodNotAllowed("`GET` is not allowed.", reason="unknown_url"),
     "body too large": errors.PayloadTooLarge("8 bytes at most; 9 were announced."),
+    "head too large": errors.HeadTooLarge("65536 bytes at most."),
     "body too slow": errors.RequestTimeout("60 s at most.", retryable=True),
     "missing key": errors.Unauthenticated("Missing API key.", reason="missing_api_key"),
     "unknown key": errors.Unauthenticated("Invalid API key provided."),

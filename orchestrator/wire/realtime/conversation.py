@@ -34,6 +34,11 @@ class Conversation:
         """What is complete, or was cut: what a model can be told."""
         return tuple(item for item in self._items if item.status != "in_progress")
 
+    @property
+    def size(self) -> int:
+        """Bytes of all its items."""
+        return self._size
+
     def check_room(self, size: int = 0) -> None:
         """Raises: InvalidRequest when there is no room for another item of `size`."""
         bounds = self._bounds

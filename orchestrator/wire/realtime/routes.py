@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs
 
-from orchestrator.core.errors import InvalidRequest, Overloaded
+from orchestrator.core.errors import InvalidRequest, Overloaded, RateLimited
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_types import required_model
 from orchestrator.wire.openapi import INFERENCE, Operation, query_parameter
@@ -32,6 +33,7 @@ _OPERATION = Operation(
 def session_handler(parts: Parts) -> Callable[[Exchange], Awaitable[None]]:
     """What serves the WebSockets of this dialect."""
     places = parts.settings.most_sessions
+    of_tenants: Counter[str] = Counter()
 
     async def serve(exchange: Exchange) -> None:
         nonlocal places
@@ -44,16 +46,26 @@ def session_handler(parts: Parts) -> Callable[[Exchange], Awaitable[None]]:
                 f"There may be {most} realtime sessions at the same time, and there are.",
                 retry_after_s=_RETRY_S,
             )
+        tenant_id, most_each = principal.tenant_id, parts.settings.most_tenant_sessions
+        if of_tenants[tenant_id] >= most_each:
+            raise RateLimited(
+                f"A tenant may have {most_each} realtime sessions at the same time, and has them.",
+                retry_after_s=_RETRY_S,
+            )
         offered: list[str] = exchange.scope.get("subprotocols", [])
         # Never the one with the key in it: it would stand in the reply.
         chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
         places -= 1
+        of_tenants[tenant_id] += 1
         try:
             # The first message says that there is a client, and nothing else.
             await exchange.receive()
             await Socket(exchange, parts, model, _dialect(exchange, offered)).run(chosen)
         finally:
             places += 1
+            of_tenants[tenant_id] -= 1
+            if not of_tenants[tenant_id]:
+                del of_tenants[tenant_id]
 
     return serve
 

@@ -12,7 +12,8 @@ from orchestrator.core.errors import ContextLengthExceeded, GatewayError, RateLi
 from orchestrator.core.events import GenerationFinished, Usage
 from orchestrator.core.request import GenerationRequest
 from orchestrator.generation import Generation
-from orchestrator.wire.http import ClientLeftError, internal_error
+from orchestrator.wire.http import internal_error
+from orchestrator.wire.intake import ClientLeftError
 from orchestrator.wire.realtime.response import Response, ServerEvent, rate_limits
 from orchestrator.wire.realtime.session import Plan
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from orchestrator.core.ids import new_id
 from orchestrator.core.request import ChatPrompt, GenerationRequest, SamplingParams
 from orchestrator.wire.bodies import shown
@@ -84,12 +86,18 @@ class Session:
         self._dialect = dialect
         self._expires_at = expires_at
         self._config = Config()
+        self._config_bytes = 0
 
     @property
     def dialect(self) -> Dialect:
         """The client's; where it did not show, GA, which it then stays."""
         self._dialect = self._dialect or "ga"
         return self._dialect
+
+    @property
+    def size(self) -> int:
+        """Bytes of the conversation and of what the client has configured."""
+        return self.conversation.size + self._config_bytes
 
     def opening(self) -> Iterator[ServerEvent]:
         """What a client is told first."""
@@ -158,6 +166,7 @@ class Session:
                 "session.model",
             )
         self._config = changed(self._config, wanted, "session")
+        self._config_bytes = len(msgspec.json.encode(self._object()))
         self._dialect = self._dialect or dialect_of(wanted)
         return {"type": "session.updated", "session": self._object()}
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import orjson
@@ -19,7 +20,8 @@ from orchestrator.gateway import Gateway
 from orchestrator.generation import Generation
 from orchestrator.settings import RealtimeSettings
 from orchestrator.wire.bodies import shown
-from orchestrator.wire.http import DRAIN, ClientLeftError, Exchange, Message
+from orchestrator.wire.http import DRAIN, Exchange, Message
+from orchestrator.wire.intake import ClientLeftError
 from orchestrator.wire.realtime.client_events import ResponseCancel, ResponseCreate, read_envelope
 from orchestrator.wire.realtime.conversation import Bounds
 from orchestrator.wire.realtime.faults import error_object, invalid
@@ -137,9 +139,11 @@ class Socket:
     async def _take(self, raw: bytes) -> None:
         event_id: str | None = None
         try:
-            envelope = read_envelope(raw)
+            # Room for what it brings; afterwards for what is kept of it.
+            self._exchange.keep(self._session.size + len(raw))
+            envelope = await self._exchange.work(raw, read_envelope)
             event_id = envelope.event_id
-            match envelope.open():
+            match await self._exchange.work(raw, lambda _: envelope.open()):
                 case ResponseCreate() as body:
                     self._respond(body, event_id)
                 case ResponseCancel() as body:
@@ -148,6 +152,9 @@ class Socket:
                     await self._send_all(self._session.take(body))
         except GatewayError as error:
             await self._send_error(error, event_id)
+        # What answers have added is held too, as far as there is room for it.
+        with suppress(GatewayError):
+            self._exchange.keep(self._session.size)
 
     def _respond(self, body: ResponseCreate, event_id: str | None) -> None:
         """Starts a response. Raises: InvalidRequest."""

@@ -143,7 +143,7 @@ def _manifest(name: str) -> dict[str, Any]:
             "vocab_size": END_ID + 1,
         },
         "tokens": {"end_id": END_ID, "extra_end_ids": [], "pad_id": None},
-        "features": {"finish_reason": True, "min_p": True},
+        "features": {"finish_reason": True, "min_p": True, "prefix_cache": "salted"},
     }
 
 

@@ -41,6 +41,14 @@ def test_a_prompt_without_a_block_has_one_name() -> None:
     assert blocks_of([5, 6], 64) != blocks_of([5, 7], 64)
 
 
+@pytest.mark.parametrize("prompt", [range(5), range(300)])
+def test_blocks_of_one_salt_are_none_of_another(prompt: range) -> None:
+    first, second, none = (set(blocks_of(prompt, 64, salt)) for salt in (7, 8, 0))
+    assert not first & second
+    assert not first & none
+    assert set(blocks_of(prompt, 64, 7)) == first
+
+
 def test_another_process_gives_the_same_names_and_prefers_the_same_server() -> None:
     ids = list(range(500))
     program = (

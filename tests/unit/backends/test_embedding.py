@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.backends import PreparedEmbedding, ServedModel
+from orchestrator.backends import NO_LIMITS, PreparedEmbedding, ServedModel
 from orchestrator.backends.embedding import Embedder, prepare
 from orchestrator.backends.placement import Placements, Server
 from orchestrator.catalogue import EngineRecipe, Model
 from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest, ModelUnavailable
+from orchestrator.core.fair_threads import FairThreads
 from orchestrator.core.request import EmbeddingRequest, SamplingParams
 from orchestrator.manifest import Manifest
 from orchestrator.rendering import Renderer
@@ -24,7 +25,7 @@ Ids = tuple[int, ...]
 class Words:
     """A renderer to which a text is one token a word, its number of letters."""
 
-    async def aencode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_few(self, texts: Sequence[str]) -> list[list[int]]:
         return [[len(word) for word in text.split()] for text in texts]
 
 
@@ -60,6 +61,10 @@ def asked(*inputs: str | Ids, dimensions: int | None = None) -> EmbeddingRequest
     return EmbeddingRequest("acme/embed", inputs, dimensions)
 
 
+async def prepared_for(served: ServedModel, request: EmbeddingRequest) -> PreparedEmbedding:
+    return await prepare(served, request, "", NO_LIMITS, FairThreads(1, most_running_bytes=1))
+
+
 async def embedded(engine: Engine, served: ServedModel, *rows: Ids) -> list[Ids]:
     placements = Placements([Server("a", cast("TritonClient", engine))])
     embedder = Embedder(placements, timeout_s=1)
@@ -78,7 +83,7 @@ async def embedded(engine: Engine, served: ServedModel, *rows: Ids) -> list[Ids]
 async def test_texts_are_encoded_and_ids_stay(
     served: ServedModel, inputs: tuple[str | Ids, ...], rows: list[Ids]
 ) -> None:
-    prepared = await prepare(served, asked(*inputs, dimensions=4))
+    prepared = await prepared_for(served, asked(*inputs, dimensions=4))
     assert [tuple(row) for row in prepared.rows] == rows
     assert prepared.prompt_tokens == sum(len(row) for row in rows)
 
@@ -95,21 +100,21 @@ async def test_the_first_input_that_is_wrong_is_named(
     served: ServedModel, inputs: tuple[str | Ids, ...], message: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        await prepare(served, asked(*inputs))
+        await prepared_for(served, asked(*inputs))
     assert (caught.value.message, caught.value.param) == (message, "input")
 
 
 async def test_an_input_may_be_as_long_as_the_engine_takes_and_no_longer(
     served: ServedModel,
 ) -> None:
-    await prepare(served, asked("a b c"))
+    await prepared_for(served, asked("a b c"))
     with pytest.raises(ContextLengthExceeded, match=r"`input\[1\]` has 4 tokens; .* takes 3\."):
-        await prepare(served, asked("a", "a b c d"))
+        await prepared_for(served, asked("a", "a b c d"))
 
 
 async def test_other_dimensions_are_refused(served: ServedModel) -> None:
     with pytest.raises(InvalidRequest, match="gives vectors of 4") as caught:
-        await prepare(served, asked("a", dimensions=3))
+        await prepared_for(served, asked("a", dimensions=3))
     assert caught.value.param == "dimensions"
 
 

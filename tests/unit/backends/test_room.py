@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from orchestrator.backends import ServedModel
 from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.placement import single
+from orchestrator.backends.prefix_salts import PrefixSalts
 from orchestrator.catalogue import EngineRecipe, Model
 from orchestrator.core.errors import ContextLengthExceeded
 from orchestrator.core.request import GenerationRequest, SamplingParams, TextPrompt
@@ -37,7 +38,9 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     client = TritonClient(TritonEndpoint("unix:/nonexistent"))
 
     async def most(words: int, limit: int | None, asks: bool, box: bool) -> int:
-        backend = LocalBackend(single(client), first_token_timeout_s=1, clamps_max_tokens=box)
+        backend = LocalBackend(
+            single(client), PrefixSalts(b""), first_token_timeout_s=1, clamps_max_tokens=box
+        )
         prompt = TextPrompt("hello " * words)
         request = GenerationRequest(MODEL.id, prompt, max_tokens=limit, clamps=asks)
         return (await backend.prepare(served, request)).max_tokens

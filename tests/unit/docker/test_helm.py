@@ -158,6 +158,14 @@ def test_probes_ask_what_they_are_for_and_a_pod_has_time_to_end(render: Render) 
     assert pod["terminationGracePeriodSeconds"] > pause_s + drain_s
 
 
+def test_proxies_are_trusted_where_they_are_named(render: Render) -> None:
+    name = "ORCHESTRATOR_SERVER__TRUSTED_PROXIES"
+    assert name not in _settings(render(ONE_TRITON))
+    networks = ["10.1.0.0/16", "2001:db8::/32"]
+    values = {**ONE_TRITON, "orchestrator": {"trustedProxies": networks}}
+    assert json.loads(_settings(render(values))[name]) == networks
+
+
 def test_no_container_may_write_its_image_or_be_root(render: Render) -> None:
     for one in render(EVERYTHING):
         if one["kind"] in {"Deployment", "StatefulSet", "Job"}:
@@ -181,6 +189,7 @@ def test_without_any_triton_the_chart_says_what_is_missing(render: Render) -> No
         {"triton": {"servers": [{"name": "Chat", "models": ["instruct"]}]}},
         {"triton": {"servers": [{"name": "chat", "models": ["a; rm -rf /"]}]}},
         {**ONE_TRITON, "orchestrator": {"env": {"PATH": "/tmp"}}},
+        {**ONE_TRITON, "orchestrator": {"trustedProxies": ["ingress.example"]}},
     ],
 )
 def test_values_that_are_not_known_are_refused(render: Render, values: dict[str, Any]) -> None:

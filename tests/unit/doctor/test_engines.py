@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,3 +133,43 @@ def test_the_gpu_of_a_remote_triton_is_not_looked_for_here(tmp_path: Path) -> No
     remote = TritonSettings(repository=settings.triton.repository, mode="remote", url="gpu:8001")
     elsewhere = settings.model_copy(update={"triton": remote})
     assert engines.models(elsewhere, deep=False)[1].level == "ok"
+
+
+@pytest.mark.parametrize(("dtype", "lacks"), [("bfloat16", True), ("float16", False)])
+def test_a_type_that_the_cpu_lacks_is_told_with_its_model(
+    tmp_path: Path, dtype: str, lacks: bool
+) -> None:
+    settings = scripted(tmp_path)
+    version = settings.triton.repository / "scripted" / "1"
+    document = json.loads((version / "manifest.json").read_text(encoding="utf-8"))
+    document |= {"target": "cpu", "runtime": {"dtype": dtype}}
+    (version / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
+    script = (
+        "import sys; from pathlib import Path; from orchestrator.doctor.engines import *;"
+        "print(replaced_type(Path(sys.argv[1])))"
+    )
+    # In a process of its own: the CPU is looked at once, and masked before.
+    masked = {"OV_CPU_MAX_ISA": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(version)],
+        env={**os.environ, **masked},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("it computes in float32" in done.stdout) == lacks
+    if lacks and done.stdout.strip() == engines.replaced_type(version):
+        # This CPU has none either, so the examination says it.
+        assert done.stdout.strip() in engines.models(settings, deep=False)[1].text
+
+
+def test_an_engine_that_may_mix_tenants_is_a_warning(tmp_path: Path) -> None:
+    settings = scripted(tmp_path)
+    path = settings.triton.repository / "scripted" / "1" / "manifest.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    del document["features"]["prefix_cache"]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    _, model = engines.models(settings, deep=False)
+    assert model.level == "warning"
+    assert "may show tenants what others have sent" in model.text
+    assert "make engines" in model.advice

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from orchestrator.doctor import services
+from orchestrator.doctor.finding import Finding
 from orchestrator.settings import (
     PolicySettings,
     RedisSettings,
@@ -20,6 +22,7 @@ from orchestrator.settings import (
 )
 from orchestrator.store.database import Database
 from orchestrator.store.migrate import migrate
+from tests.redis_server import RedisServer, running_redis
 
 
 @pytest.fixture
@@ -46,6 +49,51 @@ async def test_a_store_that_is_set_up_is_well_and_one_that_is_not_says_how(tmp_p
     await migrate(settings)
     (ready,) = await services.store(settings)
     assert (ready.level, ready.text) == ("ok", str(tmp_path / "orchestrator.db"))
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    with running_redis(tmp_path) as server:
+        yield server
+
+
+async def _redis_with(url: str) -> Finding:
+    (finding,) = await services.redis(Settings(redis=RedisSettings(url=SecretStr(url))))
+    assert "a-wrong-one" not in finding.text + finding.advice
+    return finding
+
+
+async def test_a_redis_that_may_be_written_is_well_and_keeps_nothing(
+    redis_server: RedisServer,
+) -> None:
+    finding = await _redis_with(redis_server.url)
+    assert finding.level == "ok"
+    assert redis_server.command("DBSIZE") == ":0"
+
+
+async def test_a_redis_that_takes_no_password_or_another_one_says_so(
+    redis_server: RedisServer,
+) -> None:
+    url = redis_server.url.replace("redis://", "redis://:a-wrong-one@")
+    finding = await _redis_with(url)
+    assert finding.level == "failed"
+    assert "without any password configured" in finding.text
+    assert redis_server.command("CONFIG SET requirepass the-right-one") == "+OK"
+    finding = await _redis_with(url)
+    assert finding.level == "failed"
+    assert "invalid username-password pair" in finding.text
+    finding = await _redis_with(redis_server.url)
+    assert "Authentication required" in finding.text
+
+
+async def test_a_redis_user_who_may_only_read_is_a_failure(redis_server: RedisServer) -> None:
+    rights = "on >reads ~* -@all +@read +@connection +time +eval"
+    assert redis_server.command(f"ACL SETUSER reader {rights}") == "+OK"
+    url = redis_server.url.replace("redis://", "redis://reader:reads@")
+    finding = await _redis_with(url)
+    assert finding.level == "failed"
+    assert "can't run this command" in finding.text
+    assert "write" in finding.advice
 
 
 async def test_no_password_is_told(tmp_path: Path, nowhere: int) -> None:

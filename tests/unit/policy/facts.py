@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from orchestrator.policy import PolicyInput
+from orchestrator.policy.embedded import EmbeddedRego, gateway_rules
 from orchestrator.policy.inputs import PolicyVersion, from_facts, version_of
+from orchestrator.rego.pool import Evaluators
 
 NOON = 1_795_003_200.0
 """Wednesday 2026-11-18, 12:00 UTC."""
@@ -32,3 +36,20 @@ def asked(**facts: Any) -> PolicyInput:
             **facts,
         }
     )
+
+
+def new_evaluators(places: int = 2, memory_mb: int = 256, idle_s: float = 60) -> Evaluators:
+    """Processes with the rules of the product; to be closed."""
+    return Evaluators(gateway_rules(), places=places, memory_bytes=memory_mb * 2**20, idle_s=idle_s)
+
+
+@asynccontextmanager
+async def embedded(timeout_s: float = 5, memory_mb: int = 256) -> AsyncIterator[EmbeddedRego]:
+    """An evaluator with processes of its own."""
+    evaluators = new_evaluators(memory_mb=memory_mb)
+    rego = EmbeddedRego(evaluators, timeout_s=timeout_s)
+    try:
+        yield rego
+    finally:
+        await rego.close()
+        await evaluators.close()

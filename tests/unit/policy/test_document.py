@@ -31,12 +31,14 @@ def test_every_member_is_read() -> None:
             "plan_models": {"free": ["a"]},
             "allowed_routes": ["local"],
             "api_disabled": True,
+            "prefix_cache_tenants": ["ten_b", "ten_a"],
         }
     )
     assert document.limits == Limits(5, 1, 100, 2)
     assert document.allowed_models == ("a", "b")
     assert (document.plan_models, document.allowed_routes) == ({"free": ("a",)}, ("local",))
     assert document.api_disabled
+    assert document.cache_tenants == ("ten_b", "ten_a")
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,12 @@ def test_every_member_is_read() -> None:
         ({"time_window": {"timezone": 1}}, "document.time_window.timezone"),
         ({"time_window": {"until": "08:00"}}, "document.time_window.until"),
         ({"api_disabled": 1}, "document.api_disabled"),
+        ({"prefix_cache_tenants": "ten_a"}, "document.prefix_cache_tenants"),
+        ({"prefix_cache_tenants": ["ten_a", "acme"]}, "document.prefix_cache_tenants[1]"),
+        (
+            {"prefix_cache_tenants": [f"ten_{n}" for n in range(33)]},
+            "document.prefix_cache_tenants",
+        ),
     ],
 )
 def test_a_wrong_member_is_named(given: dict[str, Any], param: str) -> None:
@@ -92,6 +100,13 @@ def test_a_wrong_member_is_named(given: dict[str, Any], param: str) -> None:
 def test_an_address_is_inside_or_not(address: str | None, inside: bool) -> None:
     document = parse_document({"client_networks": ["10.0.0.0/8", "2001:db8::/32"]})
     assert document.admits(address) is inside
+
+
+def test_a_network_of_mapped_addresses_is_one_of_ipv4() -> None:
+    document = parse_document({"client_networks": ["::ffff:10.0.0.0/104"]})
+    assert document.admits("10.1.2.3")
+    assert document.admits("::ffff:10.1.2.3")
+    assert not document.admits("11.1.2.3")
 
 
 @pytest.mark.parametrize(

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import pytest_asyncio
 import regopy
 
-from orchestrator.core.errors import InvalidRequest, PolicyUnavailable
+from orchestrator.core.errors import PolicyUnavailable
 from orchestrator.core.limits import Limits
-from orchestrator.policy import embedded
-from orchestrator.policy.embedded import EmbeddedRego, check_version
-from orchestrator.policy.inputs import question
-from orchestrator.policy.modules import BUILTINS
-from orchestrator.policy.verdict import BadVerdictError, read_verdict
+from orchestrator.policy.embedded import EmbeddedRego
+from orchestrator.policy.verdict import read_verdict
+from orchestrator.rego import NoAnswerError
+from orchestrator.rego.modules import BUILTINS
+from orchestrator.rego.rules import place
 
-from .facts import HEAD, asked, version
+from .facts import HEAD, asked, embedded, version
 
 
 @pytest_asyncio.fixture
 async def rego() -> AsyncIterator[EmbeddedRego]:
-    made = EmbeddedRego(timeout_s=5)
-    yield made
-    await made.close()
+    async with embedded() as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -146,7 +142,6 @@ async def test_an_operators_module_adds_denials(
     rego: EmbeddedRego, module: str, allow: bool, rule: str, reason: str
 ) -> None:
     own = version(module)
-    check_version(own)
     decision = await rego.decide(own, asked())
     assert (decision.allow, decision.rule, decision.reason) == (allow, rule, reason)
 
@@ -158,7 +153,6 @@ async def test_a_module_cannot_allow_what_the_product_denies(rego: EmbeddedRego)
 
 async def test_a_module_may_keep_requests_at_home(rego: EmbeddedRego) -> None:
     own = version('local_only if input.key.plan == "free"')
-    check_version(own)
     free = await rego.decide(own, asked(plan="free", route_hint="cloud-ok"))
     paid = await rego.decide(own, asked(plan="pro", route_hint="cloud-ok"))
     assert (free.routes, paid.routes) == (("local",), ("cloud", "local"))
@@ -184,47 +178,7 @@ async def test_whatever_goes_wrong_in_the_engine_refuses(
     with pytest.raises(PolicyUnavailable) as caught:
         await rego.decide(own, asked())
     assert (caught.value.status, caught.value.code) == (503, "policy_unavailable")
-    with pytest.raises(BadVerdictError):
-        rego.evaluate(question(own, asked(), clock=True))
     assert capfd.readouterr() == ("", "")
-
-
-async def test_a_module_that_never_ends_is_refused_in_time_and_blocks_nobody(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    rego = EmbeddedRego(timeout_s=0.2)
-    # Not to be saved, but what if it were.
-    loop = " ".join(f"some x{i} in numbers.range(1, 300);" for i in range(3))
-    endless = version(f'deny contains "x" if {{ {loop} x0 + x1 + x2 == 0 }}')
-    began_at = time.monotonic()
-    with pytest.raises(PolicyUnavailable):
-        await rego.decide(endless, asked())
-    assert time.monotonic() - began_at < 5
-    assert "no answer within 0.2 s" in caplog.text
-    assert (await rego.decide(version(), asked())).allow
-    await rego.close()
-
-
-def test_threads_never_get_each_others_decisions() -> None:
-    rego = EmbeddedRego(timeout_s=5)
-    plain, own = version(), version('deny contains input.key.label if input.key.plan == "free"')
-    start = threading.Barrier(8)
-
-    def work(number: int) -> int:
-        start.wait()
-        wrong = 0
-        for turn in range(150):
-            label = f"{number}-{turn}"
-            one = asked(key_label=label, plan="free", allowed_models=["*"] if turn % 2 else ["x"])
-            plain_says = rego.evaluate(question(plain, one, clock=False))
-            own_says = rego.evaluate(question(own, one, clock=True))
-            expected = f"Key '{label}' lacks scope for model 'acme/chat'."
-            wrong += plain_says.reason != ("" if turn % 2 else expected)
-            wrong += own_says.reason != (label if turn % 2 else expected)
-        return wrong
-
-    with ThreadPoolExecutor(8) as threads:
-        assert sum(threads.map(work, range(8))) == 0
 
 
 async def test_equal_questions_are_evaluated_once_and_a_new_version_anew(
@@ -301,7 +255,7 @@ async def test_requests_at_once_get_their_own_decisions(rego: EmbeddedRego) -> N
     ],
 )
 def test_an_answer_of_another_shape_is_none(answer: Any) -> None:
-    with pytest.raises(BadVerdictError):
+    with pytest.raises(NoAnswerError):
         read_verdict(answer, version())
 
 
@@ -310,8 +264,6 @@ def test_every_built_in_that_modules_may_use_is_there() -> None:
     assert [name for name in sorted(BUILTINS) if not interpreter.is_builtin(name)] == []
 
 
-def test_a_fault_that_only_the_compiler_sees_has_a_place_too() -> None:
+def test_what_the_compiler_says_has_a_place() -> None:
     broken = HEAD + 'deny contains "x" if {\n\tinput.key.label == == "x"\n}'
-    with pytest.raises(InvalidRequest, match=r"line 6, column \d+"):
-        check_version(version('deny contains "x" if {\n\tinput.key.label == == "x"\n}'))
-    assert embedded._place("(error 3:own|4|2\n (errormsg 5:wrong))", broken) == (1, 5, "wrong.")
+    assert place("(error 3:own|4|2\n (errormsg 5:wrong))", broken) == (1, 5, "wrong.")

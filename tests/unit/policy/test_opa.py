@@ -12,12 +12,11 @@ from aiohttp import web
 
 from orchestrator.core.errors import PolicyUnavailable
 from orchestrator.policy import PolicyInput
-from orchestrator.policy.embedded import EmbeddedRego
 from orchestrator.policy.inputs import PolicyVersion
 from orchestrator.policy.opa import OpaHttp
 from tests.opa_server import Handler, evaluating, serving
 
-from .facts import asked, version
+from .facts import asked, embedded, version
 
 CASES: list[tuple[PolicyVersion, PolicyInput]] = [
     (version(), asked()),
@@ -31,13 +30,11 @@ CASES: list[tuple[PolicyVersion, PolicyInput]] = [
 
 
 async def test_both_engines_decide_alike() -> None:
-    embedded = EmbeddedRego(timeout_s=5)
-    async with serving(evaluating()) as url:
+    async with embedded() as rego, serving(evaluating()) as url:
         opa = OpaHttp(url, timeout_s=5)
         for policy, question in CASES:
-            assert await opa.decide(policy, question) == await embedded.decide(policy, question)
+            assert await opa.decide(policy, question) == await rego.decide(policy, question)
         await opa.close()
-    await embedded.close()
 
 
 async def test_every_decision_is_asked_for_with_the_token_and_without_a_prompt() -> None:
@@ -135,4 +132,29 @@ async def test_a_module_of_a_policy_is_not_passed_over_in_silence() -> None:
         opa = OpaHttp(url, timeout_s=2)
         with pytest.raises(PolicyUnavailable):
             await opa.decide(version('deny contains "x"'), asked())
+        await opa.close()
+
+
+async def test_questions_of_one_tenant_leave_room_at_the_server_for_others() -> None:
+    waiting, let_go = 0, asyncio.Event()
+    answers = evaluating()
+
+    async def slow_for_one(request: web.Request) -> web.StreamResponse:
+        nonlocal waiting
+        if (await request.json())["input"]["tenant"]["id"] == "greedy":
+            waiting += 1
+            await let_go.wait()
+        return await answers(request)
+
+    async with serving(slow_for_one) as url:
+        opa = OpaHttp(url, timeout_s=60)
+        greedy = [
+            asyncio.create_task(opa.decide(version(), asked(tenant_id="greedy")))
+            for _ in range(100)
+        ]
+        for _ in range(20):
+            assert (await opa.decide(version(), asked(tenant_id="modest"))).allow
+        assert waiting <= 16
+        let_go.set()
+        assert all(decision.allow for decision in await asyncio.gather(*greedy))
         await opa.close()

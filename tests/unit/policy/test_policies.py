@@ -19,6 +19,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from orchestrator.core.acts import By
 from orchestrator.core.errors import Conflict, PolicyUnavailable
 from orchestrator.policy.admin import Change, PolicyAdmin
+from orchestrator.policy.candidates import Candidates
 from orchestrator.policy.embedded import EmbeddedRego
 from orchestrator.policy.engine import RegoPolicies
 from orchestrator.policy.policies import Policies
@@ -30,7 +31,7 @@ from orchestrator.store.key_secret import load_pepper, new_key_secret
 from orchestrator.store.keys import NewKey, create
 from orchestrator.store.migrate import migrate
 
-from .facts import HEAD, NOON, asked, version
+from .facts import HEAD, NOON, asked, new_evaluators, version
 
 pytestmark = pytest.mark.slow
 
@@ -79,11 +80,13 @@ class Bench:
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
-        self.elsewhere = PolicyAdmin(Database(self.settings))
-        self.evaluator = EmbeddedRego(timeout_s=5)
+        self.evaluators = new_evaluators()
+        candidates = Candidates(self.evaluators, timeout_s=5)
+        self.elsewhere = PolicyAdmin(Database(self.settings), candidates)
+        self.evaluator = EmbeddedRego(self.evaluators, timeout_s=5)
         self.policies = Policies(self.database, fresh_s=1, timeout_s=0.5, monotonic=self.clock)
         self.engine = RegoPolicies(self.policies, self.evaluator)
-        self.here = PolicyAdmin(self.database, self.engine)
+        self.here = PolicyAdmin(self.database, candidates, self.engine)
 
     async def rule(self, policy_id: str = "pol_default", **facts: Any) -> str:
         """Which rule decides now."""
@@ -92,6 +95,7 @@ class Bench:
 
     async def close(self) -> None:
         await self.engine.close()
+        await self.evaluators.close()
         await self.elsewhere._database.close()
 
 
@@ -311,3 +315,23 @@ async def test_old_records_are_forgotten(bench: Bench) -> None:
     async with bench.database.reading() as session:
         found = await decisions.listed(session, bench.tenant, "pol_1")
     assert [one.at for one in found] == [4_000_000_000_000]
+
+
+async def test_a_slow_candidate_of_one_tenant_keeps_no_records_of_another_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.policy.recorder._JUDGED_S", 0.5)
+    recorder = Recorder(bench.database, bench.evaluator, share=1, keep_s=3600, most_waiting=1000)
+    numbers = ", ".join(str(number) for number in range(20))
+    four = "; ".join(f"some {name} in nums" for name in "abc")
+    slow = version(f'deny contains "x" if {{ nums := [{numbers}]; {four}; a + b + c > 99 }}')
+    decision = await bench.evaluator.decide(version(), asked())
+    for number in range(100):
+        question = replace(asked(tenant_id="ten_slow", key_id=f"key_{number}"), at=None)
+        recorder.note(question, decision, slow, 1_795_003_200.0)
+    recorder.note(replace(asked(tenant_id=bench.tenant), at=None), decision, None, 4e9)
+    recorder.start()
+    await recorder.close()
+    async with bench.database.reading() as session:
+        found = await decisions.listed(session, bench.tenant, decision.policy_id, most=10)
+    assert len(found) == 1

@@ -263,3 +263,44 @@ async def test_the_outlook_refuses_exactly_as_the_request_would_be(
     assert outlook.refusal is not None
     assert outlook.refusal.message == refused.value.message
     assert outlook.refusal.hit == refused.value.hit == outlook.first
+
+
+async def test_a_request_whose_prompt_was_worked_on_keeps_its_place_in_the_minute(
+    limiter: Limiter,
+) -> None:
+    for end in ("cancel", "reserve"):
+        who = caller(Limits(rpm=1, tpd=10, concurrency=1), key_id=f"key_{end}")
+        admission = await limiter.admit(who, "chat")
+        admission.begin()
+        if end == "cancel":
+            await admission.cancel()
+        else:
+            with pytest.raises(RateLimited):
+                await admission.reserve(11)
+        with pytest.raises(RateLimited) as refused:
+            await limiter.admit(who, "chat")
+        assert refused.value.hit is not None
+        assert refused.value.hit.kind == "rpm"
+
+
+async def test_what_is_surely_too_much_is_known_without_asking(limiter: Limiter) -> None:
+    who = caller(Limits(rpm=1, tpd=100), Limits(tpd=70))
+    admission = await limiter.admit(who, "chat")
+    admission.check(70)
+    with pytest.raises(RateLimited) as refused:
+        admission.check(71)
+    assert refused.value.hit == LimitHit("tenant", "tpd", 70, 70, MIDNIGHT)
+    await admission.cancel()
+    await limiter.admit(who, "chat")
+
+
+async def test_calls_that_count_tokens_have_a_minute_of_their_own(limiter: Limiter) -> None:
+    who = caller(Limits(rpm=1, tpd=1, concurrency=1))
+    counting = [await limiter.admit(who, "count") for _ in range(10)]
+    for admission in counting:
+        admission.begin()
+    assert (await limiter.outlook(who, "count", 1)).refusal is not None
+    with pytest.raises(RateLimited):
+        await limiter.admit(who, "count")
+    assert (await limiter.outlook(who, "chat", 1)).refusal is None
+    await (await limiter.admit(who, "chat")).reserve(1)

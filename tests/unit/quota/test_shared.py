@@ -274,6 +274,25 @@ async def test_a_worker_starts_without_redis_and_counts_when_it_is_there(
     await until(answers)
 
 
+async def test_no_request_fails_when_redis_loses_its_data(
+    start: Start, server: RedisServer
+) -> None:
+    limiter = Limiter(await start())
+    limits = Limits(tpd=1000, concurrency=30)
+    running = await limiter.admit(caller(limits), "chat")
+    for _ in range(3):
+        assert await asyncio.to_thread(server.command, "FLUSHALL") == "+OK"
+        burst = [limiter.admit(caller(limits), "chat") for _ in range(20)]
+        for admission in await asyncio.gather(*burst):
+            await admission.settle(0)
+
+    async def one_runs() -> bool:
+        return await remaining(limiter, Limits(concurrency=30)) == 29
+
+    await until(one_runs)
+    await running.settle(0)
+
+
 async def test_a_redis_that_lost_everything_learns_what_is_held_and_used(
     start: Start, server: RedisServer
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from orchestrator.core.messages import (
 )
 from orchestrator.core.request import ChatPrompt, TextPrompt, TokenPrompt
 from orchestrator.rendering import Renderer, RenderingError
-from orchestrator.rendering.renderer import LONG_PROMPT_CHARACTERS, prompt_characters
+from orchestrator.rendering.renderer import prompt_characters
 
 from .conftest import CHAT_ML, Model, asking, bert, byte_level, write_model
 
@@ -173,25 +172,11 @@ def test_texts_to_embed_get_the_tokenizers_own_frame_and_are_not_cut(tmp_path: P
     assert renderer.encode("[SEP] the") == [2, 6, 8, 7, 4, 3]
 
 
-async def test_long_prompts_are_rendered_elsewhere_and_the_same(
-    chat_ml: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    threads: list[Any] = []
-
-    async def to_thread(function: Any, *arguments: Any) -> Any:
-        threads.append(function)
-        return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
-
-    monkeypatch.setattr(asyncio, "to_thread", to_thread)
-    long = ChatPrompt((Message("user", (TextPart("x" * LONG_PROMPT_CHARACTERS),)),))
-    assert await chat_ml.renderer.arender(HI) == chat_ml.renderer.render(HI)
-    assert threads == []
-    assert await chat_ml.renderer.arender(long) == chat_ml.renderer.render(long)
-    assert await chat_ml.renderer.aencode(["x"]) == [chat_ml.renderer.encode("x")]
-    assert len(threads) == 1
-    texts = ["y" * LONG_PROMPT_CHARACTERS, "z"]
-    assert await chat_ml.renderer.aencode(texts) == list(map(chat_ml.renderer.encode, texts))
-    assert len(threads) == 2
+def test_many_texts_are_encoded_as_each_alone(chat_ml: Model) -> None:
+    texts = ["y" * 70_000, "z", "the user " * 9000, ""]
+    expected = list(map(chat_ml.renderer.encode, texts))
+    assert [row for rows in chat_ml.renderer.encode_many(texts) for row in rows] == expected
+    assert chat_ml.renderer.encode_few(texts) == expected
 
 
 def test_the_cost_of_a_prompt_counts_all_of_its_texts() -> None:
@@ -201,7 +186,7 @@ def test_the_cost_of_a_prompt_counts_all_of_its_texts() -> None:
     )
     assert prompt_characters(chat) == 516
     assert prompt_characters(TextPrompt("1234")) == 4
-    assert prompt_characters(TokenPrompt((1, 2))) == 0
+    assert prompt_characters(TokenPrompt((1, 2))) == 2
 
 
 @pytest.mark.parametrize(

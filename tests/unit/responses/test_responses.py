@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import text
@@ -11,6 +12,7 @@ from sqlalchemy import text
 from orchestrator.core.errors import (
     InvalidRequest,
     PreviousResponseNotFound,
+    RateLimited,
     ResponseNotFound,
     StoreUnavailable,
 )
@@ -20,6 +22,8 @@ from orchestrator.settings import ResponsesSettings
 from orchestrator.store.database import Database, StoreError
 
 from .conftest import QUICK
+
+T = TypeVar("T")
 
 FIRST, SECOND, THIRD = (f"resp_01HZX3J5K7M9N1P3Q5R7S9T1V{n}" for n in range(3))
 
@@ -222,3 +226,38 @@ def test_stored_events_come_apart_as_they_were_put_together() -> None:
     frames = [lifecycle_frame("response.created", n, {"text": "a\n\nb é 😀"}) for n in range(3)]
     assert frames_in(b"".join(frames).decode()) == frames
     assert frames_in("") == []
+
+
+class SmallRoom:
+    """Room for `size` bytes; notes where the work is done."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.worked: list[int] = []
+
+    def hold(self, size: int) -> None:
+        if size > self.size:
+            raise RateLimited("full")
+        self.size -= size
+
+    async def work_on(self, size: int, work: Callable[[], T]) -> T:
+        self.worked.append(size)
+        return work()
+
+
+async def test_what_came_before_is_read_when_there_is_room_for_it(
+    database: Database, tenant_id: str
+) -> None:
+    responses = Responses(database, QUICK)
+    for one, before in ((FIRST, None), (SECOND, FIRST)):
+        assert await responses.keep(kept(tenant_id, one, before))
+    room, ids = SmallRoom(10**6), [item_id("msg", FIRST, 0)]
+    assert len(await responses.history(tenant_id, SECOND, room)) == 4
+    assert len(await responses.items(tenant_id, ids, room)) == 1
+    assert 10**6 - room.size == sum(room.worked) > 0
+    for read in (
+        lambda: responses.history(tenant_id, SECOND, SmallRoom(100)),
+        lambda: responses.items(tenant_id, ids, SmallRoom(100)),
+    ):
+        with pytest.raises(RateLimited):
+            await read()

@@ -28,6 +28,7 @@ class ScriptedWork:
 
     now: Kept
     fault: Exception | None = None
+    closings: int = 0
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
     has_begun: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -52,6 +53,9 @@ class ScriptedWork:
 
     def kept(self) -> Kept:
         return self.now
+
+    def close(self) -> None:
+        self.closings += 1
 
     def _become(self, body: dict[str, object]) -> None:
         self.now = replace(self.now, body=body)
@@ -204,3 +208,17 @@ async def rename(database: Database, name: str, new_name: str) -> None:
     async with database.unit_of_work() as session:
         connection = await session.connection()
         await connection.execute(text(f"ALTER TABLE {name} RENAME TO {new_name}"))
+
+
+async def test_what_a_response_held_is_free_once_when_it_is_over(
+    database: Database, tenant_id: str
+) -> None:
+    responses = Responses(database, QUICK)
+    runs = Runs(responses, QUICK)
+    ended = await begun(responses, runs, running(tenant_id, FIRST))
+    stopped = await begun(responses, runs, running(tenant_id, SECOND))
+    assert (ended.closings, stopped.closings) == (0, 0)
+    ended.may_end.set()
+    runs.stop(SECOND)
+    await runs.close()
+    assert (ended.closings, stopped.closings) == (1, 1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from pathlib import Path
 
 import pytest
 
+from orchestrator.serve import metrics_port
 from orchestrator.serve.claims import ClaimError
 from orchestrator.serve.metrics_port import MetricsPort
 from orchestrator.settings import MetricsSettings
@@ -16,6 +18,7 @@ from orchestrator.telemetry.exposition import Scrape
 from orchestrator.telemetry.gathering import ScrapeSocket, socket_folder
 from orchestrator.telemetry.instruments import Family, Series, Spec
 
+TIMEOUT_S = 60.0
 FAMILY = Family(Spec("a.count", "counter", "", "Counts."), [Series((), 3)])
 
 
@@ -56,6 +59,80 @@ async def test_it_answers_nothing_else(tmp_path: Path, line: str) -> None:
     port = MetricsPort(MetricsSettings(port=0), tmp_path)
     await port.open()
     assert (await ask(port, line))[0].startswith("HTTP/1.1 404 Not Found")
+    await port.close()
+
+
+@pytest.mark.parametrize(
+    "head", ["GET /metrics HTTP/1.1\r\nX: " + "a" * 100_000, "GET / HTTP/1.1" + "\r\nX: y" * 200]
+)
+async def test_a_head_that_is_too_large_is_refused(tmp_path: Path, head: str) -> None:
+    port = MetricsPort(MetricsSettings(port=0), tmp_path)
+    await port.open()
+    async with asyncio.timeout(TIMEOUT_S):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port.port)
+        writer.write(f"{head}\r\n\r\n".encode())
+        # Where more is on its way than is read, the end may be a reset.
+        with contextlib.suppress(ConnectionError):
+            assert (await reader.read()).startswith(b"HTTP/1.1 431 ")
+        writer.close()
+    await port.close()
+
+
+async def test_silent_connections_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_port, "_PATIENCE_S", 3600.0)
+    port = MetricsPort(MetricsSettings(port=0), tmp_path)
+    await port.open()
+    async with asyncio.timeout(TIMEOUT_S):
+        silent = [await asyncio.open_connection("127.0.0.1", port.port) for _ in range(100)]
+        reading = {asyncio.create_task(_end(reader)) for reader, _ in silent}
+        while len(reading) > 64:
+            _, reading = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
+        for _, writer in silent:
+            writer.close()
+        await asyncio.wait(reading)
+        assert (await ask(port, "GET / HTTP/1.1"))[0].startswith("HTTP/1.1 404")
+    await port.close()
+
+
+async def test_a_silent_connection_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_port, "_PATIENCE_S", 1.0)
+    port = MetricsPort(MetricsSettings(port=0), tmp_path)
+    await port.open()
+    async with asyncio.timeout(TIMEOUT_S):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port.port)
+        await _end(reader)
+        writer.close()
+    await port.close()
+
+
+async def _end(reader: asyncio.StreamReader) -> None:
+    """The server closes without a word."""
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
+
+
+async def test_a_client_that_reads_nothing_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_port, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(metrics_port, "_NOT_FOUND", b"x" * 32 * 1024 * 1024)
+    port = MetricsPort(MetricsSettings(port=0), tmp_path)
+    await port.open()
+    async with asyncio.timeout(TIMEOUT_S):
+        with socket.create_connection(("127.0.0.1", port.port)) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            while port.open_connections != 1:  # noqa: ASYNC110  # nothing reports it
+                await asyncio.sleep(0.05)
+            while port.open_connections:  # noqa: ASYNC110  # nothing reports it
+                await asyncio.sleep(0.05)
+            connection.settimeout(TIMEOUT_S)
+            received = 0
+            with contextlib.suppress(ConnectionError):
+                while piece := connection.recv(1024 * 1024):
+                    received += len(piece)
+        assert received < 32 * 1024 * 1024
     await port.close()
 
 

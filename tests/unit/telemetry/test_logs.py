@@ -128,7 +128,34 @@ def test_an_exception_stays_on_the_line_of_its_message(capsys: pytest.CaptureFix
         logging.getLogger("x").exception("failed")
     (line,) = lines(capsys)
     assert line["message"] == "failed"
-    assert line["exception"].endswith("KeyError: 'x'")
+    assert line["exception"].endswith("\nKeyError")
+
+
+def raise_of_many_kinds() -> None:
+    """An error with a cause, in a group, whose texts all quote what was sent."""
+    try:
+        int("a secret prompt")
+    except ValueError as error:
+        group = ExceptionGroup("a secret group", [OSError(28, "No space left"), error])
+        raise KeyError("a secret key") from group
+
+
+@pytest.mark.parametrize("format_", ["json", "text"])
+def test_no_error_is_told_with_its_text(capsys: pytest.CaptureFixture[str], format_: Any) -> None:
+    configure_logging(LoggingSettings(format=format_))
+    try:
+        raise_of_many_kinds()
+    except KeyError:
+        logging.getLogger("x").exception("failed")
+    logging.getLogger("asyncio").error("Task was lost\ntask: <Task exception=V('a secret')>")
+    told = capsys.readouterr().err
+    # The source of a test stands in its places; only there may the word be.
+    shown = [line for line in told.replace("\\n", "\n").splitlines() if "secret" in line]
+    assert all(line.strip().startswith(("int(", "raise ", "group =")) for line in shown)
+    assert "raise_of_many_kinds" in told
+    for kind in ("KeyError", "ExceptionGroup", "ValueError", "OSError: No space left"):
+        assert kind in told
+    assert "Task was lost" in told
 
 
 def test_a_terminal_gets_text_unless_somebody_says_otherwise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import time
 from collections.abc import Callable
 
@@ -17,7 +18,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from orchestrator.core.events import EngineTimings
 from orchestrator.telemetry import names
 from orchestrator.telemetry.calls import Call, Parent
-from orchestrator.telemetry.tracing import Tracing
+from orchestrator.telemetry.tracing import Tracing, session_of
+from tests.otlp_receiver import receiving
 
 Traced = Callable[[], tuple[Tracing, InMemorySpanExporter]]
 
@@ -187,3 +189,28 @@ def test_the_resource_is_hashed_once_and_not_for_every_span(
     assert hash(tracing.resource) == hash(same)
     monkeypatch.setattr(Resource, "__hash__", None)
     assert {tracing.resource: 1}[tracing.resource] == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_receiver_on_this_machine_is_reached_without_the_proxy(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed, receiving() as receiver:
+        closed.bind(("127.0.0.1", 0))
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{closed.getsockname()[1]}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url.replace("127.0.0.1", host))
+        tracing = Tracing(0)
+        call = Call("req_1", "req_1")
+        tracing.begin(call, "POST")
+        tracing.finish(call, "POST /v1/x", time.perf_counter_ns(), 200, "")
+        tracing.flush()
+        receiver.wait_for(lambda: bool(receiver.trace(f"{call.trace_id:032x}")))
+
+
+def test_a_receiver_elsewhere_keeps_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector.example.com")
+    assert session_of("traces") is None
+    assert session_of("metrics") is None

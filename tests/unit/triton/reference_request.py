@@ -113,6 +113,8 @@ def _add_sampling(tensors: _Tensors, call: GenerateCall) -> None:
     seed = call.seed if call.seed is not None else sampling.seed
     if seed is not None:
         tensors.uint64("seed", seed & 0xFFFFFFFFFFFFFFFF)
+    if call.cache_salt is not None:
+        tensors.uint64("cache_salt_id", call.cache_salt)
     for name, value, neutral in (
         ("presence_penalty", sampling.presence_penalty, 0.0),
         ("frequency_penalty", sampling.frequency_penalty, 0.0),

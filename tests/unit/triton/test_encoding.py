@@ -50,6 +50,7 @@ calls = st.builds(
     top_log_probs=st.integers(0, 20),
     guide=st.none() | guides,
     seed=st.none() | st.integers(0, 2**63),
+    cache_salt=st.none() | st.integers(0, 2**64 - 1),
 )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from tritonclient.grpc import service_pb2
@@ -10,7 +12,7 @@ from tritonclient.grpc import service_pb2
 from orchestrator.core.errors import UpstreamFailed
 from orchestrator.core.request import SamplingParams
 from orchestrator.triton import contract
-from orchestrator.triton.contract import GenerateCall
+from orchestrator.triton.contract import GenerateCall, Guide
 from orchestrator.triton.stream import TokenStream
 from orchestrator.triton.transport import Metadata, Status
 
@@ -90,6 +92,24 @@ async def test_what_cannot_be_read_fails_its_own_call_only(unreadable: bytes) ->
     with pytest.raises(UpstreamFailed, match="cannot be read"):
         await stream.next_chunk()
     assert stopped == [stream]
+
+
+@pytest.mark.parametrize("guide", [Guide("json_schema", '{"title": "Kaufvertrag"}'), None])
+async def test_what_an_engine_says_of_a_guided_request_is_not_logged(
+    guide: Guide | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    said = "the engine broke: grammar {Kaufvertrag}, tokens: Mueller"
+    failed = service_pb2.ModelStreamInferResponse(error_message=said).SerializeToString()
+    call = replace(CALL, guide=guide)
+    stream = TokenStream(call, on_stop=_never, on_end=_never)
+    stream.produced = 1
+    stream.start(Wire(failed), metadata=(), timeout_s=1.0)
+    with pytest.raises(UpstreamFailed) as caught:
+        await stream.next_chunk()
+    assert "Kaufvertrag" not in str(caught.value)
+    assert ("Kaufvertrag" in caplog.text) == (guide is None)
+    assert "triton refused r for model m" in caplog.text
 
 
 def _never(stream: TokenStream) -> None:

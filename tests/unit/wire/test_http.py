@@ -16,7 +16,8 @@ from starlette.exceptions import HTTPException
 from orchestrator.core.errors import ModelUnavailable
 from orchestrator.settings import HostsSettings, ServerSettings
 from orchestrator.wire.connection import CLIENT_LEFT
-from orchestrator.wire.http import Exchange, header_pairs
+from orchestrator.wire.header_pairs import header_pairs
+from orchestrator.wire.http import Exchange
 from tests.wire.harness import KEY, NARROW_KEY, Bench, answer, bench, call
 
 CHAT = {"model": "acme/chat", "messages": [{"role": "user", "content": "hi"}]}

@@ -15,6 +15,12 @@ def test_only_full_blocks_have_a_digest_and_it_covers_all_before_it() -> None:
     assert first == prefix_digests([1, 2, 3, 4], 2)
 
 
+def test_no_digest_of_one_salt_is_one_of_another() -> None:
+    digests = {salt: prefix_digests(range(6), 2, salt) for salt in (0, 1, 2**64 - 1)}
+    assert len({one for each in digests.values() for one in each}) == 9
+    assert digests[1] == prefix_digests(range(7), 2, 1)
+
+
 def test_a_published_prefix_is_shared_and_counted() -> None:
     pool = BlockPool(4)
     digests = prefix_digests(range(4), 2)

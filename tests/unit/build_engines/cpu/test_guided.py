@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tokenizers.models import WordLevel
 from build_engines.cpu.engine import Engine
 from build_engines.cpu.guided import GuideCompiler
 from build_engines.serving.artefacts import Artefacts
+from build_engines.serving.faults import described
 from build_engines.serving.request import Generation, Guide, Request, RequestError, Sampling
 from tests.reference.checkpoints import END_ID, byte_tokenizer
 
@@ -67,9 +69,10 @@ def test_plain_json_is_the_beginning_of_an_object(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("guide", "reason"),
     [
-        (Guide("json_schema", '{"type": "nope"}'), "nope"),
+        (Guide("json_schema", '{"type": "nope"}'), "an unknown `type`"),
         (Guide("json_schema", "{broken"), "json_schema"),
         (Guide("json_schema", '{"type": "object", "unevaluatedProperties": false}'), "uneval"),
+        (Guide("json_schema", '{"type": "string", "minLength": 5, "maxLength": 3}'), "minLength"),
         (Guide("regex", "[a-z"), "unclosed character class"),
         (Guide("ebnf_grammar", "root ::= missing"), "ebnf_grammar"),
     ],
@@ -86,6 +89,47 @@ def test_an_unusable_guide_fails_its_request_alone(
     assert neighbour.wait(30)
     assert neighbour.finish == "length"
     assert guided(engine, Guide("regex", "ok")).finish == "stop"
+
+
+SECRETS = [
+    Guide("json_schema", '{"type": "Kaufvertrag"}'),
+    Guide("json_schema", '{"type": "object", "Kaufvertrag": 1, "unevaluatedItems": false}'),
+    Guide("json_schema", '{"$ref": "#/$defs/Kaufvertrag"}'),
+    Guide("json_schema", '{"$ref": "http://Kaufvertrag/1"}'),
+    Guide("json_schema", '{"type": "string", "pattern": "(?=Kaufvertrag)"}'),
+    Guide("json_schema", '{"type": "string", "pattern": "Kaufvertrag["}'),
+    Guide("json_schema", "{Kaufvertrag"),
+    Guide("regex", "Kaufvertrag["),
+    Guide("regex", "(Kaufvertrag"),
+    Guide("ebnf_grammar", "root ::= Kaufvertrag"),
+    Guide("ebnf_grammar", "Kaufvertrag"),
+]
+
+
+@pytest.mark.parametrize("guide", SECRETS, ids=lambda guide: guide.text)
+def test_a_refusal_holds_nothing_of_the_guide(
+    engine: Engine, guide: Guide, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    refused = guided(engine, guide)
+    assert refused.finish == "error"
+    assert "kaufvertrag" not in f"{refused.error} {caplog.text}".lower()
+
+
+def test_a_failure_on_the_way_holds_neither_the_guide_nor_the_answer(
+    engine: Engine, llama: Artefacts, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    guides = GuideCompiler(llama.folder / "tokenizer.json", engine.limits.vocab_size, [END_ID])
+    schema = {"type": "object", "properties": {"Kaufvertrag": {"type": "null"}}}
+    matcher = guides.compile(Guide("json_schema", json.dumps(schema)))
+    answer = byte_tokenizer().encode("{Mueller").ids
+    with pytest.raises(RequestError) as caught:
+        _ = [matcher.advance(token) for token in answer]
+    assert str(caught.value) == "guided decoding failed: what was chosen does not follow it"
+    # And the scheduler's line says where it happened only.
+    assert "Kaufvertrag" not in described(caught.value)
+    assert "guided.py" in described(caught.value)
 
 
 def test_an_unreadable_tokenizer_makes_guides_unavailable_and_nothing_else(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from build_engines.llmapi.sampling import finish_reason, sampling_arguments, take
+from build_engines.llmapi.sampling import cache_salt, finish_reason, sampling_arguments, take
 from build_engines.serving.request import Generation, Guide, Request, RequestError, Sampling
 
 
@@ -92,3 +92,9 @@ def test_without_log_probabilities_only_tokens_are_taken() -> None:
 )
 def test_every_finish_reason_has_a_word(theirs: str, ours: str) -> None:
     assert finish_reason(theirs) == ours
+
+
+def test_a_salt_is_a_text_of_its_own() -> None:
+    assert cache_salt(request()) is None
+    assert cache_salt(request(cache_salt=5)) == "0000000000000005"
+    assert cache_salt(request(cache_salt=2**64 - 1)) == "f" * 16

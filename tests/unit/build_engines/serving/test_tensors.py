@@ -81,6 +81,7 @@ def test_every_setting_arrives() -> None:
             guided_decoding_guide_type="regex",
             guided_decoding_guide="[ü]+",
             pad_id=3,
+            cache_salt_id=np.array([2**64 - 1], np.uint64),
         ),
         LIMITS,
     )
@@ -96,6 +97,7 @@ def test_every_setting_arrives() -> None:
     assert (request.end_id, request.min_tokens) == (9, 2)
     assert (request.log_probs, request.top_log_probs) == (True, 4)
     assert request.guide == Guide("regex", "[ü]+")
+    assert request.cache_salt == 2**64 - 1
     assert parsed.streaming
     assert parsed.perf_metrics
     assert parsed.num_input_tokens

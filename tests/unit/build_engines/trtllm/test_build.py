@@ -119,6 +119,7 @@ def test_a_checkpoint_that_the_converters_must_not_read_is_refused(
         {"kv_cache_tokens": 4096},
         {"max_lora_rank": 8, "lora_checkpoint": "/lora"},
         {"weight_streaming": True},
+        {"shared_prefix_cache": True},
     ],
     ids=str,
 )
@@ -129,6 +130,9 @@ def test_the_configuration_holds_parameters_that_the_backend_looks_up(
     parameters = TARGET.parameters(model, Path("/models/b/2"))
     assert parameters.keys() <= TRTLLM_PARAMETERS
     assert parameters["gpt_model_path"] == "/models/b/2/engine"
+    # It takes no salt: what is cached of one tenant's prompts must serve nobody else.
+    shared = bool(recipe.get("shared_prefix_cache"))
+    assert parameters["enable_kv_cache_reuse"] == str(shared).lower()
     # Read by the backend whether they are used or not.
     assert {"tokenizer_dir", "guided_decoding_backend"} <= parameters.keys()
     template = (TEMPLATES / "generate.pbtxt").read_text()

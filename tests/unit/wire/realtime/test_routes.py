@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.settings import RealtimeSettings
 from tests.unit.wire.realtime.client import SocketClient, connected, refused
-from tests.wire.harness import KEY, Bench, bench, call
+from tests.wire.harness import KEY, STRANGERS_KEY, Bench, bench, call
 
 pytestmark = pytest.mark.slow
 
@@ -134,3 +134,16 @@ async def test_plain_http_is_told_to_upgrade(service: Bench) -> None:
     sent = await call(service.app, path="/v1/realtime", method="GET")
     assert sent[0]["status"] == 400
     assert b"WebSocket" in sent[1]["body"]
+
+
+async def test_one_tenant_does_not_take_all_places(tmp_path: Path) -> None:
+    settings = RealtimeSettings(most_sessions=3, most_tenant_sessions=1)
+    async with bench(tmp_path, realtime=settings) as service:
+        async with connected(service.app):
+            status, headers, body = await refused(service.app)
+            assert (status, headers[b"retry-after"]) == (429, b"5")
+            assert "1 realtime sessions" in body["error"]["message"]
+            async with connected(service.app, key=STRANGERS_KEY):
+                pass
+        async with connected(service.app):
+            pass

@@ -205,13 +205,13 @@ async def test_a_used_up_limit_is_a_failed_response_as_clients_wait_for_its_end(
 async def test_the_oldest_items_are_left_out_until_the_rest_fits(service: Bench) -> None:
     prepare = service.backend.prepare
 
-    async def at_most_two(served: Any, request: GenerationRequest, owner: str = "") -> Any:
+    async def at_most_two(served: Any, request: GenerationRequest, *others: Any) -> Any:
         assert isinstance(request.prompt, ChatPrompt)
         if len(request.prompt.messages) > 2:
             raise ContextLengthExceeded("Too long.")
-        return await prepare(served, request, owner)
+        return await prepare(served, request, *others)
 
-    service.backend.prepare = at_most_two  # type: ignore[method-assign]  # a smaller context
+    service.backend.prepare = at_most_two  # type: ignore[method-assign,assignment]  # a smaller context
     async with connected(service.app) as client:
         for name in "abcde":
             content = [{"type": "input_text", "text": name}]

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.settings import RealtimeSettings, ServerSettings
 from orchestrator.wire.http import DRAIN
+from orchestrator.wire.surfaces import Application
 from tests.unit.wire.realtime.client import HELLO, TIMEOUT_S, SocketClient, connected
 from tests.wire.harness import KEY, Bench, answer, bench
 
@@ -155,3 +156,45 @@ async def test_the_log_has_one_line_with_the_tokens_of_all_responses_and_no_key(
     told = str(vars(lines[0]))
     assert "101" in told
     assert "18" in told
+
+
+async def test_what_a_session_holds_counts_among_the_bytes_of_its_tenant(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path, server=ServerSettings(max_body_bytes=100_000)) as service:
+        assert isinstance(service.app, Application)
+        shares = service.app.edge._intake.shares
+
+        def item(item_id: str) -> dict[str, Any]:
+            content = [{"type": "input_text", "text": "x" * 70_000}]
+            return {
+                "type": "conversation.item.create",
+                "item": {**HELLO, "id": item_id, "content": content},
+            }
+
+        async with connected(service.app) as client, connected(service.app) as other:
+            for name in ("one", "two"):
+                client.send(item(name))
+                await client.until("conversation.item.done")
+            assert shares.total >= 140_000
+            error = (await other.ask(item("three")))["error"]
+            assert "may hold 200000 bytes" in error["message"]
+            client.send({"type": "conversation.item.delete", "item_id": "one"})
+            await client.until("conversation.item.deleted")
+            other.send(item("three"))
+            await other.until("conversation.item.done")
+        assert shares.total == 0
+
+
+async def test_a_configuration_counts_too_and_its_successor_replaces_it(tmp_path: Path) -> None:
+    async with bench(tmp_path, server=ServerSettings(max_body_bytes=100_000)) as service:
+        assert isinstance(service.app, Application)
+        shares = service.app.edge._intake.shares
+        async with connected(service.app) as client:
+            for size in (90_000, 70_000, 1):
+                update = {"type": "realtime", "instructions": "x" * size}
+                client.send({"type": "session.update", "session": update})
+                await client.until("session.updated")
+                await asyncio.sleep(0)
+                counted = shares.total
+                assert size <= counted < size + 2_000 if size > 1 else counted == 0

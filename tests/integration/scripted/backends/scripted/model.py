@@ -108,7 +108,8 @@ class TritonPythonModel:
         ids = pb.get_input_tensor_by_name(request, "input_ids").as_numpy().ravel()
         length = int(_scalar(request, "input_lengths"))
         script = read_script(ids[:length].astype(np.uint8).tobytes())
-        self._note("start", request_id, prompt_tokens=length)
+        salt = int(_scalar(request, "cache_salt_id", default=0))
+        self._note("start", request_id, prompt_tokens=length, salt=salt)
         if script.raise_in_execute:
             raise RuntimeError(script.raise_in_execute)
         if script.freeze:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.core.errors import InvalidRequest
-from orchestrator.policy.modules import MOST_CHARACTERS, check_module
-
-from .facts import HEAD
+from orchestrator.rego.modules import MOST_CHARACTERS, check_module
+from tests.unit.policy.facts import HEAD
 
 GOOD = """package gateway.custom
 

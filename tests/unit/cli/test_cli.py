@@ -4,67 +4,19 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from orchestrator import __version__
-from orchestrator.__main__ import main
 from orchestrator.store.key_secret import is_key_secret
+from tests.unit.cli.conftest import Run
 
 pytestmark = pytest.mark.slow
 
 _SECRET = re.compile(r"op_live_[0-9a-f]{4}_[0-9a-f]{32}")
 
-_CATALOGUE = """
-[[model]]
-id = "acme/chat"
-name = "acme-chat"
-task = "generate"
-context_tokens = 512
-aliases = ["quick:chat"]
-[model.engine]
-checkpoint = "somewhere"
-
-[[model]]
-id = "acme/embed"
-name = "acme-embed"
-task = "embed"
-context_tokens = 256
-[model.engine]
-checkpoint = "somewhere"
-"""
-
 _NO_LIMITS = dict.fromkeys(("rpm_limit", "images_rpm_limit", "tpd_limit", "concurrency_limit"))
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs one command line in an empty folder: exit code, standard output, standard error."""
-    (tmp_path / "catalogue.toml").write_text(_CATALOGUE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ORCHESTRATOR_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("ORCHESTRATOR_CATALOGUE", str(tmp_path / "catalogue.toml"))
-    monkeypatch.setenv("ORCHESTRATOR_TRITON__REPOSITORY", str(tmp_path / "repository"))
-
-    def run_line(*arguments: str) -> tuple[int, str, str]:
-        try:
-            code = main(arguments)
-        except SystemExit as exit_:
-            code = exit_.code if isinstance(exit_.code, int) else 1
-        written = capsys.readouterr()
-        return code, written.out, written.err
-
-    return run_line
-
-
-@pytest.fixture
-def migrated(run: Run) -> Run:
-    assert run("migrate") == (0, "The store is now up to date.\n", "")
-    return run
 
 
 def _created(migrated: Run, *more: str) -> dict[str, object]:
@@ -142,7 +94,11 @@ def test_migrate_twice_has_nothing_to_do(migrated: Run) -> None:
 @pytest.mark.parametrize(
     "line", [("keys", "list"), ("keys", "create", "--label", "x"), ("keys", "revoke", "key_1")]
 )
-def test_store_that_is_not_set_up_is_one_sentence(run: Run, line: tuple[str, ...]) -> None:
+def test_store_that_is_not_set_up_is_one_sentence(
+    run: Run, line: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "orchestrator.db").touch()
     code, out, err = run(*line)
     assert (code, out) == (1, "")
     assert re.fullmatch(

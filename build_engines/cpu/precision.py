@@ -1,0 +1,66 @@
+"""Which types the CPU engine computes in and keeps its cache in: what is asked for, as far as this
+CPU has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import lru_cache
+
+import openvino as ov
+
+_BFLOAT16 = "BF16"
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """What the arithmetic and the key/value cache are computed and stored in (OpenVINO's names).
+
+    `note` says where that is not what was asked for; empty where it is.
+    """
+
+    arithmetic: str
+    kv_cache: str
+    note: str = ""
+
+
+#: Integer weights keep float32 arithmetic: int8 under a bf16 hint measured slower than either.
+_WANTED = {
+    "float32": Precision("f32", "f32"),
+    "float16": Precision("f32", "f16"),
+    "bfloat16": Precision("bf16", "bf16"),
+    "int8": Precision("f32", "f16"),
+    "int4": Precision("f32", "f16"),
+}
+_WITHOUT_BFLOAT16 = Precision(
+    "f32",
+    "f32",
+    "this CPU has no bfloat16: the weights stay as they are, arithmetic and key/value cache are "
+    "float32",
+)
+
+
+def precision_for(dtype: str) -> Precision:
+    """The precision of a model of `dtype` on this CPU. Raises: KeyError for an unknown `dtype`."""
+    return fitted(dtype, cpu_capabilities())
+
+
+def fitted(dtype: str, capabilities: Collection[str]) -> Precision:
+    """The precision of a model of `dtype` on a CPU with OpenVINO's `capabilities`.
+
+    Without bfloat16 OpenVINO computes in float32 whatever it is asked for, and then opens no
+    bfloat16 cache. Raises: KeyError for an unknown `dtype`.
+    """
+    wanted = _WANTED[dtype]
+    lacks = wanted.arithmetic == "bf16" and _BFLOAT16 not in capabilities
+    return _WITHOUT_BFLOAT16 if lacks else wanted
+
+
+@lru_cache(maxsize=1)
+def cpu_capabilities() -> frozenset[str]:
+    """OpenVINO's `OPTIMIZATION_CAPABILITIES` of this CPU, `BF16` say.
+
+    `OV_CPU_MAX_ISA` and `ONEDNN_MAX_CPU_ISA` mask what the CPU has beyond them.
+    """
+    return frozenset(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))

@@ -1,0 +1,16 @@
+"""What goes between an evaluator and its parent: JSON with its length in front."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+HEAD = struct.Struct(">I")
+MOST_REPLY_BYTES = 256 * 1024
+
+
+def packed(message: Any) -> bytes:
+    """One frame. Raises: ValueError, RecursionError when JSON cannot hold `message`."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    return HEAD.pack(len(body)) + body

@@ -1,0 +1,143 @@
+"""Accepts connections of a listening socket, within the bounds of `Connections`.
+
+The event loop's own server accepts all that wait before any protocol is asked, and takes the last
+descriptors doing so; this one asks first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from orchestrator.serve.connections import Connections, Guarded, Place
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 8
+"""Connections accepted before the loop does other work."""
+_PAUSE_S = 0.2
+"""How long none is accepted while the system has no descriptor or memory for one."""
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_MESSAGE = "The server has no place for another connection at the moment."
+_BODY = orjson.dumps(
+    {
+        "error": {
+            "code": "overloaded",
+            "message": _MESSAGE,
+            "type": "service_unavailable_error",
+            "param": None,
+            "reason": "too_many_connections",
+        },
+        "code": "overloaded",
+        "detail": _MESSAGE,
+    }
+)
+_REFUSAL = b"".join(
+    (
+        b"HTTP/1.1 503 Service Unavailable\r\n",
+        b"content-type: application/json\r\n",
+        b"content-length: %d\r\n" % len(_BODY),
+        b"retry-after: 1\r\n",
+        b"connection: close\r\n\r\n",
+        _BODY,
+    )
+)
+
+
+class Acceptor:
+    """Has the shape of `asyncio.Server`, as far as uvicorn uses it. Belongs to the running loop."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        connections: Connections,
+        make_protocol: Callable[[], Guarded],
+    ) -> None:
+        """`make_protocol` makes protocols of asyncio."""
+        listener.setblocking(False)
+        self._listener = listener
+        self._connections = connections
+        self._make_protocol = make_protocol
+        self._loop = asyncio.get_running_loop()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._again: asyncio.TimerHandle | None = None
+        self._is_closed = False
+        self._listen()
+
+    def close(self) -> None:
+        """Accepts no more. The listening socket stays open."""
+        self._is_closed = True
+        self._loop.remove_reader(self._listener.fileno())
+        if self._again is not None:
+            self._again.cancel()
+
+    async def wait_closed(self) -> None:
+        """Returns when what was accepted has been handed over."""
+        if self._connecting:
+            await asyncio.wait(self._connecting)
+
+    def _listen(self) -> None:
+        if not self._is_closed:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                sock, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                self._pause(error)
+                return
+            place = self._connections.admit(address[0])
+            if place is None:
+                _refuse(sock)
+            else:
+                self._connect(sock, place)
+
+    def _pause(self, error: OSError) -> None:
+        """Stops for a moment: the listener stays readable, and the loop would do nothing else."""
+        if error.errno in _NO_ROOM:
+            self._connections.out_of_descriptors()
+        else:
+            logger.error("connections cannot be accepted: %s", error)
+        self._loop.remove_reader(self._listener.fileno())
+        self._again = self._loop.call_later(_PAUSE_S, self._listen)
+
+    def _connect(self, sock: socket.socket, place: Place) -> None:
+        task = self._loop.create_task(self._hand_over(sock, place))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _hand_over(self, sock: socket.socket, place: Place) -> None:
+        place.sock = sock
+        protocol: Any = self._make_protocol()
+        # Before it is connected: it frees the place when the connection is lost.
+        protocol.place = place
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.connect_accepted_socket(lambda: protocol, sock)
+        except OSError:
+            # The client has gone already.
+            place.release()
+            sock.close()
+
+
+def _refuse(sock: socket.socket) -> None:
+    """Says why, if that needs no waiting, and closes."""
+    with contextlib.suppress(OSError), sock:
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            # Closed with something unread, the client would see a reset and no reply.
+            sock.recv(65_536)
+        sock.send(_REFUSAL)
+        sock.shutdown(socket.SHUT_WR)

@@ -1,0 +1,132 @@
+"""A request of HTTP/1.1 and its reply: uvicorn's own, and shorter ways beside ASGI.
+
+A request can answer in one write, take a body that is there without waiting for it, and be called
+when its client leaves: `orchestrator.wire.connection.Connection`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, cast, runtime_checkable
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from orchestrator.wire.errors import Headers
+
+_NOT_IN_NAMES = bytes(range(0x20)) + b'\x7f()<>@,;:[]={} \\"'
+_NOT_IN_VALUES = bytes({*range(0x20)} - {0x09}) + b"\x7f"
+
+
+class Cycle(RequestResponseCycle):
+    """A request and its reply, by ASGI and by the shorter ways of `Connection`."""
+
+    done: asyncio.Future[None]
+    """Has its result; what there is to wait for where nothing is."""
+    _on_left: Callable[[], None] | None = None
+
+    def whole_body(self) -> bytes | None:
+        """The body, if all of it is there; nothing of it is taken otherwise."""
+        if self.more_body or self.waiting_for_100_continue or self.disconnected:
+            return None
+        # What ASGI's `receive` does: the next read may tell that the client leaves.
+        self.flow.resume_reading()
+        self.message_event.clear()
+        body, self.body = bytes(self.body), bytearray()
+        return body
+
+    def on_left(self, call: Callable[[], None] | None) -> None:
+        """`call` is called once if the client leaves before its reply is complete; or now."""
+        self._on_left = call
+        if call is not None:
+            self.flow.resume_reading()
+            if self.disconnected:
+                self.left()
+
+    def left(self) -> None:
+        """The client is away."""
+        if self.response_complete:
+            return
+        self.disconnected = True
+        if (call := self._on_left) is not None:
+            self._on_left = None
+            call()
+
+    def reply(self, status: int, headers: Headers, body: bytes) -> Awaitable[None]:
+        """Sends a whole reply in one write. `headers` tell the length of `body`."""
+        if self.flow.write_paused or self.response_started or self.scope["method"] == "HEAD":
+            return self._reply_by_asgi(status, headers, body)
+        if not self.disconnected:
+            if self.more_body:
+                self._leave_the_body()
+            head = self._head(status, headers)
+            self.response_started = self.response_complete = True
+            self.transport.write(head + body)
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
+        return self.done
+
+    def piece(self, piece: bytes) -> Awaitable[None]:
+        """Sends some of a body that has begun and goes on."""
+        # Without a known length, which a reply to `HEAD` never gets that far with.
+        if self.flow.write_paused or not self.chunked_encoding or self.response_complete:
+            return self.send({"type": "http.response.body", "body": piece, "more_body": True})
+        if piece and not self.disconnected:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        return self.done
+
+    def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]  # is no coroutine
+        """Sends one ASGI message."""
+        if self.more_body and not self.response_started:
+            self._leave_the_body()
+        return super().send(message)
+
+    def _leave_the_body(self) -> None:
+        """Makes the reply the last one: the rest of the body is not waited for.
+
+        Nor could it be told from a request where the client waits for a word before it sends its
+        body, and may leave it out. Source: RFC 9110 10.1.1.
+        """
+        self.waiting_for_100_continue = False
+        self.keep_alive = False
+        self.transport = cast("asyncio.Transport", _LastReply(self.transport))
+
+    async def _reply_by_asgi(self, status: int, headers: Headers, body: bytes) -> None:
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def _head(self, status: int, headers: Headers) -> bytes:
+        """Raises: RuntimeError for what cannot stand in a header, as uvicorn does."""
+        headers = [*self.default_headers, *headers]
+        names, values = zip(*headers, strict=True)
+        all_names, all_values = b"".join(names), b"".join(values)
+        if len(all_names.translate(None, _NOT_IN_NAMES)) != len(all_names):
+            raise RuntimeError("Invalid HTTP header name.")
+        if len(all_values.translate(None, _NOT_IN_VALUES)) != len(all_values):
+            raise RuntimeError("Invalid HTTP header value.")
+        lines = [b"%b: %b" % header for header in headers]
+        if not self.keep_alive:
+            lines.append(b"connection: close")
+        return STATUS_LINE[status] + b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+@runtime_checkable
+class _Lingers(Protocol):
+    def linger(self) -> None: ...
+
+
+class _LastReply:
+    """What a request sees of its transport once nothing can follow it: to close it is to linger."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self._transport = transport
+
+    def close(self) -> None:
+        protocol = self._transport.get_protocol()
+        if isinstance(protocol, _Lingers):
+            protocol.linger()
+        else:
+            self._transport.close()

@@ -1,0 +1,55 @@
+"""How many files and sockets this process may have open, and how many of them clients get."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+
+logger = logging.getLogger(__name__)
+
+MOST_CONNECTIONS = 10_000
+"""By default, however many descriptors there are: each connection also takes memory."""
+_LEAST_CONNECTIONS = 16
+_LEAST_KEPT, _MOST_KEPT, _KEPT_SHARE = 48, 320, 4
+"""Descriptors kept back for what a worker opens later: segments of journals, of which a long
+outage of the store leaves 256, connections to store, Triton and Redis, sockets of scrapes."""
+_UNLIMITED = 1 << 20
+
+
+def raise_limit() -> None:
+    """Raises the soft limit of open files to the hard one, for this process and its children."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            # Some sandboxes forbid it; what there is still works.
+            logger.warning("the limit of open files stays at %d: %s", soft, error)
+
+
+def most_connections(wanted: int) -> int:
+    """How many connections of clients fit beside what is open now and what is opened later.
+
+    `wanted` is the setting, of which 0 means as many as fit, within `MOST_CONNECTIONS`.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = _UNLIMITED if limit == resource.RLIM_INFINITY else limit
+    free = limit - open_files()
+    kept = min(_MOST_KEPT, max(_LEAST_KEPT, free // _KEPT_SHARE))
+    room = max(_LEAST_CONNECTIONS, free - kept)
+    if wanted > room:
+        logger.warning(
+            "server.max_connections is %d, and the limit of %d open files leaves room for %d:"
+            " raise RLIMIT_NOFILE (`ulimit -n`)",
+            wanted,
+            limit,
+            room,
+        )
+    return min(wanted or MOST_CONNECTIONS, room)
+
+
+def open_files() -> int:
+    """How many descriptors this process has open."""
+    # The listing itself takes one.
+    return len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208  # a count, no paths

@@ -1,0 +1,61 @@
+"""The reply to what is no request: in the words of the dialect, as far as that can be told."""
+
+from __future__ import annotations
+
+import logging
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from orchestrator.core.errors import HeadTooLarge, InvalidRequest, MethodNotAllowed, RequestTimeout
+from orchestrator.core.ids import new_id
+from orchestrator.serve.heads import Refused
+from orchestrator.settings import HostsSettings
+from orchestrator.wire.errors import profile_of, render_error
+
+logger = logging.getLogger(__name__)
+
+
+class _UnknownCoding(InvalidRequest):
+    status = 501
+
+
+class _UnknownVersion(InvalidRequest):
+    status = 505
+
+
+_KINDS = {
+    kind.status: kind
+    for kind in (HeadTooLarge, MethodNotAllowed, RequestTimeout, _UnknownCoding, _UnknownVersion)
+}
+
+
+def refused_by(error: httptools.HttpParserError) -> Refused:
+    """What the parser, or one of its callbacks, found wrong."""
+    if isinstance(error.__context__, Refused):
+        return error.__context__
+    if isinstance(error, httptools.HttpParserCallbackError):
+        return Refused(400, "The request cannot be read.")
+    # A fixed text of llhttp's, with nothing of the request in it.
+    return Refused(400, f"The request is not valid HTTP/1.1: {error}.")
+
+
+def refusal(refused: Refused, target: bytes, host: bytes, hosts: HostsSettings) -> bytes:
+    """The whole reply, after which the connection is closed.
+
+    `target` and `host` are those of the request, where they could be read.
+    """
+    kind = _KINDS.get(refused.status, InvalidRequest)
+    path = target.partition(b"?")[0].decode("latin-1")
+    profile = profile_of(path, host.decode("latin-1"), None, None, hosts)
+    request_id = new_id("req")
+    rendered = render_error(kind(refused.message), profile, request_id)
+    logger.warning("request %s was refused: %s", request_id, refused.message)
+    headers = [
+        *rendered.headers,
+        (b"x-request-id", request_id.encode("ascii")),
+        (b"content-length", b"%d" % len(rendered.body)),
+        (b"connection", b"close"),
+    ]
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    return b"".join([STATUS_LINE[refused.status], *lines, b"\r\n", rendered.body])
