@@ -162,6 +162,7 @@ async def _start(
         PrefixSalts(load_pepper(settings).secret),
         first_token_timeout_s=settings.triton.first_token_timeout_s,
         threads=threads,
+        clamps_max_tokens=settings.server.clamp_max_tokens,
     )
     most = settings.store.key_cache_keys
     gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry, most)

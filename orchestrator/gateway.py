@@ -14,7 +14,7 @@ from orchestrator.core.context import CallContext
 from orchestrator.core.errors import GatewayError, UpstreamFailed
 from orchestrator.core.events import Usage
 from orchestrator.core.limits import Bucket
-from orchestrator.core.request import EmbeddingRequest, GenerationRequest
+from orchestrator.core.request import EmbeddingRequest, GenerationRequest, SamplingParams
 from orchestrator.deployments import Deployment, Deployments
 from orchestrator.explain import Explainer
 from orchestrator.gate import MOST_REMEMBERED, Admitted, Asked, Gate, unknown_model
@@ -94,6 +94,12 @@ class Gateway:
         if deployment is None or not _in_scope(principal, deployment):
             raise unknown_model(name)
         return _entry(deployment, name)
+
+    def defaults(self, name: str) -> SamplingParams:
+        """What the model of that id or alias draws by where a caller says nothing, if known."""
+        deployment = self._deployments.find(name)
+        served = None if deployment is None else deployment.served
+        return SamplingParams() if served is None else served.defaults
 
     async def check(self, principal: Principal, model: str, context: CallContext) -> None:
         """Whether a generation could begin now. Spends nothing. Raises: GatewayError."""

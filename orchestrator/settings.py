@@ -78,6 +78,10 @@ class ServerSettings(_Group):
     """Of these, how many one address may have in one worker; 0 takes half of them."""
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that answer calls on the same port; more than one need Redis."""
+    ping_after_s: Seconds = 15.0
+    """After how long a silence a stream sends its status, if it has not, and a ping."""
+    clamp_max_tokens: bool = False
+    """Whether a limit of tokens above the room beside a prompt means that room, and is not 400."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses and networks of proxies that are believed about the client behind them."""
 

@@ -69,10 +69,14 @@ class LocalBackend:
         *,
         first_token_timeout_s: float,
         threads: FairThreads | None = None,
+        clamps_max_tokens: bool = False,
     ) -> None:
-        """Long prompts are worked on in `threads`."""
+        """Long prompts are worked on in `threads`. With `clamps_max_tokens` every request is one
+        that `clamps`.
+        """
         self._placements = placements
         self._salts = salts
+        self._clamps = clamps_max_tokens
         self._first_token_timeout_s = first_token_timeout_s
         self._threads = threads or FairThreads(1, most_running_bytes=LARGE_BYTES)
         self._embedder = Embedder(placements, timeout_s=first_token_timeout_s)
@@ -99,7 +103,8 @@ class LocalBackend:
             token_ids = await self._threads.run(owner, size, work)
         if not token_ids:
             raise InvalidRequest("The prompt is empty.", param="prompt")
-        max_tokens = _max_tokens(served, request, len(token_ids))
+        clamps = request.clamps or self._clamps
+        max_tokens = _max_tokens(served, request, len(token_ids), clamps=clamps)
         calls_first = guide is not None and may_call_instead(request)
         salt = 0 if served.manifest.prefix_cache == "shared" else self._salts.of(owner, sharing)
         return Prepared(served, request, token_ids, max_tokens, guide, calls_first, salt)
@@ -395,7 +400,9 @@ def _too_long(
     )
 
 
-def _max_tokens(served: ServedModel, request: GenerationRequest, prompt_tokens: int) -> int:
+def _max_tokens(
+    served: ServedModel, request: GenerationRequest, prompt_tokens: int, *, clamps: bool
+) -> int:
     """How many tokens each choice may have: what was asked for, or all that fits."""
     context = served.manifest.max_seq_len
     room = min(context, served.model.context_tokens) - prompt_tokens
@@ -403,14 +410,14 @@ def _max_tokens(served: ServedModel, request: GenerationRequest, prompt_tokens: 
     if (
         room < 1
         or prompt_tokens > served.manifest.max_input_len
-        or (request.max_tokens or 0) > room
+        or ((request.max_tokens or 0) > room and not clamps)
     ):
         raise ContextLengthExceeded(
             f"This model's context is {min(context, served.model.context_tokens)} tokens:"
             f" the prompt has {prompt_tokens}{asked}.",
             param="messages" if room < 1 or not request.max_tokens else "max_tokens",
         )
-    return request.max_tokens or room
+    return min(request.max_tokens or room, room)
 
 
 def _with_defaults(asked: SamplingParams, defaults: SamplingParams) -> SamplingParams:

@@ -95,7 +95,8 @@ class GenerationRequest:
     `tool_choice` matters where the prompt offers tools. `response_format` of `None` is free text.
     `top_logprobs` of `None` asks for no log-probabilities, 0 for those of the drawn tokens, more
     for as many of the likeliest beside each. `reasoning` of `None` leaves it to the model. With
-    `whole` nobody sees anything of the answer before its end, so that it may come at once.
+    `whole` nobody sees anything of the answer before its end, so that it may come at once. With
+    `clamps` a `max_tokens` above the room beside the prompt means all of that room.
     """
 
     model: str
@@ -111,6 +112,7 @@ class GenerationRequest:
     reasoning: ReasoningEffort | None = None
     route_hint: RouteHint = "local-only"
     whole: bool = False
+    clamps: bool = False
 
 
 @value

@@ -73,21 +73,8 @@ class ChatTemplate:
             )
         if tools and not self._takes_tools:
             raise InvalidRequest("This model cannot call tools.", param="tools")
-        name = "tool_use" if tools and "tool_use" in self._templates else "default"
-        template = self._templates[name]
-        known = {
-            **template.globals,
-            **self._tokens,
-            "messages": messages,
-            "tools": list(tools) or None,
-            "documents": None,
-            "add_generation_prompt": True,
-        }
-        if reasoning is not None:
-            known |= _thinking(reasoning, self._free[name])
         try:
-            # What `Template.render` does, but for the traceback, which nobody is shown.
-            return "".join(template.root_render_func(template.new_context(known, shared=True)))
+            return self._render(messages, tools, reasoning)
         except _RaisedByTemplateError as error:
             raise InvalidRequest(
                 f"The model's chat template refuses these messages: {error.message}",
@@ -100,6 +87,37 @@ class ChatTemplate:
             raise InvalidRequest(
                 "The model's chat template cannot render these messages.", param="messages"
             ) from error
+
+    def attempt(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        """The text of the conversation, or nothing where the template does not take it."""
+        if not self._templates:
+            return None
+        try:
+            return self._render(messages, (), None)
+        # As above; here a failure is the answer that is looked for.
+        except Exception:
+            return None
+
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        reasoning: ReasoningEffort | None,
+    ) -> str:
+        name = "tool_use" if tools and "tool_use" in self._templates else "default"
+        template = self._templates[name]
+        known = {
+            **template.globals,
+            **self._tokens,
+            "messages": messages,
+            "tools": list(tools) or None,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
+        if reasoning is not None:
+            known |= _thinking(reasoning, self._free[name])
+        # What `Template.render` does, but for the traceback, which nobody is shown.
+        return "".join(template.root_render_func(template.new_context(known, shared=True)))
 
 
 def _thinking(reasoning: ReasoningEffort, known: Set[str]) -> dict[str, object]:

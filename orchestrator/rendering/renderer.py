@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
 import orjson
+from pydantic_core import from_json
 
 from orchestrator.catalogue import Parser, Reasoning
 from orchestrator.core.errors import InvalidRequest
@@ -37,6 +38,7 @@ from orchestrator.rendering.output_parsers.reasoning import Thinking
 from orchestrator.rendering.texts import TextEncoder
 from orchestrator.rendering.token_bytes import TokenBytes
 from orchestrator.rendering.tokenizer import MOST_PIECE_CHARACTERS, PromptTokenizer
+from orchestrator.rendering.turns import Turns
 
 LONG_PROMPT_CHARACTERS = 4_000
 """From here on rendering takes about a millisecond or more (0.2 µs a character measured) and
@@ -62,6 +64,7 @@ class Renderer:
         self._tokenizer = PromptTokenizer(files, (*markers, *RESULT_TOKENS[parser]))
         self._texts = TextEncoder(self._tokenizer)
         self._template = ChatTemplate(files.templates, files.named_tokens, directory)
+        self._turns = Turns(self._template)
         self._parser: Parser = parser
         self._reasoning: Reasoning = reasoning
         self._token_bytes = TokenBytes(self._tokenizer.vocabulary)
@@ -199,7 +202,8 @@ class Renderer:
     ) -> array[int]:
         guard = self._tokenizer.specials.shield
         try:
-            messages = [self._message(message, guard) for message in prompt.messages]
+            placed = self._turns.placed(prompt.messages)
+            messages = [self._message(message, guard) for message in placed]
             tools: list[dict[str, Any]] = []
             if prompt.tools:
                 remembered = _Guarded(guard).__getitem__
@@ -241,7 +245,7 @@ class Renderer:
         for part in parts:
             match part:
                 case ToolCallPart():
-                    calls.append(_tool_call(part, self._call_id(part.id), guard))
+                    calls.append(self._tool_call(part, guard))
                 case ReasoningPart(text=text):
                     reasoning += text
                 case TextPart():
@@ -254,6 +258,31 @@ class Renderer:
         if reasoning:
             beside["reasoning_content"] = guard(reasoning)
         return beside
+
+    def _tool_call(self, part: ToolCallPart, guard: Callable[[str], str]) -> dict[str, Any]:
+        arguments = _guarded(self._arguments(part.arguments), guard)
+        function = {"name": guard(part.name), "arguments": arguments}
+        return {"id": guard(self._call_id(part.id)), "type": "function", "function": function}
+
+    def _arguments(self, text: str) -> dict[str, Any] | str:
+        """Arguments as the template takes them: an object, as nearly all expect.
+
+        Text that is no JSON object stays text where the template can do with it. Elsewhere it is
+        what can be read of it; no call in a history is a reason to refuse the next turn.
+        """
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            value = None if text.strip() else {}
+        if isinstance(value, dict):
+            return value
+        if self._turns.takes_text_arguments:
+            return text
+        try:
+            value = from_json(text, allow_partial="trailing-strings")
+        except ValueError:
+            value = text
+        return value if isinstance(value, dict) else {"input": value}
 
     def _call_id(self, call_id: str) -> str:
         """The id as the model's template takes it: Mistral's refuse all but nine letters or digits.
@@ -309,18 +338,6 @@ def prompt_characters(prompt: Prompt) -> int:
             return len(token_ids)
         case _:
             assert_never(prompt)
-
-
-def _tool_call(part: ToolCallPart, call_id: str, guard: Callable[[str], str]) -> dict[str, Any]:
-    """Arguments go in as an object, as templates expect; text that is no JSON object as it is."""
-    try:
-        arguments = orjson.loads(part.arguments)
-    except orjson.JSONDecodeError:
-        arguments = None
-    if not isinstance(arguments, dict):
-        arguments = part.arguments
-    function = {"name": guard(part.name), "arguments": _guarded(arguments, guard)}
-    return {"id": guard(call_id), "type": "function", "function": function}
 
 
 def _tool(tool: Tool, guard: Callable[[str], str]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from orchestrator.core.errors import InvalidRequest
+
 
 class TextBlock(msgspec.Struct):
     """A block of content. Only `text` can be taken where nothing else is said."""
@@ -18,14 +20,28 @@ class TextBlock(msgspec.Struct):
     text: str | None = None
 
 
-class Block(TextBlock):
+class ShownBlock(TextBlock):
+    """A block of which at least something can be said."""
+
+    tool_name: str | None = None
+    title: str | None = None
+    source: Any = None
+
+
+class ResultBlock(ShownBlock):
+    """A block of a tool's result."""
+
+    content: str | list[TextBlock] | None = None
+
+
+class Block(ShownBlock):
     """A block of a turn, whatever its type: each type uses some of the members."""
 
     id: str | None = None
     name: str | None = None
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
-    content: str | list[TextBlock] | None = None
+    content: str | list[ResultBlock] | dict[str, Any] | None = None
     is_error: bool | None = None
     thinking: str | None = None
 
@@ -38,7 +54,7 @@ class TurnBody(msgspec.Struct):
 
 
 class ToolBody(msgspec.Struct):
-    """A tool. One with a type of its own is run by Anthropic, and not here."""
+    """A tool. One with a type of its own has been defined by Anthropic."""
 
     name: str | None = None
     type: str | None = None
@@ -106,3 +122,10 @@ class MessagesBody(PromptFields, kw_only=True):
     top_k: int | None = None
     seed: int | None = None
     """Not Anthropic's."""
+
+
+def required(name: str, value: str | None) -> str:
+    """`value`, which must have been given. Raises: InvalidRequest."""
+    if value is None:
+        raise InvalidRequest(f"`{name}` is required.", param=name)
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -16,7 +17,11 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 _PLACE = re.compile(r"^(?P<fault>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.+)`")
 _STEP = re.compile(r"\.?(?P<name>[^.\[\]]+)|\[(?P<index>\d+)\]")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""Some writers of files on Windows begin with it; it means nothing in UTF-8."""
+_WHOLE_AS_FLOAT = "got `float`"
 _MOST_SHOWN = 60
+_KINDS: Mapping[type, str] = {dict: "object", list: "array", str: "string", int: "number"}
 _MOST_WHOLE = 1e15
 
 
@@ -24,17 +29,35 @@ class BodyReader(Generic[T]):
     """Reads bodies of one kind."""
 
     def __init__(self, kind: type[T]) -> None:
+        self._kind = kind
         self._decoder = msgspec.json.Decoder(kind)
 
     def read(self, body: bytes) -> T:
         """The checked body. Raises: InvalidRequest."""
+        body = body.removeprefix(BYTE_ORDER_MARK)
         try:
             return self._decoder.decode(body)
         except msgspec.ValidationError as error:
+            if _WHOLE_AS_FLOAT in str(error):
+                return self._read_whole_numbers(body)
             raise _wrong_field(str(error), body) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             what = "is empty" if not body.strip() else f"is not valid JSON: {error}"
             raise InvalidRequest(f"The request body {what}.".replace("..", ".")) from error
+        except RecursionError as error:
+            raise InvalidRequest("The request body is nested too deeply.") from error
+
+    def _read_whole_numbers(self, body: bytes) -> T:
+        """The checked body, in which whole numbers may be written as `8.0`: JSON knows one number.
+
+        Raises: InvalidRequest.
+        """
+        try:
+            return msgspec.convert(_with_whole_numbers(msgspec.json.decode(body)), self._kind)
+        except msgspec.ValidationError as error:
+            raise _wrong_field(str(error), body) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidRequest(f"The request body is not valid JSON: {error}.") from error
         except RecursionError as error:
             raise InvalidRequest("The request body is nested too deeply.") from error
 
@@ -49,7 +72,7 @@ class StrictBodyReader(BodyReader[StructT]):
     def read(self, body: bytes) -> StructT:
         """The checked body. Raises: InvalidRequest, which names each member that is not known."""
         try:
-            given = msgspec.json.decode(body)
+            given = msgspec.json.decode(body.removeprefix(BYTE_ORDER_MARK))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # Told by the reading proper.
             given = None
@@ -66,8 +89,16 @@ class StrictBodyReader(BodyReader[StructT]):
 
 
 def shown(value: object) -> str:
-    """A given value as an error message shows it: as JSON, and not endless."""
-    text = msgspec.json.encode(value).decode("utf-8")
+    """A given value as an error message shows it: as JSON, and not endless.
+
+    Of one that no JSON can be made of again, as it is nested too deeply, only the kind is shown.
+    """
+    if isinstance(value, str) and len(value) > _MOST_SHOWN:
+        value = value[: _MOST_SHOWN + 1]
+    try:
+        text = msgspec.json.encode(value).decode("utf-8")
+    except (RecursionError, OverflowError, ValueError, msgspec.MsgspecError):
+        return f"a value of type {_KINDS.get(type(value), 'unknown')}"
     return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"
 
 
@@ -106,6 +137,17 @@ def _number(value: float) -> str:
     return shown(int(value) if is_whole else value)
 
 
+def _with_whole_numbers(value: Any) -> Any:
+    """`value` of JSON with every number that has no fraction as a whole one."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < _MOST_WHOLE else value
+    if isinstance(value, dict):
+        return {name: _with_whole_numbers(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_with_whole_numbers(one) for one in value]
+    return value
+
+
 def _wrong_field(message: str, body: bytes) -> InvalidRequest:
     """The library's message, with the field's name in front and the value given behind."""
     place = _PLACE.match(message)
@@ -131,9 +173,10 @@ def _value_at(path: str, body: bytes) -> Any:
         return None
     try:
         value: Any = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        # A number that no type can hold, there or elsewhere.
+        for step in _STEP.finditer(path):
+            value = value[step["name"] if step["name"] is not None else int(step["index"])]
+    except (msgspec.MsgspecError, RecursionError, ValueError, LookupError, TypeError):
+        # There or elsewhere: a number that no type can hold, nesting without end, bytes that are
+        # no UTF-8. What is wrong is known without it.
         return None
-    for step in _STEP.finditer(path):
-        value = value[step["name"] if step["name"] is not None else int(step["index"])]
     return value

@@ -38,7 +38,7 @@ from orchestrator.wire.gemini_replies import (
     GenerateContentResponse,
 )
 from orchestrator.wire.gemini_schema import closed, json_schema
-from orchestrator.wire.gemini_tools import read_tools
+from orchestrator.wire.gemini_tools import left_out, read_tools
 from orchestrator.wire.gemini_types import (
     Content,
     ContentPart,
@@ -48,11 +48,13 @@ from orchestrator.wire.gemini_types import (
     GenerationConfig,
     ThinkingConfig,
     given_members,
+    listed,
 )
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_types import MOST_CHOICES, required_model, token_limit
 from orchestrator.wire.openapi import INFERENCE, Operation, path_parameter, query_parameter
 from orchestrator.wire.sse import send_completion, send_stream
+from orchestrator.wire.text_only import instead_of
 from orchestrator.wire.thinking import effort_of_budget
 
 MOST_STOPS = 5
@@ -76,14 +78,14 @@ def decode(model: str, body: GenerateBody) -> GenerationRequest:
     if body.cached_content:
         raise InvalidRequest("`cachedContent` is not supported.", param="cachedContent")
     _check_modalities(config)
-    tools, choice = read_tools(body.tools or [], body.tool_config)
+    tools, choice = read_tools(listed(body.tools), body.tool_config)
     check_range(f"{_GENERATION}.candidateCount", config.candidate_count, 1, MOST_CHOICES)
     return GenerationRequest(
         model=required_model(model),
         prompt=ChatPrompt(_messages(body), tools),
         sampling=_sampling(config),
         max_tokens=token_limit(f"{_GENERATION}.maxOutputTokens", config.max_output_tokens),
-        stop=_stops(config.stop_sequences or []),
+        stop=_stops(listed(config.stop_sequences)),
         n=config.candidate_count or 1,
         tool_choice=choice,
         response_format=_format(config),
@@ -99,13 +101,13 @@ def decode_count(model: str, body: CountBody) -> GenerationRequest:
         if body.contents is None:
             raise InvalidRequest("`contents` is required.", param="contents")
         whole = GenerateBody(contents=body.contents)
-    tools, _ = read_tools(whole.tools or [], whole.tool_config)
+    tools, _ = read_tools(listed(whole.tools), whole.tool_config)
     return GenerationRequest(required_model(model), ChatPrompt(_messages(whole), tools))
 
 
 def text_of(where: str, content: Content) -> str:
     """The text of a content that can hold nothing else. Raises: InvalidRequest."""
-    parts = content.parts or []
+    parts = listed(content.parts)
     return "".join(_text(f"{where}.parts[{index}]", part) for index, part in enumerate(parts))
 
 
@@ -117,7 +119,7 @@ def _messages(body: GenerateBody) -> tuple[Message, ...]:
         text = text_of("systemInstruction", body.system_instruction)
         messages.append(Message("system", (TextPart(text),)))
     calls = _Calls()
-    for index, content in enumerate(body.contents):
+    for index, content in enumerate(listed(body.contents)):
         where = f"contents[{index}]"
         match content.role:
             case None | "" | "user" | "function":
@@ -168,10 +170,15 @@ def _user_turn(where: str, content: Content, calls: _Calls) -> list[Message]:
     """The messages of a turn: responses of functions are messages of their own."""
     messages: list[Message] = []
     texts: list[Part] = []
-    for index, part in enumerate(content.parts or []):
+    parts = listed(content.parts)
+    # What stands beside a response belongs to it: a picture that was read, say.
+    of_result = any(part.function_response is not None for part in parts)
+    for index, part in enumerate(parts):
         response = part.function_response
         if response is None:
-            texts.append(TextPart(_text(f"{where}.parts[{index}]", part)))
+            kinds = given_members(part) if of_result and part.text is None else []
+            text = instead_of(kinds[0]) if kinds else _text(f"{where}.parts[{index}]", part)
+            texts.append(TextPart(text))
             continue
         if texts:
             messages.append(Message("user", tuple(texts)))
@@ -187,7 +194,7 @@ def _user_turn(where: str, content: Content, calls: _Calls) -> list[Message]:
 
 def _model_turn(where: str, content: Content, calls: _Calls) -> Message:
     parts: list[Part] = []
-    for index, part in enumerate(content.parts or []):
+    for index, part in enumerate(listed(content.parts)):
         call = part.function_call
         if call is not None:
             place = f"{where}.parts[{index}].functionCall.args"
@@ -241,7 +248,7 @@ def _stops(stops: list[str]) -> tuple[str, ...]:
 
 def _check_modalities(config: GenerationConfig) -> None:
     where = f"{_GENERATION}.responseModalities"
-    if any(modality != "TEXT" for modality in config.response_modalities or ()):
+    if any(modality.upper() != "TEXT" for modality in listed(config.response_modalities)):
         raise InvalidRequest(
             f"`{where}` may hold `TEXT` only; {shown(config.response_modalities)} was given.",
             param=where,
@@ -294,13 +301,13 @@ def _reasoning(config: ThinkingConfig | None) -> ReasoningEffort | None:
     """The effort by its level, otherwise by the budget: 0 is none, -1 is the model's own choice."""
     if config is None:
         return None
-    level, budget = config.thinking_level, config.thinking_budget
+    level, budget = (config.thinking_level or "").upper(), config.thinking_budget
     where = f"{_GENERATION}.thinkingConfig"
-    if level is not None and level != "THINKING_LEVEL_UNSPECIFIED":
+    if level not in ("", "THINKING_LEVEL_UNSPECIFIED"):
         if level not in _EFFORTS:
             raise InvalidRequest(
                 f"`{where}.thinkingLevel` must be one of {', '.join(_EFFORTS)}; "
-                f"{shown(level)} was given.",
+                f"{shown(config.thinking_level)} was given.",
                 param=f"{where}.thinkingLevel",
             )
         return _EFFORTS[level]
@@ -385,8 +392,8 @@ def _generator(authenticator: Authenticator, gateway: Gateway) -> Handler:
         request, encoder = await _asked(exchange, reader, gateway)
         request = replace(request, whole=True)
         with exchange.while_connected():
-            generation = await gateway.generate(principal, request, exchange.context("gemini"))
-            await send_completion(exchange, generation, encoder)
+            starting = gateway.generate(principal, request, exchange.context("gemini"))
+            await send_completion(exchange, starting, encoder)
 
     return generate
 
@@ -399,8 +406,8 @@ def _streamer(authenticator: Authenticator, gateway: Gateway) -> Handler:
         principal = await exchange.admit(authenticator)
         request, encoder = await _asked(exchange, reader, gateway)
         with exchange.while_connected():
-            generation = await gateway.generate(principal, request, exchange.context("gemini"))
-            await send_stream(exchange, generation, encoder, framing=encoder.framing)
+            starting = gateway.generate(principal, request, exchange.context("gemini"))
+            await send_stream(exchange, starting, encoder, framing=encoder.framing)
 
     return stream
 
@@ -435,6 +442,7 @@ async def _asked(
         return body, decode(model, body)
 
     body, request = await exchange.decoded(read, gateway.check_limits)
+    exchange.leave_out(left_out(listed(body.tools)))
     config = body.generation_config or GenerationConfig()
     thinking = config.thinking_config
     encoder = Encoder(

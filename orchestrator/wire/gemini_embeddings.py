@@ -18,8 +18,9 @@ from orchestrator.wire.bodies import check_at_least
 from orchestrator.wire.gemini import model_of, operation, text_of
 from orchestrator.wire.gemini_encoder import text_tokens
 from orchestrator.wire.gemini_replies import BatchEmbedContentsResponse, EmbedContentResponse
-from orchestrator.wire.gemini_types import EmbedBatchBody, EmbedBody, GeminiReader
-from orchestrator.wire.http import Exchange, Route, header_pairs
+from orchestrator.wire.gemini_types import EmbedBatchBody, EmbedBody, GeminiReader, listed
+from orchestrator.wire.header_pairs import header_pairs
+from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_embeddings import MOST_INPUTS
 from orchestrator.wire.openai_types import required_model
 
@@ -31,12 +32,13 @@ def decode(model: str, body: EmbedBody) -> EmbeddingRequest:
 
 def decode_batch(model: str, body: EmbedBatchBody) -> EmbeddingRequest:
     """The request without its dialect. Raises: InvalidRequest."""
-    count = len(body.requests)
+    requests = listed(body.requests)
+    count = len(requests)
     if not 1 <= count <= MOST_INPUTS:
         raise InvalidRequest(
             f"`requests` may hold 1 to {MOST_INPUTS} requests; it holds {count}.", param="requests"
         )
-    return _request(model, body.requests, [f"requests[{index}]." for index in range(count)])
+    return _request(model, requests, [f"requests[{index}]." for index in range(count)])
 
 
 def _request(model: str, bodies: Sequence[EmbedBody], places: Sequence[str]) -> EmbeddingRequest:

@@ -78,7 +78,7 @@ def _closed_member(name: str, value: Any) -> Any:
 
 def _type(where: str, members: Mapping[str, Any]) -> str | list[str] | None:
     given = members.get("type")
-    if given is None or given == "TYPE_UNSPECIFIED":
+    if given is None or str(given).upper() == "TYPE_UNSPECIFIED":
         return None
     names = given if isinstance(given, list) else [given]
     kinds = [str(name).lower() for name in names]

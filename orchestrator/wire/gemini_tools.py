@@ -1,4 +1,7 @@
-"""The functions that a client of Gemini's offers, and whether they are to be called."""
+"""The functions that a client of Gemini's offers, and whether they are to be called.
+
+Tools that run at Google are left out.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,19 @@ from orchestrator.wire.gemini_types import (
     ToolBody,
     ToolConfig,
     given_members,
+    listed,
 )
 from orchestrator.wire.openai_tools import MOST_TOOLS
 
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_FUNCTIONS = "functionDeclarations"
 _CALLING = "toolConfig.functionCallingConfig"
 _MODES = ("AUTO", "ANY", "NONE", "VALIDATED")
+
+
+def left_out(bodies: Sequence[ToolBody]) -> list[str]:
+    """The tools that run at Google, by their names in a body."""
+    return [name for body in bodies for name in given_members(body) if name != _FUNCTIONS]
 
 
 def read_tools(
@@ -33,7 +43,7 @@ def read_tools(
     tools = tuple(
         _tool(f"tools[{index}].functionDeclarations[{place}]", declaration)
         for index, body in enumerate(bodies)
-        for place, declaration in enumerate(_declarations(f"tools[{index}]", body))
+        for place, declaration in enumerate(listed(body.function_declarations))
     )
     if len(tools) > MOST_TOOLS:
         raise InvalidRequest(
@@ -43,11 +53,12 @@ def read_tools(
     calling = config.function_calling_config if config is not None else None
     if calling is None:
         return tools, ToolChoice()
-    mode = calling.mode or "AUTO"
-    names = calling.allowed_function_names or []
+    mode = (calling.mode or "AUTO").upper()
+    names = listed(calling.allowed_function_names)
     if mode not in (*_MODES, "MODE_UNSPECIFIED"):
         raise InvalidRequest(
-            f"`{_CALLING}.mode` must be one of {', '.join(_MODES)}; {shown(mode)} was given.",
+            f"`{_CALLING}.mode` must be one of {', '.join(_MODES)}; {shown(calling.mode)} was"
+            " given.",
             param=f"{_CALLING}.mode",
         )
     if names:
@@ -66,16 +77,6 @@ def read_tools(
             return tools, ToolChoice("required")
         case _:
             return tools, ToolChoice()
-
-
-def _declarations(where: str, body: ToolBody) -> Sequence[FunctionDeclaration]:
-    for name in given_members(body):
-        if name != "functionDeclarations":
-            raise InvalidRequest(
-                f"`{where}.{name}` runs at Google and is not here; declare functions instead.",
-                param=f"{where}.{name}",
-            )
-    return body.function_declarations or []
 
 
 def _allowed(tools: tuple[Tool, ...], mode: str, names: Sequence[str]) -> tuple[Tool, ...]:

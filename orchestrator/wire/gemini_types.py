@@ -1,7 +1,8 @@
 """What a client of Gemini's sends. Source: Gemini API reference, models.generateContent.
 
 Members may be written in camel case or in snake case, as in all of Google's JSON. Members that are
-not listed are ignored.
+not listed are ignored. Where an array belongs, one object or text alone stands for an array of it,
+as Google's own examples for the shell have it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from orchestrator.core.errors import InvalidRequest
-from orchestrator.wire.bodies import BodyReader
+from orchestrator.wire.bodies import BYTE_ORDER_MARK, BodyReader
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ class ContentPart(msgspec.Struct, rename="camel"):
 class Content(msgspec.Struct):
     """A turn. Without a role it is the user's."""
 
-    parts: list[ContentPart] | None = None
+    parts: list[ContentPart] | ContentPart | None = None
     role: str | None = None
 
 
@@ -68,7 +69,7 @@ class FunctionDeclaration(msgspec.Struct, rename="camel"):
 class ToolBody(msgspec.Struct, rename="camel"):
     """A set of tools. Those beside the functions run at Google."""
 
-    function_declarations: list[FunctionDeclaration] | None = None
+    function_declarations: list[FunctionDeclaration] | FunctionDeclaration | None = None
     google_search: Any = None
     google_search_retrieval: Any = None
     google_maps: Any = None
@@ -83,7 +84,7 @@ class FunctionCallingConfig(msgspec.Struct, rename="camel"):
     """Whether functions may, must or must not be called, and which."""
 
     mode: str | None = None
-    allowed_function_names: list[str] | None = None
+    allowed_function_names: list[str] | str | None = None
 
 
 class ToolConfig(msgspec.Struct, rename="camel"):
@@ -107,7 +108,7 @@ class GenerationConfig(msgspec.Struct, rename="camel"):
     top_p: float | None = None
     top_k: float | None = None
     max_output_tokens: int | None = None
-    stop_sequences: list[str] | None = None
+    stop_sequences: list[str] | str | None = None
     candidate_count: int | None = None
     seed: int | None = None
     presence_penalty: float | None = None
@@ -115,7 +116,7 @@ class GenerationConfig(msgspec.Struct, rename="camel"):
     response_mime_type: str | None = None
     response_schema: dict[str, Any] | None = None
     response_json_schema: dict[str, Any] | None = None
-    response_modalities: list[str] | None = None
+    response_modalities: list[str] | str | None = None
     response_logprobs: bool | None = None
     logprobs: int | None = None
     thinking_config: ThinkingConfig | None = None
@@ -124,10 +125,10 @@ class GenerationConfig(msgspec.Struct, rename="camel"):
 class GenerateBody(msgspec.Struct, rename="camel", kw_only=True):
     """A request for content."""
 
-    contents: list[Content]
+    contents: list[Content] | Content
     system_instruction: Content | None = None
     generation_config: GenerationConfig | None = None
-    tools: list[ToolBody] | None = None
+    tools: list[ToolBody] | ToolBody | None = None
     tool_config: ToolConfig | None = None
     cached_content: str | None = None
 
@@ -135,7 +136,7 @@ class GenerateBody(msgspec.Struct, rename="camel", kw_only=True):
 class CountBody(msgspec.Struct, rename="camel"):
     """A request to count tokens: of contents alone, or of a whole request."""
 
-    contents: list[Content] | None = None
+    contents: list[Content] | Content | None = None
     generate_content_request: GenerateBody | None = None
 
 
@@ -150,7 +151,7 @@ class EmbedBody(msgspec.Struct, rename="camel", kw_only=True):
 class EmbedBatchBody(msgspec.Struct):
     """A request for the vectors of several texts."""
 
-    requests: list[EmbedBody]
+    requests: list[EmbedBody] | EmbedBody
 
 
 _SNAKE = re.compile(rb'"[a-zA-Z]+_[a-zA-Z_]+"\s*:')
@@ -175,7 +176,15 @@ class GeminiReader(Generic[T]):
 
     def read(self, body: bytes) -> T:
         """The checked body. Raises: InvalidRequest."""
+        body = body.removeprefix(BYTE_ORDER_MARK)
         return self._reader.read(_in_camel_case(body) if _SNAKE.search(body) else body)
+
+
+def listed(value: list[T] | T | None) -> list[T]:
+    """`value` as the array that it is or stands for."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
 
 
 def given_members(body: msgspec.Struct) -> list[str]:

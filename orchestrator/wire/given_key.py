@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
+from orchestrator.store.key_secret import is_key_secret
 from orchestrator.wire.errors import is_gemini
 
+_HEADERS = (b"x-api-key", b"x-goog-api-key", b"api-key")
+"""Anthropic's, Google's and Azure's."""
 _SUBPROTOCOL = "openai-insecure-api-key."
 
 
 def secret_of(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> str | None:
-    """The caller's key, from any of the three headers that clients use, or the address."""
+    """The caller's key, from any of the four headers that clients use, or the address.
+
+    Clients that must name a key in one of them send a dummy there beside the real one in another:
+    the first that has the format of a key counts, or else the first.
+    """
+    first = None
+    for secret in _given(scope, headers):
+        if is_key_secret(secret):
+            return secret
+        first = first or secret
+    return first
+
+
+def _given(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> Iterator[str]:
     scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer" and (secret := credentials.strip()):
-        return secret.decode("latin-1")
-    for name in (b"x-api-key", b"x-goog-api-key"):
+        yield secret.decode("latin-1")
+    for name in _HEADERS:
         if secret := headers.get(name, b"").strip():
-            return secret.decode("latin-1")
-    return _secret_of_query(scope)
+            yield secret.decode("latin-1")
+    if in_address := _secret_of_query(scope):
+        yield in_address
 
 
 def secret_of_subprotocols(scope: Mapping[str, Any]) -> str | None:

@@ -10,9 +10,16 @@ import asyncio
 import inspect
 import logging
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    MutableMapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from time import perf_counter_ns
 from typing import Any, TypeVar
 
@@ -71,7 +78,6 @@ DRAIN = "orchestrator.drain"
 SWITCHING_PROTOCOLS = 101
 _EXCHANGE = "orchestrator.exchange"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)
-_NOT_SHOWN = re.compile(r"[^\x20-\x7e]")
 
 
 class Exchange(Holder):
@@ -123,6 +129,7 @@ class Exchange(Holder):
         self.told: Told | None = None
         self.server_timing = False
         self.on_error: OnError | None = None
+        self._left_out: Sequence[str] = ()
 
     @property
     def started(self) -> bool:
@@ -156,6 +163,11 @@ class Exchange(Holder):
         client = self.scope.get("client")
         return client[0] if client else None
 
+    @property
+    def ping_after_s(self) -> float:
+        """After how long a silence a stream is to say that it is there."""
+        return self._server.ping_after_s
+
     def context(self, dialect: str) -> CallContext:
         """What the pipeline is to know of this call beside its content."""
         client = self.scope.get("client")
@@ -180,7 +192,17 @@ class Exchange(Holder):
         headers.append((b"x-request-id", request_id))
         if b"anthropic-version" in self.headers or is_under(self.scope["path"], ANTHROPIC_PREFIXES):
             headers.append((b"request-id", request_id))
+        if self._left_out:
+            warning = f"tools left out: {', '.join(self._left_out)}"
+            headers.append((b"x-op-warning", warning.encode("ascii", "replace")))
         return headers
+
+    def leave_out(self, tools: Sequence[str]) -> None:
+        """Has the reply say in `x-op-warning` which tools of the caller's are not here.
+
+        `tools` are types or names without line ends.
+        """
+        self._left_out = tools
 
     async def admit(self, authenticator: Authenticator) -> Principal:
         """The caller; nothing of the body is read for it.
@@ -470,26 +492,5 @@ def store_unavailable() -> StoreUnavailable:
     )
 
 
-def header_pairs(headers: Mapping[str, str]) -> Headers:
-    """Headers as ASGI wants them; of a value, what does not fit into one is replaced."""
-    if not headers:
-        return []
-    told, values = _header_names(tuple(headers)), headers.values()
-    text = "".join(values)
-    if text.isascii() and text.isprintable():
-        # No value has a line end in it, so all of them are encoded in one step.
-        return list(zip(told, "\n".join(values).encode().split(b"\n"), strict=True))
-    return list(zip(told, map(_one_line, values), strict=True))
-
-
-@lru_cache(maxsize=256)
-def _header_names(given: tuple[str, ...]) -> tuple[bytes, ...]:
-    return tuple([name.lower().encode("latin-1") for name in given])
-
-
 async def _described() -> None:
     """Stands in the signature's place for FastAPI; requests never come here."""
-
-
-def _one_line(value: str) -> bytes:
-    return _NOT_SHOWN.sub("?", value).encode("ascii")

@@ -217,8 +217,8 @@ def routes(authenticator: Authenticator, gateway: Gateway, fingerprint: str) -> 
         )
         send = send_stream if body.stream else send_completion
         with exchange.while_connected():
-            generation = await gateway.generate(principal, request, exchange.context("chat"))
-            await send(exchange, generation, encoder)
+            starting = gateway.generate(principal, request, exchange.context("chat"))
+            await send(exchange, starting, encoder)
 
     return [
         Route(

@@ -40,11 +40,13 @@ from orchestrator.wire.openai_types import (
     SamplingFields,
     choice_count,
     required_model,
+    room_limit,
     route_hint,
     sampling_params,
     stop_strings,
-    token_limit,
 )
+from orchestrator.wire.text_only import instead_of
+from orchestrator.wire.thinking import thinking_switch
 
 
 class ContentPart(msgspec.Struct):
@@ -128,6 +130,8 @@ class ChatRequest(SamplingFields, kw_only=True):
     modalities: list[str] | None = None
     continue_final_message: bool | None = None
     """Not OpenAI's; the answer continues the last message, which is the assistant's."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """vLLM's; `enable_thinking`, or `thinking`, has an effect, the rest none."""
     route_hint: str | None = None
 
     @property
@@ -167,22 +171,22 @@ def decode(body: ChatRequest) -> GenerationRequest:
     _check_modalities(body.modalities or ())
     if not body.messages:
         raise InvalidRequest("`messages` must hold at least one message.", param="messages")
-    limit = token_limit("max_completion_tokens", body.max_completion_tokens)
-    older_limit = token_limit("max_tokens", body.max_tokens)
+    limit = room_limit("max_completion_tokens", body.max_completion_tokens)
+    older_limit = room_limit("max_tokens", body.max_tokens)
     tools, choice = _tools(body)
     messages, prefill = _messages(body)
     return GenerationRequest(
         model=required_model(body.model),
         prompt=ChatPrompt(messages, tools, prefill),
         sampling=sampling_params(body),
-        max_tokens=older_limit if limit is None else limit,
+        max_tokens=older_limit if body.max_completion_tokens is None else limit,
         stop=stop_strings(body.stop),
         n=choice_count(body.n),
         tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls is not False and not body.calls_functions,
         response_format=_response_format(body.response_format),
         top_logprobs=_top_logprobs(body),
-        reasoning=_reasoning(body.reasoning_effort),
+        reasoning=_reasoning(body.reasoning_effort, body.chat_template_kwargs),
         route_hint=route_hint(body.route_hint),
         whole=not body.stream,
     )
@@ -251,9 +255,11 @@ def _top_logprobs(body: ChatRequest) -> int | None:
     return None
 
 
-def _reasoning(effort: str | None) -> ReasoningEffort | None:
+def _reasoning(
+    effort: str | None, template_kwargs: Mapping[str, Any] | None
+) -> ReasoningEffort | None:
     if effort is None:
-        return None
+        return thinking_switch(template_kwargs)
     if effort not in _EFFORTS:
         raise InvalidRequest(
             f"`reasoning_effort` must be one of {', '.join(_EFFORTS)}; {shown(effort)} was given.",
@@ -291,7 +297,9 @@ def _message(index: int, message: ChatMessage) -> Message:
             param=f"{where}.role",
         )
     parts = _parts(where, message)
-    if message.content is None and (role != "assistant" or not parts):
+    # A tool that had nothing to say: clients of several makes send `null` then.
+    silent = role == "tool" or (role == "assistant" and parts)
+    if message.content is None and not silent:
         raise InvalidRequest(f"`{where}.content` is required.", param=f"{where}.content")
     if role == "tool" and message.tool_call_id is None:
         name = f"{where}.tool_call_id"
@@ -324,7 +332,8 @@ def _parts(where: str, message: ChatMessage) -> tuple[Part, ...]:
         case str(text):
             parts.append(TextPart(text))
         case content:
-            parts += [_part(f"{where}.content[{i}]", part) for i, part in enumerate(content)]
+            read = _result_part if message.role in ("tool", "function") else _part
+            parts += [read(f"{where}.content[{i}]", part) for i, part in enumerate(content)]
     if assistant:
         parts += _calls(message)
     return tuple(parts)
@@ -338,6 +347,13 @@ def _calls(message: ChatMessage) -> list[ToolCallPart]:
     if (older := message.function_call) is not None:
         calls.append(ToolCallPart(_older_call_id(older.name), older.name, older.arguments))
     return calls
+
+
+def _result_part(where: str, part: ContentPart) -> TextPart:
+    """A part of a tool's result: what is no text is named in its place, so that work goes on."""
+    if part.type in ("text", "refusal"):
+        return _part(where, part)
+    return TextPart(instead_of(part.type))
 
 
 def _part(where: str, part: ContentPart) -> TextPart:

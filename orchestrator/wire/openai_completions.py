@@ -45,10 +45,10 @@ from orchestrator.wire.openai_types import (
     choice_count,
     json_body,
     required_model,
+    room_limit,
     route_hint,
     sampling_params,
     stop_strings,
-    token_limit,
 )
 from orchestrator.wire.prompt_batch import generate_batch
 from orchestrator.wire.spelling import check_spelling
@@ -100,7 +100,9 @@ def decode(body: CompletionRequest) -> list[GenerationRequest]:
         model=required_model(body.model),
         prompt=prompts[0],
         sampling=sampling_params(body),
-        max_tokens=token_limit("max_tokens", body.max_tokens) or DEFAULT_MAX_TOKENS,
+        max_tokens=room_limit(
+            "max_tokens", DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        ),
         stop=stop_strings(body.stop),
         n=n,
         top_logprobs=body.logprobs,
@@ -307,8 +309,8 @@ def routes(authenticator: Authenticator, gateway: Gateway, fingerprint: str) -> 
                 log_probs=body.logprobs is not None,
             )
             send = send_stream if body.stream else send_completion
-            generation = await generate_batch(gateway, principal, requests, context)
-            await send(exchange, generation, encoder)
+            starting = generate_batch(gateway, principal, requests, context)
+            await send(exchange, starting, encoder)
 
     return [
         Route(

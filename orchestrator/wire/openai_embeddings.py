@@ -16,7 +16,8 @@ from orchestrator.core.events import Usage
 from orchestrator.core.request import EmbeddingRequest
 from orchestrator.gateway import Embeddings, Gateway
 from orchestrator.wire.bodies import BodyReader, check_at_least, shown
-from orchestrator.wire.http import Exchange, Route, header_pairs
+from orchestrator.wire.header_pairs import header_pairs
+from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_types import json_body, required_model, route_hint
 from orchestrator.wire.replies import EmbeddingsResponse
 

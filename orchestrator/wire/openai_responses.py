@@ -46,8 +46,16 @@ from orchestrator.wire.openai_responses_schema import (
     check_body,
     decode,
     response_object,
+    wants_packed_reasoning,
 )
-from orchestrator.wire.openai_responses_work import Answer, BackgroundWork, follow
+from orchestrator.wire.openai_responses_tools import Toolbox, read_tools
+from orchestrator.wire.openai_responses_work import (
+    RESPONSE_EVENTS,
+    BackgroundWork,
+    follow,
+    started,
+)
+from orchestrator.wire.openai_types import room_limit
 from orchestrator.wire.openapi import INFERENCE, Operation, path_parameter, query_parameter
 from orchestrator.wire.queries import Query
 from orchestrator.wire.replies import ErrorReply
@@ -66,6 +74,7 @@ class _Asked:
 
     request: GenerationRequest
     items: Sequence[Item]
+    tools: Toolbox
 
 
 class _Handlers:
@@ -93,11 +102,19 @@ class _Handlers:
         response_id = new_id("resp")
         asked = await self._asked(exchange, principal, body, items, response_id)
         stored = self._stores(body)
-        fresh = response_object(body, response_id, int(time.time()), stored=stored)
+        defaults = self._gateway.defaults(body.model)
+        now = int(time.time())
+        fresh = response_object(body, response_id, now, stored=stored, defaults=defaults)
         # Told, and maybe stored, when it is paid for; so what cannot be is refused now.
-        json_text({"tools": fresh["tools"], "text": fresh["text"]}, "tools or text.format")
+        given = {name: fresh[name] for name in ("tools", "tool_choice", "text")}
+        json_text(given, "tools, tool_choice or text.format")
         kept = Kept(principal.tenant_id, fresh, asked.items)
-        encoder = ResponseEncoder(kept, logprobs=asked.request.top_logprobs is not None)
+        encoder = ResponseEncoder(
+            kept,
+            logprobs=asked.request.top_logprobs is not None,
+            tools=asked.tools,
+            packs_reasoning=wants_packed_reasoning(body),
+        )
         if body.background:
             await self._run(exchange, principal, asked.request, encoder)
             if body.stream:
@@ -106,12 +123,14 @@ class _Handlers:
                 await exchange.reply(orjson.dumps(kept.body))
             return
         keep = self._responses.keep if stored else None
-        send = send_stream if body.stream else send_completion
         with exchange.while_connected():
             context = exchange.context(_DIALECT)
-            generation = await self._gateway.generate(principal, asked.request, context)
-            answer = Answer(generation, encoder, keep, whole=not body.stream)
-            await send(exchange, answer, encoder)
+            generating = self._gateway.generate(principal, asked.request, context)
+            starting = started(generating, encoder, keep, whole=not body.stream)
+            if body.stream:
+                await send_stream(exchange, starting, encoder, framing=RESPONSE_EVENTS)
+            else:
+                await send_completion(exchange, starting, encoder)
 
     async def count(self, exchange: Exchange) -> None:
         """Counts the tokens that a request would put in; nothing is generated or stored."""
@@ -208,11 +227,14 @@ class _Handlers:
             previous_id = body.previous_response_id.replace("\0", "?")
             before = await self._responses.history(principal.tenant_id, previous_id, exchange)
         whole = [*before, *items]
-        request = await exchange.work_on(exchange.held_bytes, partial(decode, body, whole))
+        tools = read_tools(body.tools or ())
+        decoding = partial(decode, body, whole, tools)
+        request = await exchange.work_on(exchange.held_bytes, decoding)
         exchange.model = request.model
+        exchange.leave_out(tools.left_out)
         if body.truncation == "auto":
-            request = await self._fitted(exchange, principal, request, body, whole)
-        return _Asked(request, items)
+            request = await self._fitted(exchange, principal, request, body, whole, tools)
+        return _Asked(request, items, tools)
 
     async def _fitted(
         self,
@@ -221,25 +243,27 @@ class _Handlers:
         whole: GenerationRequest,
         body: ResponsesBody,
         items: Sequence[Item],
+        tools: Toolbox,
     ) -> GenerationRequest:
         """The request `whole` without as many of the oldest items as do not fit the context.
 
         Looking for them takes one place among the calls that count tokens.
         """
         model = self._gateway.model(principal, body.model)
-        room = model.context_tokens - (body.max_output_tokens or 1)
+        limit = room_limit("max_output_tokens", body.max_output_tokens)
+        room = model.context_tokens - (limit or 1)
         context = exchange.context(_DIALECT)
         if await self._fits(partial(self._gateway.count, principal, whole, context), room):
             return whole
         fewest, most = 1, len(items) - 1
         while fewest < most:
             middle = (fewest + most) // 2
-            request = decode(body, without_oldest(items, middle))
+            request = decode(body, without_oldest(items, middle), tools)
             if await self._fits(partial(self._gateway.recount, principal, request, context), room):
                 most = middle
             else:
                 fewest = middle + 1
-        return decode(body, without_oldest(items, min(fewest, len(items) - 1)))
+        return decode(body, without_oldest(items, min(fewest, len(items) - 1)), tools)
 
     async def _fits(self, count: Callable[[], Awaitable[int]], room: int) -> bool:
         try:

@@ -28,9 +28,13 @@ from orchestrator.core.events import (
 from orchestrator.core.messages import ToolCallPart
 from orchestrator.responses.values import Item, Kept, failed, item_id
 from orchestrator.wire.openai_log_probs import chat_log_probs
+from orchestrator.wire.openai_responses_custom import InputText
 from orchestrator.wire.openai_responses_frames import Frames
+from orchestrator.wire.openai_responses_reasoning import packed
+from orchestrator.wire.openai_responses_tools import NO_TOOLS, Offered, Toolbox
 
-_PREFIXES = {"text": "msg", "reasoning": "rs", "tool_call": "fc"}
+_PREFIXES = {"text": "msg", "reasoning": "rs", "tool_call": "fc", "custom": "ctc"}
+_CALL_TEXTS = {"function_call": "arguments", "custom_tool_call": "input"}
 _INCOMPLETE: Mapping[FinishReason, str] = {
     "length": "max_output_tokens",
     "content_filter": "content_filter",
@@ -50,19 +54,28 @@ class ResponseEncoder:
         *,
         first: int = 0,
         logprobs: bool = False,
+        tools: Toolbox = NO_TOOLS,
+        packs_reasoning: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`first` is the number of the first event: with any other than 0 it has been created."""
+        """`first` is the number of the first event: with any other than 0 it has been created.
+
+        `tools` are those that were offered. With `packs_reasoning` the text of reasoning items
+        stands in `encrypted_content` too.
+        """
         self._tenant_id = kept.tenant_id
         self._items = kept.items
         self._body = dict(kept.body)
         self._frames = Frames(first)
         self._created = first > 0
         self._logprobs = logprobs
+        self._offered = tools.offered
+        self._packs_reasoning = packs_reasoning
         self._now = now
         self._output: list[Item] = []
         self._open: Item | None = None
         self._texts: list[str] = []
+        self._custom: InputText | None = None
         self._reason: FinishReason = "stop"
         self._failure: list[bytes] = []
 
@@ -79,13 +92,15 @@ class ResponseEncoder:
         """The frames that `event` brings about."""
         match event:
             case PartDelta():
-                return (self._delta(event),)
+                return (self._delta(event),) if self._custom is None else self._input(event.text)
             case GenerationStarted():
                 return self._started()
             case PartStarted():
                 return self._part_started(event)
             case PartFinished():
                 part = event.part
+                if self._custom is not None:
+                    return self._input_rest()
                 self._texts = [part.arguments if isinstance(part, ToolCallPart) else part.text]
                 return ()
             case ChoiceFinished():
@@ -124,6 +139,9 @@ class ResponseEncoder:
     def fail(self, error: GatewayError) -> list[bytes]:
         """The frames that end a response that failed: its open item is closed before."""
         frames = self._close("incomplete")
+        if not self._created:
+            frames.append(self._frames.lifecycle("created", self._body))
+            self._created = True
         self._body = failed({**self._body, "output": self._output}, *_words(error))
         self._failure = [*frames, self._frames.end(self._body)]
         return self._failure
@@ -136,12 +154,16 @@ class ResponseEncoder:
     def _started(self) -> list[bytes]:
         self._body["status"] = "in_progress"
         kinds = ("in_progress",) if self._created else ("created", "in_progress")
+        self._created = True
         return [self._frames.lifecycle(kind, self._body) for kind in kinds]
 
     def _part_started(self, event: PartStarted) -> list[bytes]:
         frames = self._close("completed")
         number, index = len(self._items) + len(self._output), len(self._output)
-        item = _new_item(event, item_id(_PREFIXES[event.kind], self._body["id"], number))
+        offered = self._offered.get(event.tool_name) if event.kind == "tool_call" else None
+        self._custom = InputText() if offered is not None and offered.kind == "custom" else None
+        prefix = _PREFIXES["custom" if self._custom is not None else event.kind]
+        item = _new_item(event, item_id(prefix, self._body["id"], number), offered)
         frames.append(self._frames.item("added", index, item))
         if event.kind != "tool_call":
             frames.append(self._frames.part("added", index, item, _new_part(event.kind, "")))
@@ -153,6 +175,20 @@ class ResponseEncoder:
         self._texts.append(event.text)
         logprobs = self._note(event.logprobs)
         return self._frames.delta(len(self._output), self._open, event.text, logprobs)
+
+    def _input(self, arguments: str) -> Sequence[bytes]:
+        """What more of the arguments adds to the input of the open custom call."""
+        assert self._open is not None
+        assert self._custom is not None
+        more = self._custom.feed(arguments)
+        return (self._frames.delta(len(self._output), self._open, more),) if more else ()
+
+    def _input_rest(self) -> Sequence[bytes]:
+        """The rest of the input, which only the end of the arguments shows."""
+        assert self._open is not None
+        assert self._custom is not None
+        rest = self._custom.finish()
+        return (self._frames.delta(len(self._output), self._open, rest),) if rest else ()
 
     def _note(self, logprobs: Sequence[TokenLogprob]) -> Sequence[Item]:
         """Adds to the log-probabilities of the open text, if they are wanted."""
@@ -168,11 +204,15 @@ class ResponseEncoder:
         if item is None:
             return []
         text, logprobs = "".join(self._texts), item.pop("logprobs", [])
-        if item["type"] == "function_call":
+        if self._custom is not None:
+            item["input"], self._custom = self._custom.text, None
+        elif item["type"] == "function_call":
             item["arguments"] = text
         else:
             kind = "text" if item["type"] == "message" else "reasoning"
             item["content"] = [_new_part(kind, text, logprobs)]
+            if self._packs_reasoning and kind == "reasoning":
+                item["encrypted_content"] = packed(text)
         item["status"] = status
         self._output.append(item)
         self._open = None
@@ -187,12 +227,13 @@ def replayed(body: Mapping[str, Any]) -> list[bytes]:
     written = [frames.lifecycle(kind, early) for kind in ("created", "in_progress")]
     for index, item in enumerate(body["output"]):
         empty = {**item, "status": "in_progress"}
-        if item["type"] == "function_call":
-            written.append(frames.item("added", index, {**empty, "arguments": ""}))
-            text, logprobs = item["arguments"], ()
+        if (member := _CALL_TEXTS.get(item["type"])) is not None:
+            written.append(frames.item("added", index, {**empty, member: ""}))
+            text, logprobs = item[member], ()
         else:
             (part,) = item["content"]
             kind = "text" if item["type"] == "message" else "reasoning"
+            empty.pop("encrypted_content", None)
             written.append(frames.item("added", index, {**empty, "content": []}))
             written.append(frames.part("added", index, item, _new_part(kind, "")))
             text, logprobs = part["text"], part.get("logprobs", ())
@@ -214,8 +255,11 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _new_item(event: PartStarted, own_id: str) -> Item:
-    """An output item at its beginning. Each is a dictionary of its own."""
+def _new_item(event: PartStarted, own_id: str, offered: Offered | None) -> Item:
+    """An output item at its beginning. Each is a dictionary of its own.
+
+    A call names the tool as its caller `offered` it.
+    """
     match event.kind:
         case "text":
             item: Item = {"id": own_id, "type": "message", "status": "in_progress"}
@@ -224,12 +268,15 @@ def _new_item(event: PartStarted, own_id: str) -> Item:
             item = {"id": own_id, "type": "reasoning", "status": "in_progress"}
             return item | {"summary": [], "content": []}
         case "tool_call":
-            item = {"id": own_id, "type": "function_call", "status": "in_progress"}
-            return item | {
-                "call_id": event.tool_call_id,
-                "name": event.tool_name,
-                "arguments": "",
-            }
+            kind = "function_call"
+            if offered is not None and offered.kind == "custom":
+                kind = "custom_tool_call"
+            item = {"id": own_id, "type": kind, "status": "in_progress"}
+            item |= {"call_id": event.tool_call_id}
+            item["name"] = event.tool_name if offered is None else offered.name
+            if offered is not None and offered.namespace:
+                item["namespace"] = offered.namespace
+            return item | {_CALL_TEXTS[kind]: ""}
         case _:
             assert_never(event.kind)
 

@@ -17,6 +17,7 @@ _DELTAS = {
     "message": ("response.output_text.delta", ',"content_index":0', ',"logprobs":[]}\n\n'),
     "reasoning": ("response.reasoning_text.delta", ',"content_index":0', "}\n\n"),
     "function_call": ("response.function_call_arguments.delta", "", "}\n\n"),
+    "custom_tool_call": ("response.custom_tool_call_input.delta", "", "}\n\n"),
 }
 
 
@@ -49,7 +50,7 @@ class Frames:
     def delta(
         self, index: int, item: Item, text: str, logprobs: Sequence[Mapping[str, Any]] = ()
     ) -> bytes:
-        """More of the item's text, reasoning or arguments. No dictionary is made for it."""
+        """More of the item's text, reasoning, arguments or input. No dictionary is made for it."""
         before, between, after = self._pieces.get(index) or self._delta_pieces(index, item)
         if logprobs:
             after = f',"logprobs":{json.dumps(logprobs, separators=(",", ":"))}}}\n\n'
@@ -60,6 +61,9 @@ class Frames:
         if item["type"] == "function_call":
             members = {"name": item["name"], "arguments": item["arguments"]}
             kind = "response.function_call_arguments.done"
+            return [self._event(kind, {"item_id": item["id"], "output_index": index, **members})]
+        if item["type"] == "custom_tool_call":
+            kind, members = "response.custom_tool_call_input.done", {"input": item["input"]}
             return [self._event(kind, {"item_id": item["id"], "output_index": index, **members})]
         (part,) = item["content"]
         kind = "response.output_text.done"

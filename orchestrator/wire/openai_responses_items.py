@@ -11,17 +11,21 @@ from typing import Any
 from orchestrator.core.errors import InvalidRequest, NotFound
 from orchestrator.core.messages import Message, Part, ReasoningPart, Role, TextPart, ToolCallPart
 from orchestrator.responses.values import Item, item_id
-from orchestrator.wire.bodies import shown
+from orchestrator.wire.bodies import json_text, shown
+from orchestrator.wire.openai_responses_readers import CALLS, OUTPUTS, message_item, read_item
+from orchestrator.wire.openai_responses_reasoning import unpacked
+from orchestrator.wire.openai_responses_tools import CUSTOM_INPUT, NO_TOOLS, Toolbox
 
-_ROLES: tuple[Role, ...] = ("user", "assistant", "system", "developer")
-_TEXTS = ("input_text", "output_text", "text")
 _PREFIXES = {
     "message": "msg",
     "function_call": "fc",
     "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "local_shell_call": "lsh",
+    "local_shell_call_output": "lsho",
     "reasoning": "rs",
 }
-_MOST_ID_CHARACTERS = 128
 _MOST_REFERENCES = 1000
 
 
@@ -33,8 +37,8 @@ def input_items(given: str | Sequence[Any] | None) -> list[Item]:
     if given is None:
         return []
     if isinstance(given, str):
-        return [_message("input", {"role": "user", "content": given})]
-    return [_item(f"input[{index}]", item) for index, item in enumerate(given)]
+        return [message_item("input", {"role": "user", "content": given})]
+    return [read_item(f"input[{index}]", item) for index, item in enumerate(given)]
 
 
 def references(items: Iterable[Item]) -> list[str]:
@@ -73,7 +77,7 @@ def resolved(items: Sequence[Item], found: Mapping[str, Item]) -> list[Item]:
 def with_ids(items: Sequence[Item], response_id: str) -> list[Item]:
     """`items` of that response, each with an id: its own, or one that tells of the response."""
     return [
-        {"id": item_id(_PREFIXES[item["type"]], response_id, number), **item}
+        {"id": item_id(_PREFIXES.get(item["type"], "item"), response_id, number), **item}
         for number, item in enumerate(items)
     ]
 
@@ -82,12 +86,11 @@ def check_calls(items: Iterable[Item]) -> None:
     """Raises: InvalidRequest where the output of a call comes without the call."""
     called = set()
     for item in items:
-        if item["type"] == "function_call":
+        if item["type"] in CALLS:
             called.add(item["call_id"])
-        elif item["type"] == "function_call_output" and item["call_id"] not in called:
+        elif item["type"] in OUTPUTS and item["call_id"] not in called:
             raise InvalidRequest(
-                f"There is no function call with the `call_id` {shown(item['call_id'])} before its"
-                " output.",
+                f"There is no call with the `call_id` {shown(item['call_id'])} before its output.",
                 param="input",
             )
 
@@ -95,17 +98,16 @@ def check_calls(items: Iterable[Item]) -> None:
 def without_oldest(items: Sequence[Item], count: int) -> list[Item]:
     """`items` from number `count` on, without outputs of calls that went with the others."""
     rest = items[count:]
-    called = {item["call_id"] for item in rest if item["type"] == "function_call"}
-    return [
-        item for item in rest if item["type"] != "function_call_output" or item["call_id"] in called
-    ]
+    called = {item["call_id"] for item in rest if item["type"] in CALLS}
+    return [item for item in rest if item["type"] not in OUTPUTS or item["call_id"] in called]
 
 
-def messages_of(items: Iterable[Item]) -> tuple[Message, ...]:
-    """The conversation that `items` add up to.
+def messages_of(items: Iterable[Item], tools: Toolbox = NO_TOOLS) -> tuple[Message, ...]:
+    """The conversation that `items` add up to, calls by the names that the model knows.
 
     A call belongs to the assistant's message before it, and reasoning to the one behind it, as
-    they do in a chat.
+    they do in a chat. What a server of OpenAI's did for another model is left out: nothing of it
+    is here.
     """
     # Parts of a message are collected in its list: a turn may have a hundred thousand calls.
     turns: list[tuple[Role, list[Part], str | None]] = []
@@ -116,14 +118,27 @@ def messages_of(items: Iterable[Item]) -> tuple[Message, ...]:
             case "reasoning":
                 if text := _reasoning_of(item):
                     turns.append(("assistant", [ReasoningPart(text)], None))
-            case "function_call":
-                call = ToolCallPart(item["call_id"], item["name"], item["arguments"])
-                _add(turns, "assistant", call, _takes_calls)
-            case _:
+            case kind if kind in CALLS:
+                _add(turns, "assistant", _call_of(item, tools), _takes_calls)
+            case kind if kind in OUTPUTS:
                 output = item["output"]
                 text = output if isinstance(output, str) else _joined(output)
                 turns.append(("tool", [TextPart(text)], item["call_id"]))
     return tuple(Message(role, tuple(parts), None, call_id) for role, parts, call_id in turns)
+
+
+def _call_of(item: Item, tools: Toolbox) -> ToolCallPart:
+    match item["type"]:
+        case "function_call":
+            name, arguments = item["name"], item["arguments"]
+        case "custom_tool_call":
+            name = item["name"]
+            arguments = json_text({CUSTOM_INPUT: item["input"]}, "input")
+        case _:
+            return ToolCallPart(
+                item["call_id"], "local_shell", json_text(item["action"], "input.action")
+            )
+    return ToolCallPart(item["call_id"], tools.name_of(name, item.get("namespace", "")), arguments)
 
 
 def _takes_text(before: Sequence[Part]) -> bool:
@@ -158,126 +173,5 @@ def _joined(parts: Iterable[Mapping[str, Any]]) -> str:
 
 def _reasoning_of(item: Item) -> str:
     """The reasoning itself, or what a summary tells of it."""
-    return _joined(item["content"]) or "\n".join(part["text"] for part in item["summary"])
-
-
-def _item(where: str, given: Any) -> Item:
-    if not isinstance(given, dict):
-        raise InvalidRequest(f"`{where}` must be an object.", param=where)
-    kind = given.get("type")
-    if kind is None:
-        kind = "message" if "role" in given else "item_reference" if "id" in given else None
-    reader = _READERS.get(kind) if isinstance(kind, str) else None
-    if reader is None:
-        raise InvalidRequest(
-            f"`{where}.type` is {shown(kind)}; items can be of type {', '.join(_READERS)}.",
-            param=f"{where}.type",
-        )
-    item = reader(where, given)
-    if (own_id := given.get("id")) is not None:
-        item["id"] = _checked_id(where, own_id)
-    return item
-
-
-def _message(where: str, given: Mapping[str, Any]) -> Item:
-    role = given.get("role")
-    if role not in _ROLES:
-        raise InvalidRequest(
-            f"`{where}.role` must be one of {', '.join(_ROLES)}; {shown(role)} was given.",
-            param=f"{where}.role",
-        )
-    content = _parts(f"{where}.content", given.get("content"))
-    if role == "assistant":
-        # What a model said, whoever tells it.
-        content = [
-            part
-            if part["type"] == "refusal"
-            else {"type": "output_text", "text": part["text"], "annotations": [], "logprobs": []}
-            for part in content
-        ]
-    return {"type": "message", "status": "completed", "role": role, "content": content}
-
-
-def _call(where: str, given: Mapping[str, Any]) -> Item:
-    return {
-        "type": "function_call",
-        "status": "completed",
-        "call_id": _string(where, given, "call_id"),
-        "name": _string(where, given, "name"),
-        "arguments": _string(where, given, "arguments"),
-    }
-
-
-def _call_output(where: str, given: Mapping[str, Any]) -> Item:
-    output = given.get("output")
-    return {
-        "type": "function_call_output",
-        "status": "completed",
-        "call_id": _string(where, given, "call_id"),
-        "output": output if isinstance(output, str) else _parts(f"{where}.output", output),
-    }
-
-
-def _reasoning(where: str, given: Mapping[str, Any]) -> Item:
-    item: Item = {"type": "reasoning", "status": "completed"}
-    for name, kind in (("summary", "summary_text"), ("content", "reasoning_text")):
-        parts = given.get(name) or []
-        if not isinstance(parts, list) or not all(
-            isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts
-        ):
-            raise InvalidRequest(
-                f"`{where}.{name}` must be a list of parts with a `text`.", param=f"{where}.{name}"
-            )
-        item[name] = [{"type": kind, "text": part["text"]} for part in parts]
-    return item
-
-
-def _reference(where: str, given: Mapping[str, Any]) -> Item:
-    return {"type": "item_reference", "id": _checked_id(where, given.get("id"))}
-
-
-_READERS: Mapping[str, Callable[[str, Mapping[str, Any]], Item]] = {
-    "message": _message,
-    "function_call": _call,
-    "function_call_output": _call_output,
-    "reasoning": _reasoning,
-    "item_reference": _reference,
-}
-
-
-def _parts(where: str, given: Any) -> list[Item]:
-    """The parts of a message or an output: text only."""
-    if isinstance(given, str):
-        return [{"type": "input_text", "text": given}]
-    if not isinstance(given, list):
-        raise InvalidRequest(f"`{where}` must be a string or a list of parts.", param=where)
-    return [_part(f"{where}[{index}]", part) for index, part in enumerate(given)]
-
-
-def _part(where: str, given: Any) -> Item:
-    if not isinstance(given, dict):
-        raise InvalidRequest(f"`{where}` must be an object.", param=where)
-    kind = given.get("type")
-    if kind == "refusal":
-        return {"type": "refusal", "refusal": _string(where, given, "refusal")}
-    if kind not in _TEXTS:
-        raise InvalidRequest(
-            f"`{where}` is of type {shown(kind)}; this model takes text only.", param=where
-        )
-    return {"type": "input_text", "text": _string(where, given, "text")}
-
-
-def _string(where: str, given: Mapping[str, Any], name: str) -> str:
-    value = given.get(name)
-    if not isinstance(value, str):
-        raise InvalidRequest(f"`{where}.{name}` must be a string.", param=f"{where}.{name}")
-    return value
-
-
-def _checked_id(where: str, given: Any) -> str:
-    if not isinstance(given, str) or not 0 < len(given) <= _MOST_ID_CHARACTERS or "\0" in given:
-        raise InvalidRequest(
-            f"`{where}.id` must be a string of 1 to {_MOST_ID_CHARACTERS} characters.",
-            param=f"{where}.id",
-        )
-    return given
+    text = _joined(item["content"]) or unpacked(item.get("encrypted_content"))
+    return text or "\n".join(part["text"] for part in item["summary"])

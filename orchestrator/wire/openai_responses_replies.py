@@ -51,7 +51,7 @@ class ResponseUsage(msgspec.Struct, kw_only=True):
 
 
 class Response(msgspec.Struct, kw_only=True):
-    """A response. `output` holds messages, function calls and reasoning."""
+    """A response. `output` holds messages, calls of functions and custom tools, and reasoning."""
 
     id: str
     object: Literal["response"]
@@ -73,12 +73,14 @@ class Response(msgspec.Struct, kw_only=True):
     safety_identifier: str | None
     service_tier: Literal["default"]
     store: bool
-    temperature: float | None
+    temperature: float
     text: dict[str, Any]
     tool_choice: str | dict[str, Any]
     tools: list[dict[str, Any]]
     top_logprobs: int
-    top_p: float | None
+    top_p: float
+    presence_penalty: float
+    frequency_penalty: float
     truncation: Literal["auto", "disabled"]
     usage: ResponseUsage | None
     user: str | None

@@ -10,7 +10,7 @@ import msgspec
 
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.json_schema import check_schema
-from orchestrator.core.messages import Message, TextPart, Tool
+from orchestrator.core.messages import Message, TextPart
 from orchestrator.core.request import (
     ChatPrompt,
     GenerationRequest,
@@ -18,19 +18,21 @@ from orchestrator.core.request import (
     JsonSchemaFormat,
     ReasoningEffort,
     ResponseFormat,
-    ToolChoice,
+    SamplingParams,
 )
 from orchestrator.responses.values import Item
 from orchestrator.wire.bodies import check_at_least, check_range, shown
 from orchestrator.wire.openai_responses_items import check_calls, messages_of
+from orchestrator.wire.openai_responses_tools import Toolbox, read_choice, tool_objects
 from orchestrator.wire.openai_types import (
     SamplingFields,
     required_model,
+    room_limit,
     route_hint,
     sampling_params,
     stop_strings,
-    token_limit,
 )
+from orchestrator.wire.thinking import thinking_switch
 
 
 class TextConfig(msgspec.Struct):
@@ -75,14 +77,17 @@ class ResponsesBody(SamplingFields, kw_only=True):
     safety_identifier: str | None = None
     user: str | None = None
     service_tier: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    """vLLM's, as in a chat."""
     route_hint: str | None = None
 
 
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LOGPROBS = "message.output_text.logprobs"
+_REASONING = "reasoning.encrypted_content"
+_NO_DEFAULTS = SamplingParams()
 _MOST_LOGPROBS = 20
 _MOST_PAIRS, _MOST_KEY, _MOST_VALUE = 16, 64, 512
-_MOST_TOOLS = 128
 _EFFORTS: Mapping[str, ReasoningEffort] = {
     "none": "none",
     "minimal": "minimal",
@@ -116,38 +121,50 @@ def check_body(body: ResponsesBody) -> None:
     _check_metadata(body.metadata or {})
 
 
-def decode(body: ResponsesBody, items: Sequence[Item]) -> GenerationRequest:
+def decode(body: ResponsesBody, items: Sequence[Item], box: Toolbox) -> GenerationRequest:
     """The request without its dialect. `items` are all that was said, what came before too.
+
+    `box` holds the tools of `body`.
 
     Raises: InvalidRequest.
     """
     if not items:
         raise InvalidRequest("`input` must hold a text or an item.", param="input")
     check_calls(items)
-    messages = messages_of(items)
+    messages = messages_of(items, box)
     if body.instructions is not None:
         messages = (Message("system", (TextPart(body.instructions),)), *messages)
-    choice, tools = _tool_choice(body.tool_choice, _tools(body.tools or ()))
+    choice, tools = read_choice(body.tool_choice, box)
     return GenerationRequest(
         model=required_model(body.model),
         prompt=ChatPrompt(messages, tools),
         sampling=sampling_params(body),
-        max_tokens=token_limit("max_output_tokens", body.max_output_tokens),
+        max_tokens=room_limit("max_output_tokens", body.max_output_tokens),
         stop=stop_strings(body.stop),
         tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
         response_format=_format(body.text.format if body.text else None),
         top_logprobs=_top_logprobs(body),
-        reasoning=_effort(body.reasoning),
+        reasoning=_effort(body.reasoning) or thinking_switch(body.chat_template_kwargs),
         route_hint=route_hint(body.route_hint),
         whole=not (body.stream or body.background),
     )
 
 
+def wants_packed_reasoning(body: ResponsesBody) -> bool:
+    """Whether reasoning items are to have their text in `encrypted_content` too."""
+    return _REASONING in (body.include or ())
+
+
 def response_object(
-    body: ResponsesBody, response_id: str, created_at: int, *, stored: bool
+    body: ResponsesBody,
+    response_id: str,
+    created_at: int,
+    *,
+    stored: bool,
+    defaults: SamplingParams = _NO_DEFAULTS,
 ) -> dict[str, Any]:
-    """The Response object as it is at the start: what was asked for, and nothing of the answer."""
+    """The Response object at its start, with the model's `defaults` where nothing was asked for."""
     reasoning, text = body.reasoning or ReasoningConfig(), body.text or TextConfig()
     return {
         "id": response_id,
@@ -159,7 +176,7 @@ def response_object(
         "error": None,
         "incomplete_details": None,
         "instructions": body.instructions,
-        "max_output_tokens": body.max_output_tokens,
+        "max_output_tokens": room_limit("max_output_tokens", body.max_output_tokens),
         "max_tool_calls": body.max_tool_calls,
         "model": body.model,
         "output": [],
@@ -170,20 +187,37 @@ def response_object(
         "safety_identifier": body.safety_identifier,
         "service_tier": "default",
         "store": stored,
-        "temperature": body.temperature,
+        "temperature": 1.0,
         "text": {
             "format": text.format or {"type": "text"},
             "verbosity": text.verbosity or "medium",
         },
         "tool_choice": "auto" if body.tool_choice is None else body.tool_choice,
-        "tools": [_tool_object(tool) for tool in body.tools or ()],
+        "tools": tool_objects(body.tools or ()),
         "top_logprobs": body.top_logprobs or 0,
-        "top_p": body.top_p,
+        "top_p": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
         "truncation": body.truncation or "disabled",
         "usage": None,
         "user": body.user,
         "metadata": body.metadata or {},
+        **_in_force(body, defaults),
     }
+
+
+def _in_force(body: ResponsesBody, defaults: SamplingParams) -> dict[str, float]:
+    """The numbers that the caller gave, or else the model's own: the caller's temperature comes
+    without the model's `top_p`.
+    """
+    own = defaults if body.temperature is None else _NO_DEFAULTS
+    numbers = {
+        "temperature": own.temperature if body.temperature is None else body.temperature,
+        "top_p": own.top_p if body.top_p is None else body.top_p,
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
+    }
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:
@@ -199,85 +233,6 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
                 f" {shown(name)} has {len(name)} and {len(value)}.",
                 param="metadata",
             )
-
-
-def _tools(given: Sequence[Mapping[str, Any]]) -> tuple[Tool, ...]:
-    if len(given) > _MOST_TOOLS:
-        raise InvalidRequest(
-            f"`tools` may hold {_MOST_TOOLS} tools at most; it holds {len(given)}.", param="tools"
-        )
-    return tuple(_tool(f"tools[{index}]", tool) for index, tool in enumerate(given))
-
-
-def _tool(where: str, given: Mapping[str, Any]) -> Tool:
-    if (kind := given.get("type")) != "function":
-        raise InvalidRequest(
-            f"`{where}.type` must be `function`; {shown(kind)} was given, which this appliance"
-            " does not have.",
-            param=f"{where}.type",
-        )
-    name, parameters = given.get("name"), given.get("parameters")
-    if not isinstance(name, str) or not _FUNCTION_NAME.fullmatch(name):
-        raise InvalidRequest(
-            f"`{where}.name` must have 1 to 64 of the characters a-z, A-Z, 0-9, `_` and `-`;"
-            f" {shown(name)} was given.",
-            param=f"{where}.name",
-        )
-    if parameters is not None and not isinstance(parameters, dict):
-        raise InvalidRequest(
-            f"`{where}.parameters` must be a JSON schema.", param=f"{where}.parameters"
-        )
-    description = given.get("description")
-    if description is not None and not isinstance(description, str):
-        raise InvalidRequest(
-            f"`{where}.description` must be a string.", param=f"{where}.description"
-        )
-    return Tool(name, description or "", parameters or {"type": "object", "properties": {}})
-
-
-def _tool_object(tool: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "function",
-        "name": tool["name"],
-        "description": tool.get("description"),
-        "parameters": tool.get("parameters"),
-        "strict": tool.get("strict"),
-    }
-
-
-def _tool_choice(
-    given: str | Mapping[str, Any] | None, tools: tuple[Tool, ...]
-) -> tuple[ToolChoice, tuple[Tool, ...]]:
-    """Whether tools are to be called, and those that may be."""
-    match given:
-        case None | "auto":
-            return ToolChoice(), tools
-        case "none":
-            return ToolChoice("none"), ()
-        case "required":
-            return ToolChoice("required"), _offered(given, tools, [tool.name for tool in tools])
-        case {"type": "function", "name": str(name)}:
-            _offered(name, tools, [name])
-            return ToolChoice("named", name), tools
-        case {"type": "allowed_tools", "mode": "auto" | "required" as mode, "tools": list(allowed)}:
-            names = [tool.get("name") if isinstance(tool, dict) else None for tool in allowed]
-            return ToolChoice(mode), _offered(allowed, tools, names)
-        case _:
-            raise InvalidRequest(
-                "`tool_choice` must be `none`, `auto`, `required`, a function or allowed"
-                f" functions; {shown(given)} was given.",
-                param="tool_choice",
-            )
-
-
-def _offered(given: object, tools: tuple[Tool, ...], names: Sequence[object]) -> tuple[Tool, ...]:
-    """The tools of those names. Raises: InvalidRequest unless all are there, and one at least."""
-    if not names or not {tool.name for tool in tools}.issuperset(names):
-        raise InvalidRequest(
-            f"`tool_choice` is {shown(given)}, and `tools` offers no such function.",
-            param="tool_choice",
-        )
-    return tuple(tool for tool in tools if tool.name in names)
 
 
 def _format(given: Mapping[str, Any] | None) -> ResponseFormat | None:

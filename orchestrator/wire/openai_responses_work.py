@@ -22,10 +22,12 @@ from orchestrator.responses.values import Kept
 from orchestrator.store.database import StoreError
 from orchestrator.wire.http import Exchange, internal_error
 from orchestrator.wire.openai_responses_encoder import ResponseEncoder, replayed
-from orchestrator.wire.sse import PING_AFTER_S
+from orchestrator.wire.sse import EVENT_STREAM, Framing
 
 logger = logging.getLogger(__name__)
 
+RESPONSE_EVENTS = Framing(EVENT_STREAM.content_type, EVENT_STREAM.ping, b"data: [DONE]\n\n")
+"""The end is that of the Open Responses specification; OpenAI's own clients read it too."""
 Keep = Callable[[Kept], Awaitable[bool]]
 
 _STREAM_HEADERS = [
@@ -99,6 +101,22 @@ class Answer:
             self._encoder.disown()
 
 
+async def started(
+    generating: Awaitable[Generation], encoder: ResponseEncoder, keep: Keep | None, *, whole: bool
+) -> Answer:
+    """The answer once its generation has begun. One that does not begin is not stored.
+
+    Raises: GatewayError.
+    """
+    try:
+        generation = await generating
+    except Exception as error:
+        encoder.disown()
+        encoder.fail(error if isinstance(error, GatewayError) else internal_error())
+        raise
+    return Answer(generation, encoder, keep, whole=whole)
+
+
 class BackgroundWork:
     """A response that runs without a reader."""
 
@@ -158,16 +176,18 @@ async def follow(exchange: Exchange, responses: Responses, kept: Kept, after: in
     await exchange.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
     with exchange.while_connected():
         if live:
-            async for frame in _events(responses, tenant_id, response_id, after):
+            ping_after_s = exchange.ping_after_s
+            async for frame in _events(responses, tenant_id, response_id, after, ping_after_s):
                 await exchange.send(_body(frame))
         else:
             for frame in replayed(kept.body)[after + 1 :]:
                 await exchange.send(_body(frame))
-        await exchange.send({"type": "http.response.body", "body": b"", "more_body": False})
+        end = {"type": "http.response.body", "body": RESPONSE_EVENTS.end, "more_body": False}
+        await exchange.send(end)
 
 
 async def _events(
-    responses: Responses, tenant_id: str, response_id: str, after: int
+    responses: Responses, tenant_id: str, response_id: str, after: int, ping_after_s: float
 ) -> AsyncIterator[bytes]:
     """Events as they are stored, with pings in between."""
     silent_s = 0.0
@@ -188,7 +208,7 @@ async def _events(
             return
         await asyncio.sleep(responses.poll_s)
         silent_s += responses.poll_s
-        if silent_s >= PING_AFTER_S:
+        if silent_s >= ping_after_s:
             silent_s = 0.0
             yield b": ping\n\n"
 

@@ -19,6 +19,7 @@ MOST_CHOICES = 8
 MOST_BIASES = 1024
 MOST_MODEL_CHARACTERS = 256
 _LARGEST_INT32 = 2**31 - 1
+_NO_LIMIT = -1
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
@@ -31,7 +32,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     top_k: int | None = None
-    """Not OpenAI's; 0 means no limit."""
+    """Not OpenAI's; 0 means no limit, and so does -1, as vLLM has it."""
     min_p: float | None = None
     """Not OpenAI's."""
     repetition_penalty: float | None = None
@@ -47,7 +48,7 @@ def sampling_params(fields: SamplingFields) -> SamplingParams:
     check_range("min_p", fields.min_p, 0, 1)
     check_range("presence_penalty", fields.presence_penalty, -2, 2)
     check_range("frequency_penalty", fields.frequency_penalty, -2, 2)
-    check_range("top_k", fields.top_k, 0, _LARGEST_INT32)
+    check_range("top_k", fields.top_k, -1, _LARGEST_INT32)
     if fields.repetition_penalty is not None and not 0 < fields.repetition_penalty <= 10:
         raise InvalidRequest(
             "`repetition_penalty` must be above 0 and at most 10; "
@@ -57,7 +58,7 @@ def sampling_params(fields: SamplingFields) -> SamplingParams:
     return SamplingParams(
         temperature=fields.temperature,
         top_p=fields.top_p,
-        top_k=fields.top_k,
+        top_k=0 if fields.top_k == _NO_LIMIT else fields.top_k,
         min_p=fields.min_p,
         seed=fields.seed,
         presence_penalty=fields.presence_penalty,
@@ -92,6 +93,11 @@ def token_limit(name: str, value: int | None) -> int | None:
     check_at_least(name, value, 1)
     check_range(name, value, 1, _LARGEST_INT32)
     return value
+
+
+def room_limit(name: str, value: int | None) -> int | None:
+    """`token_limit`, but -1 means all that fits, as llama.cpp has it. Raises: InvalidRequest."""
+    return None if value == _NO_LIMIT else token_limit(name, value)
 
 
 def route_hint(hint: str | None) -> RouteHint:

@@ -174,7 +174,9 @@ def _responses(route: Described, schemas: _Schemas) -> dict[str, Any]:
     operation = route.operation
     reply: dict[str, Any] = {
         "description": operation.description,
-        "headers": _headers("X-Request-Id", *(_LIMIT_HEADERS if operation.limited else ())),
+        "headers": _headers(
+            "X-Request-Id", *(("X-Op-Warning", *_LIMIT_HEADERS) if operation.limited else ())
+        ),
     }
     content: dict[str, Any] = {}
     if operation.reply is not None:
@@ -222,6 +224,7 @@ def _header(description: str, kind: str) -> dict[str, Any]:
 
 _HEADERS: Mapping[str, Any] = {
     "X-Request-Id": _header("The id of this request in logs, traces, books and audit.", "string"),
+    "X-Op-Warning": _header("Tools that are not here and were left out.", "string"),
     "WWW-Authenticate": _header("How to authenticate.", "string"),
     "Retry-After": _header("Seconds after which a repetition makes sense.", "integer"),
     "X-RateLimit-Limit-Requests": _header("Requests a minute.", "integer"),

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from orchestrator.core.errors import InvalidRequest
+from orchestrator.wire.bodies import BYTE_ORDER_MARK
 
 _NAMES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OTHER_WORDS = {"max_output_tokens": "max_tokens", "max_new_tokens": "max_tokens"}
@@ -24,7 +25,7 @@ def check_spelling(body: bytes, known: frozenset[str], guarded: Iterable[str]) -
 
     `body` is a JSON object, checked already.
     """
-    given = _NAMES.decode(body)
+    given = _NAMES.decode(body.removeprefix(BYTE_ORDER_MARK))
     if given.keys() <= known:
         return
     for name in given:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator.core.errors import GatewayError
 from orchestrator.core.events import Completion, GenerationEvent, GenerationFinished, fold
+from orchestrator.store.database import StoreError
 from orchestrator.wire.errors import Headers, error_members
-from orchestrator.wire.http import Exchange, header_pairs, internal_error
+from orchestrator.wire.header_pairs import header_pairs
+from orchestrator.wire.http import Exchange, internal_error, store_unavailable
 
 logger = logging.getLogger(__name__)
 
-PING_AFTER_S = 15.0
 _UNBUFFERED: Headers = [
     (b"cache-control", b"no-cache"),
     # Without it nginx collects events before it passes them on.
@@ -25,10 +26,14 @@ _UNBUFFERED: Headers = [
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """What a stream is made of. `ping` may come between any two frames and means nothing."""
+    """What a stream is made of.
+
+    `ping` may come between any two frames and means nothing; `end` comes after the last.
+    """
 
     content_type: bytes
     ping: bytes
+    end: bytes = b""
 
 
 EVENT_STREAM = Framing(b"text/event-stream; charset=utf-8", b": ping\n\n")
@@ -61,8 +66,14 @@ class Encoder(Protocol):
         """The frames that end a stream that failed; `members` are those of an error body."""
 
 
-async def send_completion(exchange: Exchange, generation: Answer, encoder: Encoder) -> None:
-    """Sends the whole answer at its end, and closes `generation` in any case."""
+async def send_completion(
+    exchange: Exchange, starting: Awaitable[Answer], encoder: Encoder
+) -> None:
+    """Sends the whole answer at its end, and closes the generation in any case.
+
+    Raises: GatewayError, where the generation does not begin, or fails.
+    """
+    generation = await starting
     try:
         completion = await fold(generation)
         exchange.usage = completion.usage
@@ -74,46 +85,71 @@ async def send_completion(exchange: Exchange, generation: Answer, encoder: Encod
 
 async def send_stream(
     exchange: Exchange,
-    generation: Answer,
+    starting: Awaitable[Answer],
     encoder: Encoder,
     *,
     framing: Framing = EVENT_STREAM,
-    ping_after_s: float = PING_AFTER_S,
 ) -> None:
-    """Sends events as they come, in one write what came together; closes `generation` in any case.
+    """Sends events as they come, in one write what came together; closes the generation.
 
-    The status went out with the first event, so an error after it is told as an event. The last
-    events end the reply in the same write.
+    The status goes out with the first event, or after `server.ping_after_s` of silence if that
+    comes sooner; an error after it is an event. The last events end the reply in the same
+    write. Raises: GatewayError, where the generation does not begin and nothing has been sent.
     """
-    headers = [
-        (b"content-type", framing.content_type),
-        *_UNBUFFERED,
-        *header_pairs(generation.headers),
-    ]
-    pings = _Pings(exchange, framing.ping, ping_after_s)
-    last = b""
+    reply = _Reply(exchange, framing)
     try:
-        await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
-        pings.start()
         try:
-            while events := await generation.next():
-                piece = b"".join([frame for event in events for frame in encoder.event(event)])
-                if isinstance(end := events[-1], GenerationFinished):
-                    exchange.usage = end.usage
-                    last = piece
-                elif piece:
-                    pings.touch()
-                    await exchange.send_piece(piece)
-        except GatewayError as error:
-            await _send_error(exchange, encoder, error)
-        except Exception:
-            logger.exception("stream %s failed", exchange.call_id)
-            await _send_error(exchange, encoder, internal_error())
-        await pings.stop()
-        await exchange.send({"type": "http.response.body", "body": last, "more_body": False})
+            generation = await starting
+        except Exception as error:
+            if not await reply.has_opened():
+                raise
+            fault = _fault_before_events(exchange, error)
+            await _send_error(exchange, encoder, fault)
+            await reply.end()
+            return
+        try:
+            await _send_events(exchange, reply, generation, encoder)
+        finally:
+            await generation.aclose()
     finally:
-        await pings.stop()
-        await generation.aclose()
+        await reply.stop()
+
+
+async def _send_events(
+    exchange: Exchange, reply: _Reply, generation: Answer, encoder: Encoder
+) -> None:
+    last = b""
+    await reply.open(generation.headers)
+    try:
+        while events := await generation.next():
+            piece = b"".join([frame for event in events for frame in encoder.event(event)])
+            if isinstance(end := events[-1], GenerationFinished):
+                exchange.usage = end.usage
+                last = piece
+            elif piece:
+                reply.touch()
+                await exchange.send_piece(piece)
+    except GatewayError as error:
+        await _send_error(exchange, encoder, error)
+    except Exception:
+        logger.exception("stream %s failed", exchange.call_id)
+        await _send_error(exchange, encoder, internal_error())
+    await reply.end(last)
+
+
+def _fault_before_events(exchange: Exchange, error: Exception) -> GatewayError:
+    """The error that ends a stream which was opened in silence and whose generation failed."""
+    match error:
+        case GatewayError():
+            fault = error
+        case StoreError():
+            logger.warning("request %s: %s", exchange.request_id, error)
+            fault = store_unavailable()
+        case _:
+            logger.error("stream %s failed", exchange.call_id, exc_info=error)
+            fault = internal_error()
+    exchange.report(fault)
+    return fault
 
 
 async def _send_error(exchange: Exchange, encoder: Encoder, error: GatewayError) -> None:
@@ -126,40 +162,73 @@ def _body(frame: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": frame, "more_body": True}
 
 
-class _Pings:
-    """Comments that keep a silent connection open. A timer and no task, while events come."""
+class _Reply:
+    """The frame of a stream: its status, comments that keep a silent connection open, its end.
 
-    def __init__(self, exchange: Exchange, ping: bytes, after_s: float) -> None:
+    A timer and no task, while events come.
+    """
+
+    def __init__(self, exchange: Exchange, framing: Framing) -> None:
         self._exchange = exchange
-        self._message = _body(ping)
-        self._after_s = after_s
+        self._framing = framing
+        self._after_s = exchange.ping_after_s
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._loop.time()
-        self._timer: asyncio.TimerHandle | None = None
+        self._is_open = False
         self._ping: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(self._after_s, self._look)
 
-    def start(self) -> None:
-        self._timer = self._loop.call_later(self._after_s, self._look)
+    async def has_opened(self) -> bool:
+        """Whether the status was sent, after silence. If not, nothing is sent any more."""
+        await self.stop(cut=False)
+        return self._is_open
+
+    async def open(self, headers: Mapping[str, str]) -> None:
+        """Sends the status with the `headers` of the generation, unless silence has sent it."""
+        if self._ping is not None:
+            await asyncio.gather(self._ping, return_exceptions=True)
+        if not self._is_open:
+            self.touch()
+            await self._start(headers)
 
     def touch(self) -> None:
         """Something else has just been sent."""
         self._sent_at = self._loop.time()
 
-    async def stop(self) -> None:
-        """No ping is sent after this returns."""
+    async def end(self, last: bytes = b"") -> None:
+        """Sends `last`, and the end of the reply."""
+        await self.stop()
+        body = last + self._framing.end
+        await self._exchange.send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def stop(self, *, cut: bool = True) -> None:
+        """No ping is sent after this returns; one that is being sent may be `cut`."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         if self._ping is not None:
-            self._ping.cancel()
+            if cut:
+                self._ping.cancel()
             await asyncio.gather(self._ping, return_exceptions=True)
+
+    def _start(self, headers: Mapping[str, str]) -> Awaitable[None]:
+        self._is_open = True
+        pairs = [
+            (b"content-type", self._framing.content_type),
+            *_UNBUFFERED,
+            *header_pairs(headers),
+        ]
+        return self._exchange.send({"type": "http.response.start", "status": 200, "headers": pairs})
 
     def _look(self) -> None:
         """Sends a ping when it is time, and looks again when it may be time next."""
         silent_s = self._loop.time() - self._sent_at
         if silent_s >= self._after_s and (self._ping is None or self._ping.done()):
-            self._ping = self._loop.create_task(self._send())
+            self._ping = self._loop.create_task(self._send_ping())
             self._sent_at, silent_s = self._loop.time(), 0.0
         self._timer = self._loop.call_later(max(self._after_s - silent_s, 0.01), self._look)
 
-    async def _send(self) -> None:
-        await self._exchange.send(self._message)
+    async def _send_ping(self) -> None:
+        if not self._is_open:
+            await self._start({})
+        await self._exchange.send(_body(self._framing.ping))

@@ -164,6 +164,7 @@ def mount(
             _add(app, prefix, routes, tag)
     for prefix in GEMINI_PREFIXES:
         _add(app, prefix, [*methods, *gemini_models.routes(authenticator, gateway)], "gemini")
+        _add(app, prefix, [_without_models(route) for route in methods], "gemini")
     _add(app, "", probes, "health")
 
 
@@ -181,6 +182,12 @@ def _add(app: Application, prefix: str, routes: Sequence[Route], tag: str) -> No
             app.direct.setdefault((route.method, raw.path), raw)
         if route.method == "GET":
             app.router.routes.append(RawRoute(prefix, replace(route, method="HEAD"), tag))
+
+
+def _without_models(route: Route) -> Route:
+    """A method of a model whose id has a slash: the AI SDK puts no `models/` before such an id."""
+    path = route.path.removeprefix("/models")
+    return replace(route, path=path, name=f"{route.name}_of_id")
 
 
 async def _routing_failed(request: Request, error: Exception) -> Response:

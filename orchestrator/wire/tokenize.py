@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import orjson
@@ -29,6 +30,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     tools: list[ToolBody] | None = None
     continue_final_message: bool | None = None
     reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool | None = None
     """Whether a text gets the tokens that the tokenizer puts around prompts; it does by default."""
     return_token_strs: bool | None = None
@@ -70,6 +72,7 @@ def decode(body: TokenizeRequest) -> GenerationRequest:
         tools=body.tools,
         continue_final_message=body.continue_final_message,
         reasoning_effort=body.reasoning_effort,
+        chat_template_kwargs=body.chat_template_kwargs,
     )
     return decode_chat(chat)
 

@@ -18,7 +18,12 @@ from orchestrator.supervisor.state import progress_file
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 from orchestrator.triton.probe import Probe
 from tests.integration.observed import Observed, observed
-from tests.integration.scripted.repository import THINKER, ScriptedRepository, write_repository
+from tests.integration.scripted.repository import (
+    AGENT,
+    THINKER,
+    ScriptedRepository,
+    write_repository,
+)
 from tests.integration.serving import Serving, running
 
 
@@ -54,7 +59,7 @@ def watched(demo_models: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def scripted_repository(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRepository:
     """The scripted models of `scripted_appliance`, and the log of what they did."""
     path = tmp_path_factory.mktemp("scripted") / "repository"
-    return write_repository(path, ("scripted", THINKER))
+    return write_repository(path, ("scripted", THINKER, AGENT))
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +67,7 @@ def scripted_appliance(
     scripted_repository: ScriptedRepository, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Serving]:
     """`orchestrator serve` with the models `scripted/scripted`, which does what prompts say, and
-    `scripted/thinker`, which also thinks and calls tools.
+    `scripted/thinker`, which also thinks and calls tools, and `scripted/agent` for coding agents.
     """
     folder = tmp_path_factory.mktemp("scripted_appliance")
     yield from running(Serving(folder, scripted_repository.settings))

@@ -279,7 +279,7 @@ async def test_a_failure_before_the_first_token_is_a_status(
         ({"model": "no/such"}, anthropic.NotFoundError, "not_found_error"),
         ({"model": EMBED}, anthropic.NotFoundError, "not_found_error"),
         ({"max_tokens": 0}, anthropic.BadRequestError, "invalid_request_error"),
-        ({"max_tokens": 100_000}, anthropic.BadRequestError, "invalid_request_error"),
+        ({"system": "word " * 100_000}, anthropic.BadRequestError, "invalid_request_error"),
         ({"messages": []}, anthropic.BadRequestError, "invalid_request_error"),
         ({"system": "x" * 9_000_000}, anthropic.RequestTooLargeError, "request_too_large"),
     ],
@@ -345,3 +345,11 @@ def test_a_plain_client_needs_no_version_header(appliance: Serving) -> None:
         headers={"x-api-key": appliance.key},
     )
     assert reply.json()["type"] == "message"
+
+
+def test_a_limit_above_the_room_is_the_room(client: anthropic.Anthropic) -> None:
+    # Claude Code asks for 32,000 tokens of any model.
+    told = client.messages.create(
+        model=CHAT, messages=HELLO, max_tokens=32_000, stop_sequences=["e", " "], timeout=600
+    )
+    assert told.stop_reason in ("stop_sequence", "end_turn")

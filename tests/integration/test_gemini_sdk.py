@@ -342,7 +342,7 @@ def test_both_prefixes_and_versions_serve_the_same(
         (EMBED, {}, 404, "NOT_FOUND"),
         (CHAT, {"temperature": 3}, 400, "INVALID_ARGUMENT"),
         (CHAT, {"max_output_tokens": 100_000}, 400, "INVALID_ARGUMENT"),
-        (CHAT, {"tools": [{"google_search": {}}]}, 400, "INVALID_ARGUMENT"),
+        (CHAT, {"cached_content": "cachedContents/x"}, 400, "INVALID_ARGUMENT"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -279,7 +279,7 @@ def test_a_prompt_that_is_too_long_is_refused_or_loses_its_beginning(
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"temperature": 3}, "temperature"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),

@@ -91,11 +91,15 @@ def answer(*texts: str, model: str = "acme/chat") -> tuple[GenerationEvent, ...]
 
 @dataclass
 class ScriptedBackend:
-    """Gives `events`, then raises `error` if there is one, or waits for ever if it is to hang."""
+    """Gives `events`, then raises `error` if there is one, or waits for ever if it is to hang.
+
+    Each takes `slow_s` to prepare.
+    """
 
     events: Sequence[GenerationEvent] = field(default_factory=lambda: answer("Hello", " there"))
     error: BaseException | None = None
     hangs: bool = False
+    slow_s: float = 0.0
     vectors: Sequence[bytes] = (b"\0\0\x80\x3f\0\0\0\xc0",)
     name: str = "local"
     asked: list[GenerationRequest | EmbeddingRequest] = field(default_factory=list)
@@ -115,6 +119,8 @@ class ScriptedBackend:
         permit.begin()
         self.asked.append(request)
         self.owners.append(owner)
+        if self.slow_s:
+            await asyncio.sleep(self.slow_s)
         return Prepared(served, request, (1, 2, 3), 5)
 
     def generate(self, prepared: Prepared, request_id: str) -> ScriptedRun:

@@ -39,6 +39,7 @@ from orchestrator.wire.bodies import BodyReader
 from orchestrator.wire.errors import error_members
 from tests.scripted_run import ScriptedRun
 
+from .claude_code import CLAUDE_CODE
 from .generations import STARTED, TWO_CALLS, generations
 from .golden import check, check_json
 from .harness import answer
@@ -74,6 +75,13 @@ RESULTS = {
         {"type": "text", "text": "And now?", "cache_control": {"type": "ephemeral"}},
     ],
 }
+
+
+def _result(content: Any) -> dict[str, Any]:
+    block = {"type": "tool_result", "tool_use_id": "t", "content": content}
+    return {"role": "user", "content": [block]}
+
+
 REQUESTS: dict[str, dict[str, Any]] = {
     "smallest": {},
     "everything": {
@@ -136,6 +144,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "max_tokens": 20_000,
     },
     "no thinking": {"thinking": {"type": "disabled"}},
+    "a turn of Claude Code": CLAUDE_CODE,
 }
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "no messages": ({"messages": []}, "messages", "at least one message"),
@@ -151,23 +160,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "messages[0].content[0]",
         'of type "image"; this model takes text only',
     ),
-    "document in a result": (
-        {
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [
-                        {
-                            "type": "tool_result",
-                            "tool_use_id": "t",
-                            "content": [{"type": "document"}],
-                        }
-                    ],
-                }
-            ]
-        },
-        "messages[0].content[0].content[0]",
-        'of type "document"',
+    "result that is an object": (
+        {"messages": [_result({"type": "error"})]},
+        "messages[0].content[0].content",
+        "a string or a list of blocks",
+    ),
+    "result with a block without text": (
+        {"messages": [_result([{"type": "text"}])]},
+        "messages[0].content[0].content[0].text",
+        "is required",
     ),
     "call by a user": (
         {"messages": [{"role": "user", "content": [{"type": "tool_use"}]}]},
@@ -200,10 +201,26 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "top_k": ({"top_k": -1}, "top_k", "-1 was given"),
     "too many stops": ({"stop_sequences": ["a"] * 33}, "stop_sequences", "it holds 33"),
     "empty stop": ({"stop_sequences": [""]}, "stop_sequences", "empty string"),
-    "server tool": (
-        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+    "unknown tool": (
+        {"tools": [{"type": "bsah_20250124", "name": "bash"}]},
         "tools[0].type",
-        '"web_search_20250305" is run by Anthropic',
+        'one of Anthropic\'s tools; "bsah_20250124" was given',
+    ),
+    "demanded tool that is not here": (
+        {
+            "tools": [WEATHER, {"type": "web_search_20250305", "name": "web_search"}],
+            "tool_choice": {"type": "tool", "name": "web_search"},
+        },
+        "tool_choice.name",
+        '"web_search", which none of the `tools` is called',
+    ),
+    "any tool demanded and none here": (
+        {
+            "tools": [{"type": "web_search_20250305", "name": "web_search"}],
+            "tool_choice": {"type": "any"},
+        },
+        "tool_choice",
+        "needs `tools` to choose from",
     ),
     "too many tools": ({"tools": [WEATHER] * 129}, "tools", "128 at most; it holds 129"),
     "tool without name": ({"tools": [{"input_schema": {}}]}, "tools[0].name", "is required"),
@@ -291,6 +308,18 @@ def test_a_body_becomes_the_one_request(name: str) -> None:
             "omit_thoughts": hides_thoughts(body),
         },
     )
+
+
+def test_two_runs_of_claude_code_have_one_prompt() -> None:
+    # Its first block differs with every start; nothing of it may be before what is the same.
+    others = [{"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.197.7c1;"}]
+    again = {**CLAUDE_CODE, "system": others + CLAUDE_CODE["system"][1:]}
+    assert decode(read(again)) == decode(read(CLAUDE_CODE))
+    assert "billing" not in repr(decode(read(CLAUDE_CODE)))
+    # A system prompt of nothing else is none.
+    only = decode(read({"system": others})).prompt
+    assert isinstance(only, ChatPrompt)
+    assert [message.role for message in only.messages] == ["user"]
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -43,6 +43,33 @@ RESPONSES = {
     ],
 }
 REQUESTS: dict[str, dict[str, Any]] = {
+    "one object where an array may stand": {
+        "system_instruction": {"parts": {"text": "You are a cat."}},
+        "contents": {"role": "user", "parts": {"text": "Hello there"}},
+        "tools": {"functionDeclarations": {**WEATHER, "parameters": {"type": "object"}}},
+        "toolConfig": {"functionCallingConfig": {"mode": "any", "allowedFunctionNames": "weather"}},
+        "generationConfig": {
+            "stopSequences": "x",
+            "responseModalities": "text",
+            "thinkingConfig": {"thinkingLevel": "low"},
+        },
+    },
+    "tools at Google beside functions": {
+        "tools": [{"googleSearch": {}}, {"functionDeclarations": [WEATHER]}],
+    },
+    "a picture beside a response": {
+        "contents": [
+            HELLO,
+            {"role": "model", "parts": [{"functionCall": {"name": "read_file", "args": {}}}]},
+            {
+                "role": "user",
+                "parts": [
+                    {"functionResponse": {"name": "read_file", "response": {"output": "read"}}},
+                    {"inlineData": {"mimeType": "image/png", "data": "AA=="}},
+                ],
+            },
+        ]
+    },
     "smallest": {},
     "everything": {
         "systemInstruction": {"parts": [{"text": "Be "}, {"text": "brief."}]},
@@ -200,8 +227,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "text only",
     ),
     "cached content": ({"cachedContent": "cachedContents/x"}, "cachedContent", "not supported"),
-    "search": ({"tools": [{"googleSearch": {}}]}, "tools[0].googleSearch", "runs at Google"),
-    "code": ({"tools": [{"code_execution": {}}]}, "tools[0].codeExecution", "runs at Google"),
+    "any function demanded and none here": (
+        {
+            "tools": [{"googleSearch": {}}],
+            "toolConfig": {"functionCallingConfig": {"mode": "any"}},
+        },
+        "toolConfig.functionCallingConfig.mode",
+        "declares no function",
+    ),
     "too many functions": (
         {"tools": [{"functionDeclarations": [WEATHER] * 129}]},
         "tools",

@@ -92,6 +92,47 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "service_tier": "auto",
         "no_such_parameter": [1],
     },
+    "as to vLLM": {
+        "messages": [USER],
+        "top_k": -1,
+        "max_tokens": -1,
+        "max_completion_tokens": None,
+        "seed": 8.0,
+        "n": 2.0,
+        "chat_template_kwargs": {"enable_thinking": False, "other": [1]},
+    },
+    "thinking switched on": {
+        "messages": [USER],
+        "max_tokens": 5,
+        "max_completion_tokens": -1,
+        "chat_template_kwargs": {"thinking": True},
+    },
+    "effort before a switch": {
+        "messages": [USER],
+        "reasoning_effort": "high",
+        "chat_template_kwargs": {"enable_thinking": False},
+    },
+    "results without text": {
+        "messages": [
+            USER,
+            {
+                "role": "assistant",
+                "tool_calls": [
+                    {"id": "call_1", "function": {"name": "shoot", "arguments": ""}},
+                    {"id": "call_2", "function": {"name": "wait", "arguments": "{}"}},
+                ],
+            },
+            {
+                "role": "tool",
+                "tool_call_id": "call_1",
+                "content": [
+                    {"type": "text", "text": "shot: "},
+                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+                ],
+            },
+            {"role": "tool", "tool_call_id": "call_2", "content": None},
+        ]
+    },
     "nulls mean absent": {"messages": [USER], **dict.fromkeys(OPTIONAL)},
     "one stop string": {"messages": [USER], "stop": "\n"},
     "older limit": {"messages": [USER], "max_tokens": 1},
@@ -170,7 +211,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "temperature": ({"temperature": 2.5}, "temperature", "between 0 and 2; 2.5 was given"),
     "top_p": ({"top_p": -0.1}, "top_p", "between 0 and 1; -0.1 was given"),
     "min_p": ({"min_p": 2}, "min_p", "between 0 and 1; 2 was given"),
-    "top_k": ({"top_k": -1}, "top_k", "-1 was given"),
+    "top_k": ({"top_k": -2}, "top_k", "between -1 and 2147483647; -2 was given"),
+    "fewer tokens than none": ({"max_tokens": -2}, "max_tokens", "at least 1; -2 was given"),
+    "switch that is none": (
+        {"chat_template_kwargs": {"enable_thinking": "no"}},
+        "chat_template_kwargs.enable_thinking",
+        '`true` or `false`; "no" was given',
+    ),
+    "part of a whole": ({"n": 1.5}, "n", "got `float`; 1.5 was given"),
     "repetition_penalty": ({"repetition_penalty": 0}, "repetition_penalty", "at most 10; 0 was"),
     "presence_penalty": ({"presence_penalty": 3}, "presence_penalty", "between -2 and 2"),
     "frequency_penalty": ({"frequency_penalty": -3}, "frequency_penalty", "between -2 and 2"),
@@ -186,7 +234,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "between 1 and 2147483647; 1000000000000 was given",
     ),
     "no tokens": ({"max_tokens": 0}, "max_tokens", "at least 1; 0 was given"),
-    "no tokens, newer": ({"max_completion_tokens": -1}, "max_completion_tokens", "at least 1"),
+    "no tokens, newer": ({"max_completion_tokens": -2}, "max_completion_tokens", "at least 1"),
     "top log probabilities alone": ({"top_logprobs": 2}, "top_logprobs", "needs `logprobs`"),
     "too many log probabilities": (
         {"logprobs": True, "top_logprobs": 21}, "top_logprobs", "between 0 and 20; 21 was",

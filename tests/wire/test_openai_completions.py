@@ -41,6 +41,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "token ids": {"prompt": [1, 2, 3]},
     "lists of token ids": {"prompt": [[1, 2], [3]]},
     "nulls mean absent": {"prompt": "x", **dict.fromkeys(OPTIONAL)},
+    "as to vLLM": {"prompt": [1.0, 2.0], "top_k": -1, "max_tokens": -1},
     "everything": {
         "prompt": "x",
         "stream": True,

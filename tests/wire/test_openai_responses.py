@@ -43,11 +43,12 @@ from orchestrator.wire.openai_responses_replies import Response as Described
 from orchestrator.wire.openai_responses_schema import (
     response_object,
 )
+from orchestrator.wire.openai_responses_tools import read_tools
 
 from .generations import CALL, STARTED, TWO_CALLS
 from .golden import check
 from .harness import answer
-from .test_openai_responses_requests import FUNCTION, ID, read
+from .test_openai_responses_requests import CUSTOM, FUNCTION, ID, NAMESPACE, SEARCH, read
 
 EVENT: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
 LOGPROBS = (
@@ -87,6 +88,17 @@ STREAMS: dict[str, tuple[GenerationEvent, ...]] = {
         ChoiceFinished(0, "stop"),
         GenerationFinished(Usage(9, 3, 2, 1)),
     ),
+    "custom and namespace calls": (
+        STARTED,
+        PartStarted(0, "tool_call", "call_7", "apply_patch"),
+        *(PartDelta(0, "tool_call", text) for text in ('{"input"', ': "*** \\', 'n\\u00', 'e9"}')),
+        PartFinished(0, ToolCallPart("call_7", "apply_patch", '{"input": "*** \\n\\u00e9"}')),
+        PartStarted(0, "tool_call", "call_8", "agents__spawn"),
+        PartDelta(0, "tool_call", "{}"),
+        PartFinished(0, ToolCallPart("call_8", "agents__spawn", "{}")),
+        ChoiceFinished(0, "tool_calls"),
+        GenerationFinished(Usage(9, 9)),
+    ),
     "log probabilities": (
         STARTED,
         PartStarted(0, "text"),
@@ -99,14 +111,18 @@ STREAMS: dict[str, tuple[GenerationEvent, ...]] = {
 
 
 def kept(**more: Any) -> Kept:
-    body = read({"tools": [FUNCTION], **more})
+    body = read({"tools": [FUNCTION, NAMESPACE, CUSTOM, SEARCH], **more})
     items = with_ids(input_items(body.input), ID)
     return Kept("ten_1", response_object(body, ID, 1_700_000_000, stored=True), items)
 
 
 def encoder(name: str = "text", **more: Any) -> ResponseEncoder:
     return ResponseEncoder(
-        kept(**more), logprobs=name == "log probabilities", now=lambda: 1_700_000_002.9
+        kept(**more),
+        logprobs=name == "log probabilities",
+        tools=read_tools([FUNCTION, NAMESPACE, CUSTOM, SEARCH]),
+        packs_reasoning=name == "reasoning",
+        now=lambda: 1_700_000_002.9,
     )
 
 

@@ -29,6 +29,7 @@ from orchestrator.wire.openai_responses_schema import (
     check_body,
     decode,
 )
+from orchestrator.wire.openai_responses_tools import read_tools
 
 from .golden import check_json
 
@@ -39,6 +40,19 @@ FUNCTION = {
     "description": "The weather in a city",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     "strict": True,
+}
+SEARCH = {"type": "web_search", "external_web_access": True}
+NAMESPACE = {
+    "type": "namespace",
+    "name": "agents",
+    "description": "Agents that help",
+    "tools": [{**FUNCTION, "name": "spawn"}, {**FUNCTION, "name": "close"}],
+}
+CUSTOM = {
+    "type": "custom",
+    "name": "apply_patch",
+    "description": "Changes files",
+    "format": {"type": "grammar", "syntax": "lark", "definition": "start: WORD"},
 }
 NOW = {"type": "function", "name": "now", "parameters": None}
 SCHEMA = {
@@ -125,6 +139,66 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "input": "x",
         "include": ["message.output_text.logprobs"],
     },
+    "tools of every kind": {
+        "input": [
+            {"role": "user", "content": "x"},
+            {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {}},
+            {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAA"},
+            {"type": "reasoning", "id": "rs_1", "encrypted_content": "gAAA", "summary": []},
+            {
+                "type": "function_call",
+                "call_id": "call_1",
+                "namespace": "agents",
+                "name": "spawn",
+                "arguments": "{}",
+            },
+            {
+                "type": "custom_tool_call",
+                "call_id": "call_2",
+                "name": "apply_patch",
+                "input": '*** Begin "Patch"\n',
+            },
+            {
+                "type": "local_shell_call",
+                "call_id": "call_3",
+                "action": {"type": "exec", "command": ["ls"]},
+            },
+            {
+                "type": "function_call_output",
+                "call_id": "call_1",
+                "output": [
+                    {"type": "input_text", "text": "seen: "},
+                    {"type": "input_image", "image_url": "data:image/png;base64,AA=="},
+                ],
+            },
+            {"type": "custom_tool_call_output", "call_id": "call_2", "output": "done"},
+            {"type": "local_shell_call_output", "call_id": "call_3", "output": "a.txt"},
+        ],
+        "tools": [FUNCTION, NAMESPACE, CUSTOM, SEARCH],
+        "tool_choice": {
+            "type": "allowed_tools",
+            "mode": "auto",
+            "tools": [
+                {"type": "custom", "name": "apply_patch"},
+                {"type": "function", "name": "close", "namespace": "agents"},
+                {"type": "web_search"},
+            ],
+        },
+        "store": False,
+        "include": ["reasoning.encrypted_content"],
+    },
+    "named custom tool": {
+        "input": "x",
+        "tools": [CUSTOM],
+        "tool_choice": {"type": "custom", "name": "apply_patch"},
+    },
+    "as to vLLM": {
+        "input": "x",
+        "top_k": -1,
+        "max_output_tokens": -1,
+        "top_logprobs": 2.0,
+        "chat_template_kwargs": {"enable_thinking": False},
+    },
     "the most effort": {"input": "x", "reasoning": {"effort": "xhigh"}},
 }
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -151,7 +225,50 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "no tool calls": ({"max_tool_calls": 0}, "max_tool_calls", "at least 1; 0"),
     "hot": ({"temperature": 2.1}, "temperature", "between 0 and 2; 2.1"),
     "many log-probabilities": ({"top_logprobs": 21}, "top_logprobs", "between 0 and 20; 21"),
-    "hosted tool": ({"tools": [{"type": "web_search"}]}, "tools[0].type", '"web_search"'),
+    "unknown tool": ({"tools": [{"type": "funktion"}]}, "tools[0].type", '"funktion"'),
+    "demanded tool that is not here": (
+        {"tools": [FUNCTION, SEARCH], "tool_choice": {"type": "web_search"}},
+        "tool_choice",
+        '{"type":"web_search"} was given',
+    ),
+    "any tool demanded and none here": (
+        {"tools": [SEARCH], "tool_choice": "required"},
+        "tool_choice",
+        "no such function. web_search cannot be had here",
+    ),
+    "only tools that are not here allowed": (
+        {
+            "tools": [FUNCTION, SEARCH],
+            "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [SEARCH]},
+        },
+        "tool_choice",
+        "web_search cannot be had here",
+    ),
+    "nameless namespace": (
+        {"tools": [{"type": "namespace", "tools": []}]},
+        "tools[0].name",
+        "null was given",
+    ),
+    "namespace without tools": (
+        {"tools": [{"type": "namespace", "name": "n"}]},
+        "tools[0].tools",
+        "must be a list of tools",
+    ),
+    "wrong tool in a namespace": (
+        {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "function"}]}]},
+        "tools[0].tools[0].name",
+        "null was given",
+    ),
+    "namespace in a namespace": (
+        {"tools": [{"type": "namespace", "name": "n", "tools": [NAMESPACE]}]},
+        "tools[0].tools[0].type",
+        '"namespace" was given',
+    ),
+    "endless grammar": (
+        {"tools": [{**CUSTOM, "format": {"type": "grammar", "definition": "x" * 65537}}]},
+        "tools[0].format.definition",
+        "65536 characters at most; it has 65537",
+    ),
     "too many tools": ({"tools": [FUNCTION] * 129}, "tools", "128 tools at most; it holds 129"),
     "nameless tool": ({"tools": [{"type": "function"}]}, "tools[0].name", "null was given"),
     "parameters that are no schema": (
@@ -169,7 +286,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "tool that is not offered": (
         {"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "now"}},
         "tool_choice",
-        'is "now"',
+        '"name":"now"}, and',
     ),
     "allowed tool that is not offered": (
         {
@@ -197,7 +314,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "unknown effort": ({"reasoning": {"effort": "much"}}, "reasoning.effort", '"much"'),
     "item that is none": ({"input": [1]}, "input[0]", "must be an object"),
-    "unknown item": ({"input": [{"type": "mcp_call"}]}, "input[0].type", '"mcp_call"'),
+    "unknown item": ({"input": [{"type": "no_such_call"}]}, "input[0].type", '"no_such_call"'),
     "empty item": ({"input": [{}]}, "input[0].type", "null"),
     "unknown role": (
         {"input": [{"role": "tool", "content": "x"}]},
@@ -223,7 +340,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "output without a call": (
         {"input": [{"type": "function_call_output", "call_id": "call_9", "output": "x"}]},
         "input",
-        'no function call with the `call_id` "call_9"',
+        'no call with the `call_id` "call_9"',
     ),
     "call without a name": (
         {"input": [{"type": "function_call", "call_id": "c", "arguments": ""}]},
@@ -253,7 +370,8 @@ def request_of(body: dict[str, Any]) -> GenerationRequest:
     """What the routes make of `body` when nothing is stored."""
     checked = read(body)
     check_body(checked)
-    return decode(checked, with_ids(input_items(checked.input), ID))
+    tools = read_tools(checked.tools or ())
+    return decode(checked, with_ids(input_items(checked.input), ID), tools)
 
 
 @pytest.mark.parametrize("name", REQUESTS)

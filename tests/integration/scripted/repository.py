@@ -17,7 +17,35 @@ END_ID = 256
 CONTEXT_TOKENS = 4096
 THINKER = "thinker"
 """The name of a model whose answers are read for thoughts and for calls of tools."""
-TEMPLATES = ("{{ messages[-1].content }}", "{% if tools %}{% endif %}{{ messages[-1].content }}")
+AGENT = "agent"
+"""The name of a model for coding agents: see `AGENT_TEMPLATE`."""
+AGENT_CONTEXT_TOKENS = 200_000
+AGENT_TEMPLATE = """\
+{%- if tools %}{% endif -%}
+{%- set seen = namespace(script='{"emit": "There was no script."}') -%}
+{%- for message in messages -%}
+  {%- if message.role == 'system' and not loop.first -%}
+    {{- raise_exception('System message must be at the beginning.') -}}
+  {%- endif -%}
+  {%- for call in message.tool_calls or () -%}
+    {%- for name, value in call.function.arguments | items -%}{%- endfor -%}
+  {%- endfor -%}
+  {%- if message.role == 'user' and '@@' in message.content -%}
+    {%- set seen.script = message.content.split('@@')[-2] -%}
+  {%- elif message.role == 'tool' -%}
+    {%- set seen.script = {'emit': 'The tool said: ' ~ message.content} | tojson -%}
+  {%- endif -%}
+{%- endfor -%}
+{{- seen.script -}}
+"""
+"""Does what stands between two `@@` of a user's message, and repeats what a tool said after it. It
+refuses a late system message and needs arguments that are an object, as Qwen 3.5's does.
+"""
+TEMPLATES = {
+    THINKER: "{% if tools %}{% endif %}{{ messages[-1].content }}",
+    AGENT: AGENT_TEMPLATE,
+}
+TEMPLATE = "{{ messages[-1].content }}"
 PARAMETERS = """
 parameters {
   key: "log_file"
@@ -67,7 +95,9 @@ def write_repository(path: Path, names: Sequence[str] = ("scripted",)) -> Script
         (version / "tokenizer_config.json").write_text(
             json.dumps({"eos_token": "<|end|>"}), encoding="utf-8"
         )
-        (version / "chat_template.jinja").write_text(TEMPLATES[name == THINKER], encoding="utf-8")
+        (version / "chat_template.jinja").write_text(
+            TEMPLATES.get(name, TEMPLATE), encoding="utf-8"
+        )
         (version / "manifest.json").write_text(json.dumps(_manifest(name)), encoding="utf-8")
         entries.append(_entry(name))
     catalogue = path / "catalogue.toml"
@@ -89,10 +119,15 @@ def _config(name: str, log: Path) -> str:
 def _entry(name: str) -> str:
     return (
         f'[[model]]\nid = "scripted/{name}"\nname = "{name}"\ntask = "generate"\n'
-        f"context_tokens = {CONTEXT_TOKENS}\n"
-        + ('parser = "hermes"\nreasoning = "think"\n' if name == THINKER else "")
+        f"context_tokens = {_context_tokens(name)}\n"
+        + ('parser = "hermes"\n' if name in TEMPLATES else "")
+        + ('reasoning = "think"\n' if name == THINKER else "")
         + '[model.engine]\ncheckpoint = "nowhere"\n'
     )
+
+
+def _context_tokens(name: str) -> int:
+    return AGENT_CONTEXT_TOKENS if name == AGENT else CONTEXT_TOKENS
 
 
 def _manifest(name: str) -> dict[str, Any]:
@@ -103,8 +138,8 @@ def _manifest(name: str) -> dict[str, Any]:
         "target": "cpu",
         "limits": {
             "max_batch_size": 64,
-            "max_input_len": CONTEXT_TOKENS - 1,
-            "max_seq_len": CONTEXT_TOKENS,
+            "max_input_len": _context_tokens(name) - 1,
+            "max_seq_len": _context_tokens(name),
             "vocab_size": END_ID + 1,
         },
         "tokens": {"end_id": END_ID, "extra_end_ids": [], "pad_id": None},

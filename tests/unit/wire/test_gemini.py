@@ -17,7 +17,8 @@ pytestmark = pytest.mark.slow
 
 PREFIXES = ("/v1beta", "/api/v1beta", "/v1", "/api/v1")
 CHAT = "/v1beta/models/acme/chat"
-HELLO = {"contents": [{"parts": [{"text": "hi"}]}]}
+HI = {"text": "hi"}
+HELLO = {"contents": [{"parts": [HI]}]}
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -165,3 +166,31 @@ async def test_a_chat_asks_the_same_of_the_engine_in_either_dialect(service: Ben
     chat, gemini = service.backend.asked
     assert isinstance(chat, GenerationRequest)
     assert chat == gemini
+
+
+@pytest.mark.parametrize("prefix", ["/v1beta", "/api/v1beta"])
+async def test_an_id_with_a_slash_needs_no_models_before_it(service: Bench, prefix: str) -> None:
+    # As the AI SDK sends it.
+    reply = await service.post(f"{prefix}/acme/chat:generateContent", HELLO)
+    assert reply.json()["candidates"][0]["content"]["parts"] == [{"text": "Hello there"}]
+    reply = await service.post(f"{prefix}/acme/chat:streamGenerateContent?alt=sse", HELLO)
+    assert reply.text.startswith('data: {"candidates":')
+    reply = await service.post(f"{prefix}/acme/embed:embedContent", {"content": {"parts": [HI]}})
+    assert reply.json()["embedding"]["values"]
+    for asked in service.backend.asked:
+        assert asked.model in ("acme/chat", "acme/embed")
+    reply = await service.post(f"{prefix}/no/such:generateContent", HELLO)
+    assert (reply.status_code, reply.json()["error"]["status"]) == (404, "NOT_FOUND")
+
+
+async def test_tools_that_run_at_google_are_left_out_and_named(service: Bench) -> None:
+    tools = [{"google_search": {}}, {"functionDeclarations": {"name": "f"}}]
+    reply = await service.post(f"{CHAT}:generateContent", {**HELLO, "tools": tools})
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["x-op-warning"] == "tools left out: googleSearch"
+
+
+async def test_one_text_to_embed_needs_no_array(service: Bench) -> None:
+    body = {"requests": {"content": {"parts": HI}}}
+    reply = await service.post("/v1beta/models/acme/embed:batchEmbedContents", body)
+    assert len(reply.json()["embeddings"]) == 1

@@ -16,7 +16,8 @@ from starlette.exceptions import HTTPException
 from orchestrator.core.errors import ModelUnavailable
 from orchestrator.settings import HostsSettings, ServerSettings
 from orchestrator.wire.connection import CLIENT_LEFT
-from orchestrator.wire.http import Exchange, header_pairs
+from orchestrator.wire.header_pairs import header_pairs
+from orchestrator.wire.http import Exchange
 from tests.wire.harness import KEY, NARROW_KEY, Bench, answer, bench, call
 
 CHAT = {"model": "acme/chat", "messages": [{"role": "user", "content": "hi"}]}
@@ -50,13 +51,47 @@ async def test_with_a_good_key_a_bad_body_is_400_and_without_one_401(
         {"authorization": f"bearer  {KEY} "},
         {"x-api-key": KEY},
         {"x-goog-api-key": KEY},
+        {"api-key": KEY},
         {"authorization": "Basic eDp5", "x-api-key": KEY},
+        # A client that cannot do without a bearer sends a dummy.
+        {"authorization": "Bearer dummy", "x-api-key": KEY},
+        {"authorization": "Bearer sk-ant-none", "x-goog-api-key": "none", "api-key": KEY},
     ],
 )
 async def test_the_key_may_come_in_any_usual_header(
     service: Bench, headers: dict[str, str]
 ) -> None:
     assert (await service.client.get("/v1/models", headers=headers)).status_code == 200
+
+
+async def test_of_two_keys_the_first_counts(service: Bench) -> None:
+    unknown = KEY[:-1] + "0"
+    assert unknown != KEY
+    for given in (f"Bearer {unknown}", "Bearer dummy"):
+        headers = {"authorization": given, "x-api-key": unknown, "api-key": KEY}
+        reply = await service.client.get("/v1/models", headers=headers)
+        assert reply.json()["error"]["reason"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": "x"}], "model": %b}'),
+        ("/v1/completions", b'{"prompt": "x", "max_tokens": 8.0, "model": %b}'),
+        ("/v1beta/models/acme/chat:generateContent", b'{"contents": {"parts": {"text": %b}}}'),
+        (
+            "/v1beta/models/acme/chat:generateContent",
+            b'{"contents": {"parts": {"text": %b}}, "system_instruction": {"parts": []}}',
+        ),
+    ],
+)
+async def test_a_byte_order_mark_before_a_body_means_nothing(
+    service: Bench, path: str, body: bytes
+) -> None:
+    content = b"\xef\xbb\xbf" + body % b'"acme/chat"'
+    headers = {"authorization": f"Bearer {KEY}"}
+    reply = await service.client.post(path, content=content, headers=headers)
+    assert reply.status_code == 200, reply.text
 
 
 @pytest.mark.parametrize("header", ["Bearer", "Bearer ", "Basic eDp5", KEY])

@@ -65,8 +65,10 @@ def hang(service: Bench) -> None:
 
 
 def events(text: str) -> list[dict[str, Any]]:
-    """The events of a stream."""
-    lines = [line for line in text.split("\n") if line.startswith("data: ")]
+    """The events of a stream, whose end is marked."""
+    *lines, end = [line for line in text.split("\n") if line.startswith("data: ")]
+    assert end == "data: [DONE]"
+    assert text.endswith("data: [DONE]\n\n")
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
@@ -462,3 +464,19 @@ async def test_odd_ids_are_not_found(service: Bench) -> None:
     for given in ("\0", "x" * 500, ""):
         reply = await service.post("/v1/responses", {**ASKED, "previous_response_id": given})
         assert reply.status_code == 404
+
+
+async def test_tools_that_are_not_here_are_left_out_and_named(service: Bench) -> None:
+    function = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+    tools = [{"type": "web_search"}, function, {"type": "image_generation"}]
+    for stream in (False, True):
+        reply = await service.post("/v1/responses", ASKED | {"tools": tools, "stream": stream})
+        assert reply.status_code == 200, reply.text
+        told = reply.headers["x-op-warning"]
+        assert told == "tools left out: web_search, image_generation"
+    request = service.backend.asked[-1]
+    assert isinstance(request, GenerationRequest)
+    assert isinstance(request.prompt, ChatPrompt)
+    assert [tool.name for tool in request.prompt.tools] == ["f"]
+    reply = await service.post("/v1/responses", ASKED | {"tools": [function]})
+    assert "x-op-warning" not in reply.headers

@@ -73,10 +73,15 @@ async def stream(
         return {}
 
     scope: dict[str, Any] = {"type": "http", "path": "/", "method": "POST", "headers": []}
-    exchange = Exchange(scope, receive, cast("Any", send), ServerSettings(), HostsSettings())
+    server = ServerSettings(ping_after_s=0.05)
+    exchange = Exchange(scope, receive, cast("Any", send), server, HostsSettings())
     delayed = Delayed(events)
     encoder = Encoder(choices=1, include_usage=False, fingerprint="fp")
-    await send_stream(exchange, delayed, encoder, framing=framing, ping_after_s=0.05)
+
+    async def starting() -> Delayed:
+        return delayed
+
+    await send_stream(exchange, starting(), encoder, framing=framing)
     assert delayed.closed == 1
     return written
 

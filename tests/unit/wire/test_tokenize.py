@@ -25,6 +25,8 @@ def test_texts_and_conversations_are_read() -> None:
     assert decode(read(prompt="x")).prompt == TextPrompt("x")
     bare = decode(read(prompt="x", add_special_tokens=False)).prompt
     assert bare == TextPrompt("x", add_special_tokens=False)
+    switched = decode(read(messages=[USER], chat_template_kwargs={"enable_thinking": False}))
+    assert switched.reasoning == "none"
     chat = decode(read(messages=[USER], reasoning_effort="none"))
     assert chat.prompt == ChatPrompt((Message("user", (TextPart("Hello!"),)),))
     assert chat.reasoning == "none"

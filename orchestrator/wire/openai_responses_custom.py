@@ -1,0 +1,86 @@
+"""The input of a custom tool: a text that a model writes as the one argument of a function."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from pydantic_core import from_json
+
+from orchestrator.wire.openai_responses_tools import CUSTOM_INPUT
+
+_HEAD = re.compile(r'\s*\{\s*"' + CUSTOM_INPUT + r'"\s*:\s*"')
+_MOST_HEAD = 64
+"""Arguments whose text does not begin within so many characters are read at their end."""
+_WHOLE = re.compile(
+    r'(?:[^"\\]'
+    r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4}"
+    r'|\\["\\/bfnrt])*'
+)
+"""Characters of a JSON text that are complete, halves of a surrogate pair kept together."""
+_LONGEST_ESCAPE = 12
+
+
+class InputText:
+    """Turns the arguments of a call, as they are written, into the text in them.
+
+    However the arguments are cut, the pieces add up to the same text. Arguments that are no object
+    with that text, or are no JSON, are the text themselves.
+    """
+
+    def __init__(self) -> None:
+        self._raw = ""
+        self._found: bool | None = None
+        self._ended = False
+        self.text = ""
+        """What `feed` and `finish` have returned so far."""
+
+    def feed(self, piece: str) -> str:
+        """What `piece` adds to the text."""
+        self._raw += piece
+        if self._found is None:
+            head = _HEAD.match(self._raw, 0, _MOST_HEAD)
+            if head is not None:
+                self._found, self._raw = True, self._raw[head.end() :]
+            elif len(self._raw) >= _MOST_HEAD:
+                self._found = False
+        return self._more() if self._found and not self._ended else ""
+
+    def finish(self) -> str:
+        """What is still missing of the text when the arguments are complete, or cut."""
+        if self._found:
+            return ""
+        rest = _text_in(self._raw)
+        self.text += rest
+        return rest
+
+    def _more(self) -> str:
+        more = ""
+        while True:
+            match = _WHOLE.match(self._raw)
+            assert match is not None  # it matches nothing, too
+            whole: str = json.loads(f'"{match.group()}"', strict=False)
+            more += whole
+            self._raw = self._raw[match.end() :]
+            if self._raw.startswith('"'):
+                self._ended = True
+                break
+            if len(self._raw) < _LONGEST_ESCAPE:
+                break
+            # An escape that JSON does not have, or half of a pair: it stands as it is written.
+            more += self._raw[0]
+            self._raw = self._raw[1:]
+        self.text += more
+        return more
+
+
+def _text_in(arguments: str) -> str:
+    """The text in complete arguments."""
+    try:
+        value = from_json(arguments, allow_partial="trailing-strings") if arguments.strip() else ""
+    except ValueError:
+        return arguments
+    if isinstance(value, dict) and isinstance(text := value.get(CUSTOM_INPUT), str):
+        return text
+    return value if isinstance(value, str) else arguments
