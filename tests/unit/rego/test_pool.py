@@ -247,3 +247,10 @@ asyncio.run(main())
     parent.wait()
     parent.stdout.close()
     child.wait(timeout=60)
+
+
+async def test_a_process_leaves_processors_to_answers(evaluators: Evaluators) -> None:
+    async with evaluators.place("ten_1", LONG_S) as place:
+        await place.answer(FINE, document(), QUICK)
+        (child,) = processes()
+        assert child.nice() == min(psutil.Process().nice() + 5, 19)
