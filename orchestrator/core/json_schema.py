@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from orchestrator.core.errors import InvalidRequest
+from orchestrator.core.schema_size import check_size
 
 MOST_DEPTH = 32
 MOST_SCHEMAS = 5_000
@@ -56,6 +57,7 @@ def check_schema(schema: Mapping[str, Any], where: str, *, strict: bool = False)
     A `strict` one must say of every object that nothing else is in it and all of it is required,
     as OpenAI demands. Raises: InvalidRequest, which names the keyword by its path.
     """
+    check_size(schema, where)
     if strict and schema.get("type") != "object":
         raise InvalidRequest(
             f"`{where}.type` must be `object` in a strict schema.", param=f"{where}.type"
@@ -68,8 +70,9 @@ def loosened(schema: Mapping[str, Any]) -> dict[str, Any]:
 
     For schemas that promise nothing, such as those of tools that are not strict.
     """
-    loose: dict[str, Any] = _loose(schema, 1)
     try:
+        check_size(schema, "schema")
+        loose: dict[str, Any] = _loose(schema, 1)
         check_schema(loose, "schema")
     except InvalidRequest:
         return {"type": "object"}
