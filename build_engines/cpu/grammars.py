@@ -16,12 +16,12 @@ _JSON_DEFAULTS = {"whitespace_pattern": r"[\x20\x0A]{0,20}"}
 
 
 def limits() -> llguidance.LLParserLimits:
-    """What one grammar may take: about 20 ms to begin, 10 ms for the mask of a step, 100 MB."""
+    """What one grammar may take: about 20 ms to begin, 10 ms for the mask of a step, 50 MB."""
     return llguidance.LLParserLimits(
         initial_lexer_fuel=1_000_000,
         step_lexer_fuel=100_000,
         step_max_items=50_000,
-        max_lexer_states=50_000,
+        max_lexer_states=25_000,
         max_grammar_size=200_000,
         # Errors would hold the grammar and the answer.
         verbose_errors=False,

@@ -101,8 +101,10 @@ class GuideCompiler:
 
     def close(self) -> None:
         """Ends the processes that try guides; waits for those that are trying one."""
-        for _ in range(COMPILERS):
-            self._trials.get().close()
+        trials = [self._trials.get() for _ in range(COMPILERS)]
+        for trial in trials:
+            trial.close()
+            self._trials.put(trial)
 
     def _check(self, guide: Guide) -> None:
         """Raises: RequestError when `guide` cannot be followed."""

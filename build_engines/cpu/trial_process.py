@@ -19,7 +19,7 @@ from pathlib import Path
 
 CPU_S = 1.0
 """Of the compiler for one guide."""
-MEMORY = 128 << 20
+MEMORY = 64 << 20
 """Bytes that one guide may add."""
 _STACK = 2 << 20
 """Bytes, well below what the engine's own threads have."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
 from orchestrator.core.errors import InvalidRequest
-from orchestrator.core.json_schema import check_schema, loosened
+from orchestrator.core.json_schema import loosened
 from orchestrator.core.messages import Tool
 from orchestrator.core.request import (
     ChatPrompt,
@@ -76,8 +76,6 @@ def _format_guide(wanted: ResponseFormat) -> Guide:
         case JsonFormat():
             return Guide("json")
         case JsonSchemaFormat(schema=schema):
-            # Once more, for dialects that did not: a schema can cost the engine seconds.
-            check_schema(schema, "response_format")
             return _schema_guide(schema, "response_format")
         case _:
             assert_never(wanted)

@@ -19,12 +19,22 @@ def check_size(schema: Any, where: str) -> None:
     Raises: InvalidRequest.
     """
     characters, levels = size(schema)
+    check_characters(characters, where)
+    check_levels(levels, where)
+
+
+def check_characters(characters: int, where: str) -> None:
+    """Refuses a schema of so many. Raises: InvalidRequest."""
     if characters > MOST_CHARACTERS:
         raise InvalidRequest(
             f"`{where}` is too large: a schema may have {MOST_CHARACTERS} characters;"
             f" it has {characters} at least.",
             param=where,
         )
+
+
+def check_levels(levels: int, where: str) -> None:
+    """Refuses a schema of so many. Raises: InvalidRequest."""
     if levels > MOST_LEVELS:
         raise InvalidRequest(
             f"`{where}` is nested too deeply: a schema may have {MOST_LEVELS} levels of objects"
@@ -42,17 +52,19 @@ def size(value: Any) -> tuple[int, int]:
         for one in level:
             if isinstance(one, str):
                 characters += len(one)
-            elif isinstance(one, dict):
-                characters += _PUNCTUATION * len(one)
-                if characters <= MOST_CHARACTERS:
-                    characters += sum(map(len, one))
-                    deeper += one.values()
-            elif isinstance(one, list):
-                characters += _PUNCTUATION * len(one)
-                if characters <= MOST_CHARACTERS:
-                    deeper += one
-            if characters > MOST_CHARACTERS:
-                return characters, levels
+            elif isinstance(one, dict | list):
+                characters += own_size(one)
+                if characters > MOST_CHARACTERS:
+                    return characters, levels
+                deeper += one.values() if isinstance(one, dict) else one
         level = deeper
         levels += bool(deeper)
     return characters, levels
+
+
+def own_size(container: dict[str, Any] | list[Any]) -> int:
+    """Characters of an object or a list without those of its values."""
+    punctuation = _PUNCTUATION * len(container)
+    if punctuation > MOST_CHARACTERS or not isinstance(container, dict):
+        return punctuation
+    return punctuation + len("".join(container))

@@ -34,7 +34,7 @@ def chain(length: int) -> dict[str, Any]:
 
 
 def endless(first: int = 1) -> dict[str, Any]:
-    """Each pattern multiplies the time that the compiler takes."""
+    """Each pattern multiplies the time and the memory that the compiler takes."""
     return {"allOf": [text_of(f".*[a-z]{{{index}}}x.*") for index in range(first, 25)]}
 
 
@@ -42,17 +42,19 @@ def guide(schema: dict[str, Any]) -> Guide:
     return Guide("json_schema", json.dumps(schema))
 
 
-COSTLY = {
-    "patterns of which all hold": (endless(), TOO_LONG),
+#: Which bound comes first depends on the processor.
+EITHER = (TOO_LONG, TOO_COMPLEX)
+COSTLY: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "patterns of which all hold": (endless(), EITHER),
     "names by many patterns": (
         {
             "type": "object",
             "patternProperties": {f"^k{i}_[a-z]*$": {"type": "null"} for i in range(2_000)},
         },
-        TOO_LONG,
+        EITHER,
     ),
-    "a chain of references": (chain(3_000), TOO_COMPLEX),
-    "much memory": ({"const": "x" * 1_000_000}, TOO_COMPLEX),
+    "a chain of references": (chain(3_000), (TOO_COMPLEX,)),
+    "much memory": ({"const": "x" * 1_000_000}, EITHER),
 }
 
 
@@ -64,12 +66,14 @@ def submit(engine: Engine, schema: dict[str, Any], tokens: int = 100) -> Generat
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", COSTLY)
 def test_a_guide_that_costs_too_much_is_refused_alone(engine: Engine, name: str) -> None:
-    schema, reason = COSTLY[name]
+    schema, reasons = COSTLY[name]
     neighbour = engine.submit(Request(PROMPT, 60, Sampling(top_k=1)))
     refused = submit(engine, schema)
     assert refused.wait(PATIENCE_S)
     assert refused.finish == "error"
-    assert refused.error == f"`guided_decoding_guide` is no usable json_schema: {reason}"
+    start, _, reason = str(refused.error).partition(": ")
+    assert start == "`guided_decoding_guide` is no usable json_schema"
+    assert reason in reasons
     assert neighbour.wait(PATIENCE_S)
     assert neighbour.finish == "length"
     usable = submit(engine, {"enum": ["Ada", "Bo"]})
@@ -91,8 +95,7 @@ def test_others_go_on_while_a_guide_is_compiled(engine: Engine) -> None:
         assert usable.wait(PATIENCE_S)
         assert usable.finish == "stop", usable.error
         answers += 1
-    assert costly.error is not None
-    assert TOO_LONG in costly.error
+    assert str(costly.error).endswith(EITHER)
     assert tokens >= 40
     assert answers >= 2
 
