@@ -21,7 +21,6 @@ TOO_COMPLEX = "it is too complex to compile"
 
 #: The process counts its own time; a busy machine may need much longer for it.
 _MOST_WAIT_S = 30.0
-_REMEMBERED = 1_024
 
 
 class Trial:

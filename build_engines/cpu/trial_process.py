@@ -43,10 +43,14 @@ def main() -> None:
         answers.flush()
 
     def answer(kind: str, text: str) -> None:
-        _bound(CPU_S, MEMORY)
-        problem = grammars.problem(kind, text)
-        _bound(0, None)
-        say(problem=problem)
+        try:
+            _bound(CPU_S, MEMORY)
+            problem = grammars.problem(kind, text)
+            _bound(0, None)
+            say(problem=problem)
+        except BaseException:
+            # Out of memory, or a panic. The end is an answer, too.
+            os._exit(1)
 
     threading.stack_size(_STACK)
     say(ready="")

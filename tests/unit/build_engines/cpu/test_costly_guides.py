@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -140,17 +141,21 @@ def test_following_a_guide_is_bounded_in_all(
     assert neighbour.finish == "length"
 
 
+def test_a_trial_that_fails_itself_ends_at_once_and_the_next_works() -> None:
+    with contextlib.closing(Trial()) as trial:
+        # Not a text, which the compiler answers with an error that is no refusal.
+        assert trial.problem(Guide("regex", None)) == TOO_COMPLEX  # type: ignore[arg-type]
+        assert trial.problem(guide({"type": "integer"})) == ""
+
+
 def test_a_trial_that_was_ended_from_outside_is_started_again() -> None:
-    trial = Trial()
-    try:
+    with contextlib.closing(Trial()) as trial:
         assert trial.problem(guide({"type": "integer"})) == ""
         process = trial._process
         assert process is not None
         process.kill()
         process.wait()
         assert trial.problem(guide({"type": "null"})) == ""
-    finally:
-        trial.close()
 
 
 @pytest.mark.timeout(300)
