@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from build_engines.cpu.guided import GuideCompiler
+from build_engines.cpu.guided import COMPILERS, GuideCompiler
 from build_engines.cpu.runtime import DecoderRuntime
 from build_engines.cpu.scheduler import Scheduler
 from build_engines.cpu.sequence import Sequence
@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 #: Told after a step: True when a generation got its first token or ended.
 Progress = Callable[[bool], None]
+
+#: Bytes for a thread that compiles guides: several times what a trial of one may use.
+_COMPILER_STACK = 16 << 20
 
 
 class Engine:
@@ -49,8 +52,8 @@ class Engine:
         self._work = threading.Event()
         self._lock = threading.Lock()
         self._closed = False
-        # One thread, so that a grammar that takes long delays other grammars only.
-        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="guide")
+        # Threads of their own, so that a grammar that takes long delays other grammars at most.
+        self._compiler = _compiler()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -80,6 +83,7 @@ class Engine:
         with self._lock:
             self._closed = True
         self._compiler.shutdown(wait=True, cancel_futures=True)
+        self._guides.close()
         self._work.set()
         self._thread.join()
         for generation in self._compiling:
@@ -108,6 +112,10 @@ class Engine:
         guide = generation.request.guide
         assert guide is not None
         try:
+            if generation.cancel_requested:
+                generation.close("cancelled")
+                self._on_progress(True)
+                return
             matcher = self._guides.compile(guide)
             self._enqueue(Sequence(generation, *self._sizes, matcher))
         except Exception as error:
@@ -142,3 +150,18 @@ class Engine:
         while self._inbox:
             scheduler.add(self._inbox.popleft())
         scheduler.abort("the model is being unloaded")
+
+
+def _compiler() -> ThreadPoolExecutor:
+    """Threads that compile guides, with a stack of known size."""
+    pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="guide")
+    together = threading.Barrier(COMPILERS + 1)
+    usual = threading.stack_size(_COMPILER_STACK)
+    try:
+        # All start now: a thread gets the size that is set when it starts.
+        for _ in range(COMPILERS):
+            pool.submit(together.wait)
+        together.wait()
+    finally:
+        threading.stack_size(usual)
+    return pool

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
 import re
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from queue import LifoQueue
 
 import llguidance
 import numpy as np
 import numpy.typing as npt
 
+from build_engines.cpu import grammars
+from build_engines.cpu.trial import TOO_COMPLEX, TOO_LONG, Trial
 from build_engines.serving.request import Guide, RequestError
 
 logger = logging.getLogger(__name__)
 
 #: What stands in llguidance's texts, and what is said of it: they quote the grammar and the answer.
 _FAULTS = (
+    (TOO_LONG, TOO_LONG),
+    (TOO_COMPLEX, TOO_COMPLEX),
     ("doesn't satisfy the grammar", "what was chosen does not follow it"),
     ("look-around", "look-around in a pattern is not supported"),
     ("backreference", "a backreference in a pattern is not supported"),
@@ -45,9 +53,13 @@ _KEYWORD = re.compile(
     r"unevaluatedItems|unevaluatedProperties|uniqueItems)\b"
 )
 
-_ANY_OBJECT = json.dumps({"type": "object"})
-#: Unbounded white space lets a weak model write blanks until its limit.
-_JSON_DEFAULTS = {"whitespace_pattern": r"[\x20\x0A]{0,20}"}
+#: Guides that may be compiled at a time.
+COMPILERS = 2
+#: Of guides whose verdict is known, by digest.
+_REMEMBERED = 1_024
+#: Time of the engine's thread that one answer may take for its guide, at first and for each token.
+_FIRST_S = 1.0
+_EACH_TOKEN_S = 0.002
 
 
 class GuideCompiler:
@@ -58,6 +70,11 @@ class GuideCompiler:
 
     def __init__(self, tokenizer_json: Path, vocab_size: int, end_ids: Sequence[int]) -> None:
         self._vocab_size = vocab_size
+        self._limits = grammars.limits()
+        self._trials: LifoQueue[Trial] = LifoQueue()
+        for _ in range(COMPILERS):
+            self._trials.put(Trial())
+        self._verdicts = _Verdicts()
         #: Why no guide works with this tokenizer; empty when they do.
         self.unavailable = ""
         try:
@@ -72,17 +89,58 @@ class GuideCompiler:
         """A matcher at the start of `guide`. Raises: RequestError with the kind of fault."""
         if self.unavailable:
             raise RequestError("`guided_decoding_guide_type`: no guides with this tokenizer")
+        self._check(guide)
         try:
-            grammar = _grammar(guide)
-            problem = llguidance.LLMatcher.validate_grammar(grammar, self._tokenizer)
+            grammar = grammars.grammar(guide.type, guide.text)
         except ValueError as error:
-            problem = str(error)
-        if problem:
-            raise _unusable(guide, problem)
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
+            raise RequestError(_unusable(guide, str(error))) from None
+        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
         if matcher.is_error():
-            raise _unusable(guide, matcher.get_error())
+            raise RequestError(_unusable(guide, matcher.get_error()))
         return GuideMatcher(matcher, self._vocab_size)
+
+    def close(self) -> None:
+        """Ends the processes that try guides; waits for those that are trying one."""
+        trials = [self._trials.get() for _ in range(COMPILERS)]
+        for trial in trials:
+            trial.close()
+            self._trials.put(trial)
+
+    def _check(self, guide: Guide) -> None:
+        """Raises: RequestError when `guide` cannot be followed."""
+        key = hashlib.sha256(f"{guide.type} {guide.text}".encode("utf-8", "replace")).digest()
+        verdict = self._verdicts.of(key)
+        if verdict is None:
+            trial = self._trials.get()
+            try:
+                problem = trial.problem(guide)
+            finally:
+                self._trials.put(trial)
+            verdict = _unusable(guide, problem) if problem else ""
+            self._verdicts.note(key, verdict)
+        if verdict:
+            raise RequestError(verdict)
+
+
+class _Verdicts:
+    """What was found of the guides of late: a refusal, or nothing. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[bytes, str] = OrderedDict()
+
+    def of(self, key: bytes) -> str | None:
+        with self._lock:
+            verdict = self._known.get(key)
+            if verdict is not None:
+                self._known.move_to_end(key)
+            return verdict
+
+    def note(self, key: bytes, verdict: str) -> None:
+        with self._lock:
+            self._known[key] = verdict
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
 
 
 class GuideMatcher:
@@ -91,31 +149,40 @@ class GuideMatcher:
     def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
+        self._left_s = _FIRST_S
 
     def allowed(self) -> npt.NDArray[np.bool_]:
         """bool[vocab_size]: tokens that may come next. Raises: RequestError."""
+        began = time.thread_time()
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        self._check()
+        self._check(began)
         bits = np.unpackbits(mask, count=self._vocab_size, bitorder="little")
         return bits.view(np.bool_)
 
     def advance(self, token: int) -> bool:
         """Takes `token`; returns whether nothing can follow any more. Raises: RequestError."""
+        began = time.thread_time()
         self._matcher.consume_token(token)
-        self._check()
+        self._left_s += _EACH_TOKEN_S
+        self._check(began)
         return bool(self._matcher.is_stopped())
 
-    def _check(self) -> None:
+    def _check(self, began: float) -> None:
         if self._matcher.is_error():
-            # Its text holds the whole grammar, and what was written so far.
+            # Its text may hold the grammar, and what was written so far.
             raise RequestError(f"guided decoding failed: {_fault(self._matcher.get_error())}")
+        # All others that generate wait meanwhile. Time of this thread's, not of a busy machine's.
+        self._left_s -= time.thread_time() - began
+        if self._left_s < 0:
+            raise RequestError("guided decoding failed: following the guide takes too long")
 
 
-def _unusable(guide: Guide, problem: str) -> RequestError:
+def _unusable(guide: Guide, problem: str) -> str:
+    """The refusal of `guide`, without a word of it."""
     fault = _fault(problem)
     if guide.type == "json_schema" and (keywords := dict.fromkeys(_KEYWORD.findall(problem))):
         fault += f" ({', '.join(keywords)})"
-    return RequestError(f"`guided_decoding_guide` is no usable {guide.type}: {fault}")
+    return f"`guided_decoding_guide` is no usable {guide.type}: {fault}"
 
 
 def _fault(problem: str) -> str:
@@ -124,12 +191,3 @@ def _fault(problem: str) -> str:
     return next(
         (words for sign, words in _FAULTS if sign in lowered), "the engine cannot follow it"
     )
-
-
-def _grammar(guide: Guide) -> str:
-    if guide.type == "regex":
-        return str(llguidance.LLMatcher.grammar_from_regex(guide.text))
-    if guide.type == "ebnf_grammar":
-        return str(llguidance.grammar_from("gbnf", guide.text))
-    schema = _ANY_OBJECT if guide.type == "json" else guide.text
-    return str(llguidance.LLMatcher.grammar_from_json_schema(schema, defaults=_JSON_DEFAULTS))

@@ -28,6 +28,8 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 MAX_TOP_LOG_PROBS = 20
 _MAX_SALT = 2**64 - 1
+#: What engines compile of it is many times as large.
+MAX_GUIDE_BYTES = 2 << 20
 
 #: Accepted and without effect here: hints to a GPU scheduler, and settings of beam search.
 _WITHOUT_EFFECT = frozenset(
@@ -271,6 +273,10 @@ def _guide(tensors: Tensors) -> Guide | None:
     text = _text(tensors, "guided_decoding_guide")
     if not text and kind != "json":
         raise RequestError(f"`guided_decoding_guide` is missing for guide type `{kind}`")
+    if (size := len(text.encode())) > MAX_GUIDE_BYTES:
+        raise RequestError(
+            f"`guided_decoding_guide` has {size} bytes, must be at most {MAX_GUIDE_BYTES}"
+        )
     return Guide(kind, text)
 
 

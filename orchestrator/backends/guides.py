@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
 from orchestrator.core.errors import InvalidRequest
-from orchestrator.core.json_schema import check_schema, loosened
+from orchestrator.core.json_schema import loosened
 from orchestrator.core.messages import Tool
 from orchestrator.core.request import (
     ChatPrompt,
@@ -19,6 +19,7 @@ from orchestrator.core.request import (
     JsonSchemaFormat,
     ResponseFormat,
 )
+from orchestrator.core.schema_size import check_size
 from orchestrator.triton.contract import Guide
 
 ToolSchema = dict[str, Any]
@@ -34,12 +35,7 @@ def guide_for(request: GenerationRequest, known: Sequence[str]) -> Guide | None:
 
     Raises: InvalidRequest where the engine has no such kind, or no guide can be made.
     """
-    try:
-        guide = _guide(request)
-    except RecursionError as error:
-        raise InvalidRequest(
-            "The JSON schemas in `tools` are nested too deeply.", param="tools"
-        ) from error
+    guide = _guide(request)
     if guide is not None and guide.kind not in known:
         raise InvalidRequest(
             f"`{guide.param}` needs guided decoding, which the engine of `{request.model}` does"
@@ -65,8 +61,10 @@ def _guide(request: GenerationRequest) -> Guide | None:
                 f"`tool_choice` names `{choice.name}`, which is not among `tools`.",
                 param="tool_choice",
             )
+        check_size(tool.parameters, "tools")
         return _schema_guide(_arguments(tool), "tool_choice")
     if tools and choice.mode == "required":
+        check_size([tool.parameters for tool in tools], "tools")
         return _schema_guide(_calls(tools, parallel=request.parallel_tool_calls), "tool_choice")
     if request.response_format is None:
         return None
@@ -78,8 +76,6 @@ def _format_guide(wanted: ResponseFormat) -> Guide:
         case JsonFormat():
             return Guide("json")
         case JsonSchemaFormat(schema=schema):
-            # Once more, for dialects that did not: a schema can cost the engine seconds.
-            check_schema(schema, "response_format")
             return _schema_guide(schema, "response_format")
         case _:
             assert_never(wanted)

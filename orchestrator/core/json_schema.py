@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from orchestrator.core.errors import InvalidRequest
+from orchestrator.core.schema_size import check_characters, check_levels, check_size, own_size, size
 
 MOST_DEPTH = 32
 MOST_SCHEMAS = 5_000
@@ -60,7 +61,7 @@ def check_schema(schema: Mapping[str, Any], where: str, *, strict: bool = False)
         raise InvalidRequest(
             f"`{where}.type` must be `object` in a strict schema.", param=f"{where}.type"
         )
-    _Check(strict).schema(schema, where, 1)
+    _Check(strict, where).schema(schema, where, 1)
 
 
 def loosened(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,8 +69,9 @@ def loosened(schema: Mapping[str, Any]) -> dict[str, Any]:
 
     For schemas that promise nothing, such as those of tools that are not strict.
     """
-    loose: dict[str, Any] = _loose(schema, 1)
     try:
+        check_size(schema, "schema")
+        loose: dict[str, Any] = _loose(schema, 1)
         check_schema(loose, "schema")
     except InvalidRequest:
         return {"type": "object"}
@@ -79,8 +81,10 @@ def loosened(schema: Mapping[str, Any]) -> dict[str, Any]:
 class _Check:
     """One walk over a schema."""
 
-    def __init__(self, strict: bool) -> None:
+    def __init__(self, strict: bool, root: str) -> None:
         self._strict = strict
+        self._root = root
+        self._characters = 0
         self._schemas = 0
         self._enum_values = 0
         self._multiple = 1
@@ -97,6 +101,7 @@ class _Check:
                 f" {MOST_SCHEMAS} schemas.",
                 param=where,
             )
+        self._count_characters(schema)
         for keyword, value in schema.items():
             if keyword not in _ANY_VALUE:
                 _check_keyword(keyword, value, where)
@@ -108,6 +113,23 @@ class _Check:
         if not _NESTING.isdisjoint(schema):
             for place, inner in _inner(schema):
                 self.schema(inner, f"{where}.{place}", depth + 1)
+
+    def _count_characters(self, schema: Mapping[str, Any]) -> None:
+        """Counts what is in `schema` itself; the schemas inside it count their own."""
+        characters = self._characters
+        for keyword, value in schema.items():
+            if isinstance(value, str):
+                characters += len(keyword) + len(value)
+            elif isinstance(value, dict | list):
+                characters += len(keyword)
+                if keyword in _NESTING:
+                    characters += own_size(value)
+                else:
+                    more, levels = size(value)
+                    check_levels(levels, self._root)
+                    characters += more
+        self._characters = characters
+        check_characters(characters, self._root)
 
     def _count_enum(self, schema: Mapping[str, Any], where: str) -> None:
         self._enum_values += len(schema.get("enum", ()))

@@ -29,7 +29,10 @@ class JsonFormat:
 
 @value
 class JsonSchemaFormat:
-    """The answer is JSON that `schema` accepts. `name` is the caller's word for it."""
+    """The answer is JSON that `schema` accepts. `name` is the caller's word for it.
+
+    `schema` has passed `check_schema`, which knows its place in the caller's body.
+    """
 
     schema: Mapping[str, Any]
     name: str = ""

@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.json_schema import FORMATS
+from orchestrator.core.schema_size import check_size
 from orchestrator.wire.bodies import shown
 from orchestrator.wire.gemini_types import camel
 
@@ -33,6 +34,8 @@ def json_schema(where: str, schema: Any, depth: int = 1) -> dict[str, Any]:
     """
     if not isinstance(schema, Mapping):
         raise InvalidRequest(f"`{where}` must be a schema; {shown(schema)} was given.", param=where)
+    if depth == 1:
+        check_size(schema, where)
     if depth > _MOST_DEPTH:
         raise InvalidRequest(
             f"`{where}` is too much: a schema may be nested {_MOST_DEPTH} deep.", param=where

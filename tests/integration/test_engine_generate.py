@@ -104,6 +104,22 @@ async def test_only_requested_outputs_are_sent(triton: Triton) -> None:
     assert only.tensors.keys() == {"output_ids", "sequence_length"}
 
 
+async def test_a_guide_that_costs_too_much_is_refused_and_the_engine_goes_on(
+    triton: Triton,
+) -> None:
+    # Compiling so long a chain of references overflows the stack of the thread that does it.
+    links = {f"d{i}": {"items": {"$ref": f"#/$defs/d{i + 1}"}} for i in range(3_000)}
+    schema = {"$ref": "#/$defs/d0", "$defs": {**links, "d3000": {"type": "null"}}}
+    guide = {
+        "guided_decoding_guide_type": "json_schema",
+        "guided_decoding_guide": json.dumps(schema),
+    }
+    responses = await triton.collect(MODEL, generate_tensors(prompt(5), 30, **guide))
+    assert "no usable json_schema: it is too complex to compile" in responses[-1].error
+    responses = await triton.collect(MODEL, generate_tensors(prompt(5), 30))
+    assert not responses[-1].error
+
+
 async def test_a_guide_is_followed_through_triton(triton: Triton) -> None:
     guide = {"guided_decoding_guide_type": "regex", "guided_decoding_guide": "[0-9]{3}"}
     responses = await triton.collect(MODEL, generate_tensors(prompt(5), 30, **guide))

@@ -19,6 +19,7 @@ from orchestrator.core.request import (
     TextPrompt,
     ToolChoice,
 )
+from orchestrator.core.schema_size import MOST_CHARACTERS
 from orchestrator.triton.contract import Guide
 
 KNOWN = ("json", "json_schema")
@@ -82,6 +83,17 @@ def test_a_tool_nested_too_deeply_is_a_bad_request() -> None:
         guide_for(request((Tool("f", "", schema),), tool_choice=ToolChoice("required")), KNOWN)
 
 
+@pytest.mark.parametrize("mode", [ToolChoice("required"), ToolChoice("named", "f1")])
+def test_tools_that_are_too_large_to_force_are_a_bad_request(mode: ToolChoice) -> None:
+    named = mode.mode == "named"
+    share = MOST_CHARACTERS if named else MOST_CHARACTERS // 2
+    tools = tuple(Tool(f"f{index}", "", {"const": "x" * share}) for index in range(2))
+    with pytest.raises(InvalidRequest, match=f"`tools` is too large.*{MOST_CHARACTERS}") as caught:
+        guide_for(request(tools, tool_choice=mode), KNOWN)
+    assert caught.value.param == "tools"
+    assert guide_for(request(tools), KNOWN) is None
+
+
 def test_a_named_tool_leaves_the_arguments_to_write() -> None:
     guide = guide_for(request(TOOLS, tool_choice=ToolChoice("named", "weather")), KNOWN)
     assert guide is not None
@@ -135,11 +147,6 @@ def test_a_tool_with_a_schema_of_its_own_kind_can_be_forced_all_the_same() -> No
     [
         (request(response_format=JsonFormat()), "response_format", "engine of `acme/chat` does"),
         (request(TOOLS, tool_choice=ToolChoice("required")), "tool_choice", "guided decoding"),
-        (
-            request(response_format=JsonSchemaFormat({"multipleOf": 100_003})),
-            "response_format.multipleOf",
-            "too much",
-        ),
         (
             request(TOOLS, tool_choice=ToolChoice("named", "other")),
             "tool_choice",

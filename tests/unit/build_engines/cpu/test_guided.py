@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -122,7 +123,8 @@ def test_a_failure_on_the_way_holds_neither_the_guide_nor_the_answer(
     caplog.set_level(logging.DEBUG)
     guides = GuideCompiler(llama.folder / "tokenizer.json", engine.limits.vocab_size, [END_ID])
     schema = {"type": "object", "properties": {"Kaufvertrag": {"type": "null"}}}
-    matcher = guides.compile(Guide("json_schema", json.dumps(schema)))
+    with contextlib.closing(guides):
+        matcher = guides.compile(Guide("json_schema", json.dumps(schema)))
     answer = byte_tokenizer().encode("{Mueller").ids
     with pytest.raises(RequestError) as caught:
         _ = [matcher.advance(token) for token in answer]

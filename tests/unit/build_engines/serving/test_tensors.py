@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from build_engines.serving.request import Guide, Limits, RequestError
-from build_engines.serving.tensors import parse_request, wants_stop
+from build_engines.serving.tensors import MAX_GUIDE_BYTES, parse_request, wants_stop
 from build_engines.serving.texts import parse_texts
 
 LIMITS = Limits(
@@ -158,6 +158,13 @@ def test_a_top_p_of_zero_or_less_is_unset() -> None:
         (tensors(stop_words_list=np.zeros((1, 3, 2), np.int32)), r"must be \[1, 2, L\]"),
         (tensors(guided_decoding_guide_type="xml"), "`guided_decoding_guide_type` is `xml`"),
         (tensors(guided_decoding_guide_type="regex"), "`guided_decoding_guide` is missing"),
+        (
+            tensors(
+                guided_decoding_guide_type="regex",
+                guided_decoding_guide="x" * (MAX_GUIDE_BYTES + 1),
+            ),
+            f"`guided_decoding_guide` has {MAX_GUIDE_BYTES + 1} bytes",
+        ),
         (tensors(seed=np.array([1, 2], np.uint64)), "`seed` holds 2 values"),
         ({"input_ids": np.ones((1, 1), np.int32)}, "`input_lengths` is missing"),
         ({"input_lengths": np.ones(1, np.int32)}, "`input_ids` is missing"),

@@ -1,0 +1,70 @@
+"""How large a JSON schema may be, which is found before anything else looks at it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.core.errors import InvalidRequest
+
+MOST_CHARACTERS = 262_144
+"""Of names and values; as in JSON text, each value has four more for its punctuation."""
+MOST_LEVELS = 100
+"""Of objects and lists in each other. Engines read JSON no deeper than 128."""
+_PUNCTUATION = 4
+
+
+def check_size(schema: Any, where: str) -> None:
+    """Refuses a schema that is too large. What is beyond the limit is not looked at.
+
+    Raises: InvalidRequest.
+    """
+    characters, levels = size(schema)
+    check_characters(characters, where)
+    check_levels(levels, where)
+
+
+def check_characters(characters: int, where: str) -> None:
+    """Refuses a schema of so many. Raises: InvalidRequest."""
+    if characters > MOST_CHARACTERS:
+        raise InvalidRequest(
+            f"`{where}` is too large: a schema may have {MOST_CHARACTERS} characters;"
+            f" it has {characters} at least.",
+            param=where,
+        )
+
+
+def check_levels(levels: int, where: str) -> None:
+    """Refuses a schema of so many. Raises: InvalidRequest."""
+    if levels > MOST_LEVELS:
+        raise InvalidRequest(
+            f"`{where}` is nested too deeply: a schema may have {MOST_LEVELS} levels of objects"
+            f" and lists; it has {levels} at least.",
+            param=where,
+        )
+
+
+def size(value: Any) -> tuple[int, int]:
+    """Characters and levels of a JSON value, at least: counting ends a little above a limit."""
+    characters = levels = 0
+    level = [value]
+    while level and levels <= MOST_LEVELS:
+        deeper: list[Any] = []
+        for one in level:
+            if isinstance(one, str):
+                characters += len(one)
+            elif isinstance(one, dict | list):
+                characters += own_size(one)
+                if characters > MOST_CHARACTERS:
+                    return characters, levels
+                deeper += one.values() if isinstance(one, dict) else one
+        level = deeper
+        levels += bool(deeper)
+    return characters, levels
+
+
+def own_size(container: dict[str, Any] | list[Any]) -> int:
+    """Characters of an object or a list without those of its values."""
+    punctuation = _PUNCTUATION * len(container)
+    if punctuation > MOST_CHARACTERS or not isinstance(container, dict):
+        return punctuation
+    return punctuation + len("".join(container))
