@@ -105,8 +105,11 @@ class IntakeSettings(_Group):
     """Of bodies, histories and conversations together; 8 of the largest bodies unless set."""
     most_tenant_bytes: int | None = Field(default=None, ge=1024)
     """The same of one tenant; 2 of the largest bodies unless set."""
-    threads: int = Field(default=2, ge=1, le=64)
-    """Threads of one worker that decode large bodies and turn long prompts into tokens."""
+    threads: int = Field(default=0, ge=0, le=64)
+    """Threads of one worker that decode large bodies and turn long prompts into tokens.
+
+    0 takes half of the processors, from 1 to 4: the rest answers everybody else meanwhile.
+    """
 
     def all_bytes(self, max_body_bytes: int) -> int:
         """Bytes of all tenants together."""
