@@ -343,7 +343,7 @@ class Authenticator:
             changes = await key_changes.recent(session)
         new = [change for change in changes if change.seq not in self._seen]
         self._seen = {change.seq for change in changes}
-        # Of what was known before, changes may have been missed if nobody looked for too long.
+        # Of what was known before, changes may have been missed if the last look is too long ago.
         horizon = began_at - key_changes.WINDOW_S / 2
         is_gap = self._checked_at < horizon
         if new or is_gap:
@@ -368,7 +368,7 @@ class Authenticator:
             await asyncio.sleep(self._cache_s / 2)
             if self._is_used:
                 self._is_used = False
-                # The next request is told of an outage.
+                # The next request reports the outage.
                 with suppress(StoreError):
                     await asyncio.shield(self._checked())
 

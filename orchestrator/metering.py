@@ -185,7 +185,7 @@ class StoredBooks:
         before = int((self._now() - self._keep_s) * 1000)
         before -= before % HOUR_MS
         gone = _FORGET_AT_ONCE
-        # In small transactions: whoever writes the books waits for each.
+        # In small transactions: the writers of the books wait for each.
         while gone == _FORGET_AT_ONCE and not self._closing.is_set():
             async with self._database.unit_of_work() as session:
                 gone = await usage.forget_records(session, before, _FORGET_AT_ONCE)

@@ -20,9 +20,9 @@ TRIM_AFTER_S = 0.5
 class FairThreads:
     """Runs one piece of work in each of `threads` threads; tenants that wait take turns.
 
-    Started work cannot be stopped. Whoever is cancelled while its work runs is held until the work
-    has ended, so that whatever it holds (a place, a slot, bytes) stays taken as long as the work
-    costs something. Work that has not begun is dropped.
+    Started work cannot be stopped. A caller that is cancelled while its work runs waits until the
+    work has ended, so that all that it holds (a place, a slot, bytes) stays taken as long as the
+    work costs something. Work that has not begun is dropped.
     """
 
     def __init__(self, threads: int, *, most_running_bytes: int) -> None:
@@ -114,7 +114,7 @@ class FairThreads:
         done = one.done
         if done is not None and error is not None:
             done.set_exception(error)
-            # Whoever was cancelled meanwhile does not ask for it.
+            # A caller that was cancelled meanwhile does not ask for it.
             done.exception()
         elif done is not None:
             done.set_result(result)

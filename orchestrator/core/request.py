@@ -98,7 +98,7 @@ class GenerationRequest:
     `tool_choice` matters where the prompt offers tools. `response_format` of `None` is free text.
     `top_logprobs` of `None` asks for no log-probabilities, 0 for those of the drawn tokens, more
     for as many of the likeliest beside each. `reasoning` of `None` leaves it to the model. With
-    `whole` nobody sees anything of the answer before its end, so that it may come at once. With
+    `whole` the client sees nothing of the answer before its end, so that it may come at once. With
     `clamps` a `max_tokens` above the room beside the prompt means all of that room.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.core.errors import Overloaded, RateLimited
 
 RETRY_S = 1.0
-"""When to ask again: nobody knows when the requests that hold the bytes will end."""
+"""When to ask again: the end of the requests that hold the bytes is not known."""
 
 
 class Shares:
@@ -84,5 +84,5 @@ class Lease:
             self.size = size
 
     def release(self) -> None:
-        """Returns all of it. Twice is once."""
+        """Releases all of it. Idempotent."""
         self.resize(0)

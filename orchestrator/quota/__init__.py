@@ -52,7 +52,7 @@ class Admission(Protocol):
         ...
 
     def begin(self) -> None:
-        """The work on its prompt begins. May be called in any thread; twice is once."""
+        """The work on its prompt begins. May be called in any thread. Idempotent."""
         ...
 
     async def reserve(self, tokens: int) -> None:

@@ -24,7 +24,7 @@ _KINDS = (_LETTERS, _DIGITS, _OTHERS, _HIGH, _SPACES)
 _NOT_OF = tuple(bytes(set(range(256)) - set(kind)) for kind in _KINDS)
 _SPACES_AT = len(_KINDS) - 1
 _KEEPING = frozenset({"ByteLevel", "Split", "Digits", "Punctuation"})
-"""Steps that cut a text and drop nothing of it, unless they are told to."""
+"""Steps that cut a text and drop nothing of it by default."""
 _MOST_COMPOSED = 3
 """Bytes of a character and its accents, for one byte of the character that NFC makes of them."""
 

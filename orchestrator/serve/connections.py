@@ -117,7 +117,7 @@ class Place:
         protocol.place = self
 
     def release(self) -> None:
-        """The connection is closed. Twice is once."""
+        """The connection is closed. Idempotent."""
         self._connections.release(self)
 
 
@@ -183,7 +183,7 @@ class Connections:
         return place
 
     def release(self, place: Place) -> None:
-        """`place` is free. Twice is once."""
+        """`place` is free. Idempotent."""
         if self._all.pop(place, self) is self:
             return
         own = self._by_peer[place.peer]
