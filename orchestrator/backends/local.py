@@ -93,6 +93,9 @@ class LocalBackend:
         _check_supported(served, request)
         guide = guide_for(request, served.manifest.guides)
         request = _as_rendered(request, guided=guide is not None)
+        clamps = request.clamps or self._clamps
+        if not clamps:
+            _check_max_tokens(served, request)
         prompt, reasoning = request.prompt, request.reasoning
         if (size := prompt_characters(prompt)) < LONG_PROMPT_CHARACTERS:
             permit.begin()
@@ -103,7 +106,6 @@ class LocalBackend:
             token_ids = await self._threads.run(owner, size, work)
         if not token_ids:
             raise InvalidRequest("The prompt is empty.", param="prompt")
-        clamps = request.clamps or self._clamps
         max_tokens = _max_tokens(served, request, len(token_ids), clamps=clamps)
         calls_first = guide is not None and may_call_instead(request)
         salt = 0 if served.manifest.prefix_cache == "shared" else self._salts.of(owner, sharing)
@@ -398,6 +400,17 @@ def _too_long(
     return ContextLengthExceeded(
         f"This model's context is {context} tokens: the prompt has at least {fewest}.", param=param
     )
+
+
+def _check_max_tokens(served: ServedModel, request: GenerationRequest) -> None:
+    """Raises: ContextLengthExceeded where no prompt at all would leave so much room."""
+    context = min(served.manifest.max_seq_len, served.model.context_tokens)
+    if (request.max_tokens or 0) >= context:
+        raise ContextLengthExceeded(
+            f"This model's context is {context} tokens, prompt included:"
+            f" {request.max_tokens} were asked for.",
+            param="max_tokens",
+        )
 
 
 def _max_tokens(

@@ -138,7 +138,7 @@ def test_a_key_without_limits_gets_no_headers_of_limits(box: Box) -> None:
     assert not [name for name in reply.headers if "ratelimit" in name.lower()]
 
 
-def test_a_prompt_that_does_not_fit_costs_nothing_and_tells_the_limits(box: Box) -> None:
+def test_what_no_prompt_leaves_room_for_costs_nothing_and_tells_the_limits(box: Box) -> None:
     key, _ = new_key(box.serving, rpm_limit=1)
     wait_for_room_in_the_minute(20)
     for _ in range(3):
