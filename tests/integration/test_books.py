@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,14 @@ def booked(data_dir: Path) -> Counter[str]:
 
 
 def journals(data_dir: Path) -> list[Path]:
-    return list((data_dir / "journal").glob("*/*.journal"))
+    """Those with lines in them; space that is reserved ahead has none."""
+    found = []
+    for path in (data_dir / "journal").glob("*/*.journal"):
+        # It may have been brought in meanwhile.
+        with suppress(FileNotFoundError):
+            if path.stat().st_size:
+                found.append(path)
+    return found
 
 
 def usage(serving: Serving, **query: str) -> Any:

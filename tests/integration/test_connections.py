@@ -202,7 +202,7 @@ def test_busy_connections_leave_descriptors_for_the_journal(narrow: Serving) -> 
     assert statuses["200"] > 50, statuses
     assert set(statuses) <= {"200", "503", "429", "reset", ""}, statuses
     assert "Too many open files" not in narrow.log
-    assert "no place for" in narrow.log
+    assert statuses["200"] < len(sockets), statuses
     wait_until(lambda: chat(narrow, "after")[0] == 200, 60, "a good request is answered")
 
 

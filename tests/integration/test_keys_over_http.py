@@ -109,11 +109,22 @@ async def test_refused_key_says_why(service: Service, kind: str) -> None:
         assert secret not in reply.text
 
 
+_AWAY = """
+ALTER TABLE virtual_key RENAME TO elsewhere;
+ALTER TABLE key_change RENAME TO changed_elsewhere;
+"""
+_BACK = """
+ALTER TABLE elsewhere RENAME TO virtual_key;
+ALTER TABLE changed_elsewhere RENAME TO key_change;
+"""
+
+
 async def test_store_out_of_reach_is_503_and_never_401(service: Service) -> None:
     secret = await service.add()
     assert (await service.models(secret)).status_code == 200
-    broken = sqlite3.connect(service.file)
-    broken.execute("ALTER TABLE virtual_key RENAME TO elsewhere")
+    broken = sqlite3.connect(service.file, check_same_thread=False)
+    # In a thread: a writer of the service may have to end first, and it needs the event loop.
+    await asyncio.to_thread(broken.executescript, _AWAY)
     try:
         ends_at = time.monotonic() + _GRACE_S
         statuses = set()
@@ -129,7 +140,7 @@ async def test_store_out_of_reach_is_503_and_never_401(service: Service) -> None
             assert reply.json()["error"]["code"] == "store_unavailable"
             assert str(service.settings.data_dir) not in reply.text
     finally:
-        broken.execute("ALTER TABLE elsewhere RENAME TO virtual_key")
+        await asyncio.to_thread(broken.executescript, _BACK)
         broken.close()
     await asyncio.sleep(1.1)
     assert (await service.models(secret)).status_code == 200
