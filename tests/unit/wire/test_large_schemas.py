@@ -17,6 +17,7 @@ from orchestrator.wire.gemini_types import GenerateBody
 from orchestrator.wire.openai_chat_request import ChatRequest
 from orchestrator.wire.openai_responses_items import input_items
 from orchestrator.wire.openai_responses_schema import ResponsesBody
+from orchestrator.wire.openai_responses_tools import NO_TOOLS
 
 LARGE: dict[str, Any] = {"type": "object", "description": "x" * MOST_CHARACTERS}
 MULTIPLE: dict[str, Any] = {"type": "integer", "multipleOf": 100_003}
@@ -32,7 +33,7 @@ def chat(schema: dict[str, Any]) -> None:
 def response(schema: dict[str, Any]) -> None:
     asked = {"format": {"type": "json_schema", "name": "n", "schema": schema}}
     body = msgspec.convert({"model": "m", "input": "Hi", "text": asked}, ResponsesBody)
-    responses.decode(body, input_items("Hi"))
+    responses.decode(body, input_items("Hi"), NO_TOOLS)
 
 
 def message(schema: dict[str, Any]) -> None:
