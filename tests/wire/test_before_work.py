@@ -168,7 +168,10 @@ async def test_a_prompt_that_needs_more_than_is_left_is_refused_before_it_is_ren
 
 @pytest.mark.parametrize(
     "members",
-    [{"max_tokens": 90}, {"messages": [{"role": "user", "content": LONG_TEXT}]}],
+    [
+        {"messages": [{"role": "user", "content": "hello hello hello"}], "max_tokens": 63},
+        {"messages": [{"role": "user", "content": LONG_TEXT}]},
+    ],
     ids=["short", "long"],
 )
 async def test_a_prompt_that_was_rendered_and_then_refused_has_used_its_place(
