@@ -116,7 +116,7 @@ class ChatTemplate:
         }
         if reasoning is not None:
             known |= _thinking(reasoning, self._free[name])
-        # What `Template.render` does, but for the traceback, which nobody is shown.
+        # What `Template.render` does, without its traceback, which is not shown.
         return "".join(template.root_render_func(template.new_context(known, shared=True)))
 
 

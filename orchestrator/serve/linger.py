@@ -18,7 +18,7 @@ _MOST_DROPPED = 64 * 1024 * 1024
 
 
 class Linger(asyncio.Protocol):
-    """Takes a connection over. Without a place nobody ends it but its client and the bound."""
+    """Takes a connection over. Without a place only its client and the bound end it."""
 
     def __init__(self, transport: asyncio.Transport, connections: set[Any]) -> None:
         """`connections` are those that the server waits for when it stops."""

@@ -1,7 +1,7 @@
-"""What has changed of keys and tenants lately, so that whoever knows them need not read them anew.
+"""What has changed of keys and tenants lately, so that caches of them need not read them anew.
 
 Triggers of the database note each change of what callers are judged by (see the migration
-`20261130_2`), whoever makes it; when a key was last used is no such change.
+`20261130_2`), in any process; when a key was last used is no such change.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ async def recent(session: AsyncSession) -> list[KeyChange]:
 
 
 async def forget_old(session: AsyncSession) -> None:
-    """Removes what nobody looks at any more."""
+    """Removes what no worker reads any more."""
     connection = await session.connection()
     await connection.execute(_FORGET[connection.dialect.name])
 

@@ -7,7 +7,7 @@ import errno
 import os
 
 _KEEP_SIZE = 0x01
-"""Source: linux/falloc.h. The file keeps its length, so whoever reads it sees no padding."""
+"""Source: linux/falloc.h. The file keeps its length, so its readers see no padding."""
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
 
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate
@@ -16,7 +16,7 @@ _fallocate.restype = ctypes.c_int
 
 
 def reserve(fd: int, length: int) -> None:
-    """Makes sure that the first `length` bytes of the file can be written, whoever fills the disk.
+    """Makes sure that the first `length` bytes of the file can be written on a disk that fills up.
 
     Where the file system cannot reserve, the same amount must at least be free now. The
     interpreter's lock is released meanwhile. Raises: OSError (ENOSPC, EDQUOT, EFBIG …).

@@ -59,7 +59,7 @@ def columns(by: Sequence[Grouping]) -> list[str]:
 
 
 def format_place(sums: UsageSum) -> str:
-    """Where a page ended, for whoever asks for the next one. Opaque to them."""
+    """Where a page ended, for clients that ask for the next one. Opaque to them."""
     values = json.dumps(list(sums.group.values()), separators=(",", ":"))
     return base64.urlsafe_b64encode(values.encode()).decode().rstrip("=")
 

@@ -53,7 +53,7 @@ class Intake:
 class Holder(ABC):
     """A request in as far as it holds memory and has large work done.
 
-    What is small is held by nobody's share, so that small requests pass whatever large ones hold.
+    What is small counts in no share, so that small requests pass whatever large ones hold.
     """
 
     _intake: Intake
