@@ -14,6 +14,10 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
+# Tests start hundreds of interpreters, and each would compile what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _settings_of_this_machine_stay_out() -> None:
     """Settings in the environment are for the appliance that runs here, not for the tests."""

@@ -17,6 +17,7 @@ from orchestrator.supervisor import Supervisor
 from orchestrator.supervisor.state import progress_file
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 from orchestrator.triton.probe import Probe
+from tests.integration.managing import box, own_box, shared_box  # noqa: F401  # fixtures
 from tests.integration.observed import Observed, observed
 from tests.integration.scripted.repository import (
     AGENT,

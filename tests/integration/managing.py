@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
+import pytest_asyncio
 
 from orchestrator.app import create_app
 from orchestrator.core.limits import Limits
@@ -18,8 +21,11 @@ from orchestrator.store.database import Database
 from orchestrator.store.key_secret import load_pepper, new_key_secret
 from orchestrator.store.keys import NewKey
 from orchestrator.store.migrate import migrate
+from tests.postgresql import PostgresServer
 
 CACHE_S = 0.2
+KINDS = ("sqlite", "postgresql")
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,15 @@ class Manager:
 
 
 class Box:
-    """One process of the application; several may share a store."""
+    """One process of the application; several may share a store.
 
-    def __init__(self, settings: Settings, client: httpx2.AsyncClient) -> None:
+    `suffix` is added to the names of tenants, so that tests that share a store do not meet.
+    """
+
+    def __init__(self, settings: Settings, client: httpx2.AsyncClient, suffix: str = "") -> None:
         self.settings = settings
         self.client = client
+        self._suffix = suffix
 
     async def status(self, secret: str) -> tuple[int, str]:
         """What a call with `secret` ends with: the status, and the reason of a refusal."""
@@ -65,7 +75,7 @@ class Box:
         secret = new_key_secret()
         database = Database(self.settings)
         async with database.unit_of_work() as session:
-            row = await tenants.ensure(session, tenant, 1)
+            row = await tenants.ensure(session, tenant + self._suffix, 1)
             new = NewKey("manager", row.id, scope="admin" if admin else "inference")
             key = await keys.create(session, new, secret, load_pepper(self.settings), 1)
         await database.close()
@@ -102,3 +112,33 @@ async def running_box(settings: Settings) -> AsyncIterator[Box]:
         httpx2.AsyncClient(transport=transport, base_url="http://appliance.test") as client,
     ):
         yield Box(settings, client)
+
+
+def _settings_of(kind: str, folder: Path, request: pytest.FixtureRequest) -> Settings:
+    if kind == "sqlite":
+        return box_settings(folder)
+    server: PostgresServer = request.getfixturevalue("postgresql")
+    return box_settings(folder, server.new_database())
+
+
+@pytest_asyncio.fixture(scope="module", params=KINDS)
+async def shared_box(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Box]:
+    """A box on each kind of store in turn, for all tests of a file."""
+    folder = tmp_path_factory.mktemp("box")
+    async with running_box(_settings_of(request.param, folder, request)) as box:
+        yield box
+
+
+@pytest.fixture
+def box(shared_box: Box) -> Box:
+    """The box of the file, with tenants that no other test has."""
+    return Box(shared_box.settings, shared_box.client, f" {next(_numbers)}")
+
+
+@pytest_asyncio.fixture(params=KINDS)
+async def own_box(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Box]:
+    """A box on each kind of store in turn, for a test that looks at every tenant or spoils it."""
+    async with running_box(_settings_of(request.param, tmp_path, request)) as box:
+        yield box

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from orchestrator.settings import Settings
 from orchestrator.store import keys
 from orchestrator.store.database import Database
 from orchestrator.store.key_secret import load_pepper, new_key_secret
 from orchestrator.store.keys import NewKey
 from tests.integration.managing import Box, box_settings, running_box
-from tests.postgresql import PostgresServer
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    if request.param == "sqlite":
-        return box_settings(tmp_path)
-    server: PostgresServer = request.getfixturevalue("postgresql")
-    return box_settings(tmp_path, server.new_database())
-
-
-@pytest_asyncio.fixture
-async def box(settings: Settings) -> AsyncIterator[Box]:
-    async with running_box(settings) as box:
-        yield box
 
 
 async def test_pages_hold_every_key_once(box: Box) -> None:

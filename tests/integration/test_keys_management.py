@@ -4,33 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from orchestrator.core.limits import Limits
 from orchestrator.settings import Settings
 from orchestrator.store import audit_log
 from orchestrator.store.database import Database
-from tests.integration.managing import CACHE_S, Box, box_settings, running_box
-from tests.postgresql import PostgresServer
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    if request.param == "sqlite":
-        return box_settings(tmp_path)
-    server: PostgresServer = request.getfixturevalue("postgresql")
-    return box_settings(tmp_path, server.new_database())
-
-
-@pytest_asyncio.fixture
-async def box(settings: Settings) -> AsyncIterator[Box]:
-    async with running_box(settings) as box:
-        yield box
+from tests.integration.managing import CACHE_S, Box, running_box
 
 
 async def _acts(settings: Settings, target: str) -> list[str]:
@@ -221,9 +203,7 @@ async def test_patch_changes_what_it_names_and_counts_at_once(box: Box) -> None:
     assert last["last_used_at"] is not None
 
 
-async def test_rotation_lets_both_secrets_work_until_its_overlap_ends(
-    box: Box, settings: Settings
-) -> None:
+async def test_rotation_lets_both_secrets_work_until_its_overlap_ends(box: Box) -> None:
     acme = await box.manager("acme")
     key = await acme.create()
     old = key["secret"]
@@ -244,7 +224,7 @@ async def test_rotation_lets_both_secrets_work_until_its_overlap_ends(
     await asyncio.sleep(max(0.0, ends_at - time.time()))
     assert await box.status(old) == (401, "key_revoked")
     assert (await box.status(new))[0] == 200
-    assert await _acts(settings, key["id"]) == ["key.create", "key.rotate"]
+    assert await _acts(box.settings, key["id"]) == ["key.create", "key.rotate"]
 
 
 async def test_rotation_without_overlap_ends_the_old_secret_at_once(box: Box) -> None:
@@ -262,10 +242,8 @@ async def test_rotation_without_overlap_ends_the_old_secret_at_once(box: Box) ->
         assert (reply.status_code, reply.json()["param"]) == (400, "overlap_s")
 
 
-async def test_revoked_key_is_refused_at_once_and_everywhere_within_a_second(
-    box: Box, settings: Settings
-) -> None:
-    async with running_box(settings) as other:
+async def test_revoked_key_is_refused_at_once_and_everywhere_within_a_second(box: Box) -> None:
+    async with running_box(box.settings) as other:
         acme = await box.manager("acme")
         key = await acme.create()
         for each in (box, other):
@@ -286,7 +264,7 @@ async def test_revoked_key_is_refused_at_once_and_everywhere_within_a_second(
         reply = await acme.call(method, f"/keys/{key['id']}{path}", {})
         assert reply.status_code == 400
         assert "revoked" in reply.json()["detail"]
-    assert await _acts(settings, key["id"]) == ["key.create", "key.revoke"]
+    assert await _acts(box.settings, key["id"]) == ["key.create", "key.revoke"]
 
 
 @pytest.mark.parametrize(
@@ -299,7 +277,7 @@ async def test_revoked_key_is_refused_at_once_and_everywhere_within_a_second(
     ],
 )
 async def test_key_of_another_tenant_does_not_exist(
-    box: Box, settings: Settings, method: str, path: str, body: Any
+    box: Box, method: str, path: str, body: Any
 ) -> None:
     acme, bolt = await box.manager("acme"), await box.manager("bolt")
     victim = await acme.create(label="victim")
@@ -314,7 +292,7 @@ async def test_key_of_another_tenant_does_not_exist(
     assert (await box.status(victim["secret"]))[0] == 200
     shown = (await acme.call("GET", f"/keys/{victim['id']}")).json()
     assert (shown["label"], shown["status"]) == ("victim", "active")
-    assert await _acts(settings, victim["id"]) == ["key.create"]
+    assert await _acts(box.settings, victim["id"]) == ["key.create"]
 
 
 async def test_list_shows_the_callers_tenant_only(box: Box) -> None:
@@ -379,7 +357,7 @@ async def test_every_header_finds_the_same_key(box: Box) -> None:
     assert in_address.status_code == 401
 
 
-async def test_rotations_at_the_same_time_leave_one_secret(box: Box, settings: Settings) -> None:
+async def test_rotations_at_the_same_time_leave_one_secret(box: Box) -> None:
     acme = await box.manager("acme")
     key = await acme.create()
     replies = await asyncio.gather(
@@ -391,15 +369,15 @@ async def test_rotations_at_the_same_time_leave_one_secret(box: Box, settings: S
     assert len(good) == 1
     shown = (await acme.call("GET", f"/keys/{key['id']}")).json()
     assert good[0][-4:] == shown["last4"]
-    assert await _acts(settings, key["id"]) == ["key.create"] + ["key.rotate"] * 8
+    assert await _acts(box.settings, key["id"]) == ["key.create"] + ["key.rotate"] * 8
 
 
-async def test_revocations_at_the_same_time_are_one_act(box: Box, settings: Settings) -> None:
+async def test_revocations_at_the_same_time_are_one_act(box: Box) -> None:
     acme = await box.manager("acme")
     key = await acme.create()
     replies = await asyncio.gather(*[acme.call("DELETE", f"/keys/{key['id']}") for _ in range(8)])
     assert {reply.status_code for reply in replies} == {204}
-    assert await _acts(settings, key["id"]) == ["key.create", "key.revoke"]
+    assert await _acts(box.settings, key["id"]) == ["key.create", "key.revoke"]
 
 
 async def test_answer_from_before_a_revocation_is_not_believed_after_it(box: Box) -> None:

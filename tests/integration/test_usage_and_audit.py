@@ -8,12 +8,11 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from sqlalchemy import text
 
 from orchestrator.metering import StoredBooks
@@ -24,23 +23,8 @@ from orchestrator.store.tables import UsageEntry
 from orchestrator.store.usage_spans import DAY_MS
 from tests.integration.managing import Box, Manager, box_settings, running_box
 from tests.integration.serving import settings_env
-from tests.postgresql import PostgresServer
 
 T0 = 1_700_006_400_000
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    if request.param == "sqlite":
-        return box_settings(tmp_path)
-    server: PostgresServer = request.getfixturevalue("postgresql")
-    return box_settings(tmp_path, server.new_database())
-
-
-@pytest_asyncio.fixture
-async def box(settings: Settings) -> AsyncIterator[Box]:
-    async with running_box(settings) as box:
-        yield box
 
 
 async def _use(settings: Settings, manager: Manager, count: int, tokens: int) -> None:
@@ -230,65 +214,65 @@ async def test_acts_and_denials_of_a_key_are_told_to_its_tenant_only(box: Box) -
     assert oldest["id"] == created["id"]
 
 
-async def test_the_command_line_checks_and_exports_the_audit(box: Box) -> None:
-    acme = await box.manager("acme")
+async def test_the_command_line_checks_and_exports_the_audit(own_box: Box) -> None:
+    acme = await own_box.manager("acme")
     for number in range(5):
         await acme.create(label=f"key {number}")
-    whole = await asyncio.to_thread(_cli, box.settings, "audit", "verify", "--json")
+    whole = await asyncio.to_thread(_cli, own_box.settings, "audit", "verify", "--json")
     assert whole.returncode == 0, whole.stderr
     verdict = json.loads(whole.stdout)
-    exported = await asyncio.to_thread(_cli, box.settings, "audit", "export")
+    exported = await asyncio.to_thread(_cli, own_box.settings, "audit", "export")
     lines = [json.loads(line) for line in exported.stdout.splitlines()]
     assert [line["seq"] for line in lines] == list(range(1, verdict["lines"] + 1))
     assert verdict["head"] == f"{lines[-1]['seq']}:{lines[-1]['hash']}"
     target = next(line["seq"] for line in lines if line["action"] == "key.create") + 2
-    database = Database(box.settings)
+    database = Database(own_box.settings)
     async with database.unit_of_work() as session:
         connection = await session.connection()
         await connection.execute(
             text("UPDATE audit_entry SET target = 'key_forged' WHERE seq = :seq"), {"seq": target}
         )
     await database.close()
-    altered = await asyncio.to_thread(_cli, box.settings, "audit", "verify")
+    altered = await asyncio.to_thread(_cli, own_box.settings, "audit", "verify")
     assert altered.returncode == 1
     assert altered.stderr == f"orchestrator: line {target} of the audit was altered\n"
 
 
-async def test_a_head_noted_outside_the_database_betrays_a_chain_made_anew(box: Box) -> None:
-    acme = await box.manager("acme")
+async def test_a_head_noted_outside_the_database_betrays_a_chain_made_anew(own_box: Box) -> None:
+    acme = await own_box.manager("acme")
     await acme.create(label="one")
-    before = await asyncio.to_thread(_cli, box.settings, "audit", "verify", "--json")
+    before = await asyncio.to_thread(_cli, own_box.settings, "audit", "verify", "--json")
     head = json.loads(before.stdout)["head"]
-    database = Database(box.settings)
+    database = Database(own_box.settings)
     async with database.unit_of_work() as session:
         connection = await session.connection()
         await connection.execute(text("DELETE FROM audit_entry"))
         await connection.execute(text("DELETE FROM audit_head"))
     await database.close()
-    after = await asyncio.to_thread(_cli, box.settings, "audit", "verify", "--head", head)
+    after = await asyncio.to_thread(_cli, own_box.settings, "audit", "verify", "--head", head)
     assert after.returncode == 1
     assert "line 1 of the audit is missing" in after.stderr
 
 
-async def test_the_command_line_sums_every_tenant_or_one(box: Box) -> None:
-    acme, other = await box.manager("acme"), await box.manager("other")
-    await _use(box.settings, acme, 30, 5)
-    await _use(box.settings, other, 4, 1000)
-    told = await asyncio.to_thread(_cli, box.settings, "usage", "--json", "--by", "day")
+async def test_the_command_line_sums_every_tenant_or_one(own_box: Box) -> None:
+    acme, other = await own_box.manager("acme"), await own_box.manager("other")
+    await _use(own_box.settings, acme, 30, 5)
+    await _use(own_box.settings, other, 4, 1000)
+    told = await asyncio.to_thread(_cli, own_box.settings, "usage", "--json", "--by", "day")
     document = json.loads(told.stdout)
     assert document["total"]["prompt_tokens"] == 4150
     assert sum(line["prompt_tokens"] for line in document["data"]) == 4150
     one = await asyncio.to_thread(
-        _cli, box.settings, "usage", "--csv", "--tenant", "other", "--by", "key"
+        _cli, own_box.settings, "usage", "--csv", "--tenant", "other", "--by", "key"
     )
     (row,) = csv.DictReader(io.StringIO(one.stdout))
     assert (row["key_id"], row["prompt_tokens"]) == (other.key_id, "4000")
     later = str((T0 + DAY_MS) // 1000)
     table = await asyncio.to_thread(
-        _cli, box.settings, "usage", "--by", "day", "--start", later, "--key", acme.key_id
+        _cli, own_box.settings, "usage", "--by", "day", "--start", later, "--key", acme.key_id
     )
     assert "2023-11-16T00:00:00Z  6 " in table.stdout
-    unknown = await asyncio.to_thread(_cli, box.settings, "usage", "--tenant", "nobody")
+    unknown = await asyncio.to_thread(_cli, own_box.settings, "usage", "--tenant", "nobody")
     assert (unknown.returncode, unknown.stderr) == (
         1,
         "orchestrator: there is no tenant `nobody`\n",
