@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import venv
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -184,11 +183,10 @@ def test_indexes_that_pip_knows_are_told_to_uv(
     for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
-    venv.create(tmp_path / "environment", with_pip=True)
-    env = environment._uv_environment(tmp_path / "environment" / "bin" / "python")
+    env = environment._uv_environment(Path(sys.executable))
     assert env["UV_DEFAULT_INDEX"] == "https://mirror.example/simple"
     assert env["UV_INDEX"] == "https://one.example/simple https://two.example/simple"
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://chosen.example/simple")
-    env = environment._uv_environment(tmp_path / "environment" / "bin" / "python")
+    env = environment._uv_environment(Path(sys.executable))
     assert env["UV_DEFAULT_INDEX"] == "https://chosen.example/simple"
     assert "UV_INDEX" not in env

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 import pytest
 import requests
@@ -26,23 +25,30 @@ LIMITS = {
     "SERVER__BODY_TIMEOUT_S": 8,
     "SERVER__SEND_TIMEOUT_S": 5,
     "SERVER__LINGER_S": 2,
+    "SERVER__KEEP_ALIVE_S": 5,
 }
 SLOWEST_S = 20.0
 """For a good request, on a machine that does much else."""
 GONE_S = 90.0
 
 
-@pytest.fixture
-def narrow(scripted_repository: ScriptedRepository, tmp_path: Path) -> Iterator[Serving]:
+@pytest.fixture(scope="module")
+def narrow(
+    scripted_repository: ScriptedRepository, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Serving]:
     """An appliance with 256 descriptors for each of its processes."""
-    yield from running(Serving(tmp_path, scripted_repository.settings | LIMITS, open_files=256))
+    folder = tmp_path_factory.mktemp("narrow")
+    yield from running(Serving(folder, scripted_repository.settings | LIMITS, open_files=256))
 
 
-@pytest.fixture
-def wide(scripted_repository: ScriptedRepository, tmp_path: Path) -> Iterator[Serving]:
+@pytest.fixture(scope="module")
+def wide(
+    scripted_repository: ScriptedRepository, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Serving]:
     """One with as many as the system gives, and room for the bad of one peer."""
     more = {"SERVER__MAX_CONNECTIONS_PER_PEER": 5000}
-    yield from running(Serving(tmp_path, scripted_repository.settings | LIMITS | more))
+    folder = tmp_path_factory.mktemp("wide")
+    yield from running(Serving(folder, scripted_repository.settings | LIMITS | more))
 
 
 class Bad:

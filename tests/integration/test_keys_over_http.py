@@ -75,6 +75,12 @@ async def test_good_key_sees_the_models_in_its_scope(service: Service) -> None:
     assert "demo/chat" not in some
 
 
+def _revoke_all(file: Path) -> None:
+    with sqlite3.connect(file) as other:
+        other.execute("UPDATE virtual_key SET status = 'revoked', revoked_at = 2")
+    other.close()
+
+
 @pytest.mark.parametrize("kind", ["missing", "unknown", "malformed", "expired", "revoked"])
 async def test_refused_key_says_why(service: Service, kind: str) -> None:
     secret: str | None = None
@@ -87,9 +93,8 @@ async def test_refused_key_says_why(service: Service, kind: str) -> None:
             secret = await service.add(expires_at=int(time.time()) - 1)
         case "revoked":
             secret = await service.add()
-            with sqlite3.connect(service.file) as other:
-                other.execute("UPDATE virtual_key SET status = 'revoked', revoked_at = 2")
-            other.close()
+            # In a thread: the service may be within a write, which needs this loop to end.
+            await asyncio.to_thread(_revoke_all, service.file)
     reply = await service.models(secret)
     assert reply.status_code == 401
     assert reply.headers["www-authenticate"] == "Bearer"

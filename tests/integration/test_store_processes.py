@@ -54,8 +54,8 @@ import asyncio, sys
 from orchestrator.settings import load_settings
 from orchestrator.store.bootstrap import bootstrap
 from orchestrator.store.migrate import migrate
-from tests.postgresql import PostgresServer
 
+print("imported", flush=True)
 sys.stdin.readline()
 settings = load_settings()
 asyncio.run(migrate(settings))
@@ -156,17 +156,21 @@ def test_hundred_keys_from_four_processes_are_all_there(settings: Settings) -> N
 
 
 def _started(settings: Settings) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    """A process that has imported what it needs and begins when a line is written to it."""
+    starter = subprocess.Popen(
         [sys.executable, "-c", _START],
         env=_environment(settings),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert starter.stdout is not None
+    assert starter.stdout.readline() == "imported\n"
+    return starter
 
 
 async def test_processes_that_start_together_make_one_first_key(settings: Settings) -> None:
-    starters = [_started(settings) for _ in range(4)]
+    starters = await asyncio.gather(*[asyncio.to_thread(_started, settings) for _ in range(4)])
     outputs = await asyncio.gather(
         *[asyncio.to_thread(starter.communicate, "go\n", 60) for starter in starters]
     )
@@ -179,12 +183,12 @@ async def test_processes_that_start_together_make_one_first_key(settings: Settin
 async def test_start_that_is_killed_at_any_moment_can_be_repeated(settings: Settings) -> None:
     data_dir = settings.data_dir
     for number in range(8):
-        starter = _started(settings)
+        starter = await asyncio.to_thread(_started, settings)
         assert starter.stdin is not None
         starter.stdin.write("go\n")
         starter.stdin.flush()
-        # A start takes about a second, most of it imports; the moments wander over its end.
-        await asyncio.sleep(0.5 + number * 0.08)
+        # What is left of a start takes some tenths of a second; the moments wander over them.
+        await asyncio.sleep(number * 0.08)
         starter.kill()
         await asyncio.to_thread(starter.communicate)
     await migrate(settings)
