@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,26 @@ class Bench:
         assert (caught.value.status, caught.value.code) == (503, "store_unavailable")
         assert caught.value.retry_after_s == 1.0
         return True
+
+    @asynccontextmanager
+    async def read_before(self, secret: str) -> AsyncIterator[None]:
+        """A request with `secret` reads the store before the block, and believes it behind it."""
+        read = self.auth._read
+        has_read, may_go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(digests: list[bytes]) -> object:
+            found = await read(digests)
+            has_read.set()
+            await may_go_on.wait()
+            return found
+
+        self.auth._read = slow  # type: ignore[method-assign,assignment]  # holds the answer back
+        early = asyncio.create_task(self.auth.authenticate(secret))
+        await has_read.wait()
+        self.auth._read = read  # type: ignore[method-assign]  # and lets later ones through
+        yield
+        may_go_on.set()
+        await early
 
     @contextmanager
     def table_gone(self) -> Iterator[None]:

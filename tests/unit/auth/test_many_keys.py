@@ -135,25 +135,11 @@ async def test_nothing_is_believed_when_changes_may_have_been_missed(bench: Benc
 async def test_an_answer_from_before_a_change_is_not_kept(bench: Bench) -> None:
     (key_id, secret), (_, other) = await _many(bench, 2)
     await bench.auth.authenticate(other)
-    read = bench.auth._read
-    has_read, may_go_on = asyncio.Event(), asyncio.Event()
-
-    async def slow(digests: list[bytes]) -> object:
-        found = await read(digests)
-        has_read.set()
-        await may_go_on.wait()
-        return found
-
-    bench.auth._read = slow  # type: ignore[method-assign,assignment]  # holds the answer back
-    early = asyncio.create_task(bench.auth.authenticate(secret))
-    await has_read.wait()
-    bench.auth._read = read  # type: ignore[method-assign]  # and lets later ones through
-    await bench.revoke(key_id)
-    bench.monotonic.at += CACHE_S
-    # This one looks at what has changed, and sees the revocation.
-    await bench.auth.authenticate(other)
-    may_go_on.set()
-    await early
+    async with bench.read_before(secret):
+        await bench.revoke(key_id)
+        bench.monotonic.at += CACHE_S
+        # This one looks at what has changed, and sees the revocation.
+        await bench.auth.authenticate(other)
     assert await bench.reason(secret) == "key_revoked"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from pathlib import Path
 
@@ -191,24 +190,10 @@ async def test_forgotten_key_is_asked_for_anew(bench: Bench) -> None:
 
 async def test_answer_from_before_a_change_is_not_kept(bench: Bench) -> None:
     key_id, secret = await bench.add()
-    read = bench.auth._read
-    has_read, may_go_on = asyncio.Event(), asyncio.Event()
-
-    async def slow(digests: list[bytes]) -> object:
-        found = await read(digests)
-        has_read.set()
-        await may_go_on.wait()
-        return found
-
-    bench.auth._read = slow  # type: ignore[method-assign,assignment]  # holds the answer back
-    early = asyncio.create_task(bench.auth.authenticate(secret))
-    await has_read.wait()
-    bench.auth._read = read  # type: ignore[method-assign]  # and lets later ones through
-    await bench.revoke(key_id)
-    bench.auth.forget(key_id)
-    assert await bench.reason(secret) == "key_revoked"
-    may_go_on.set()
-    await early
+    async with bench.read_before(secret):
+        await bench.revoke(key_id)
+        bench.auth.forget(key_id)
+        assert await bench.reason(secret) == "key_revoked"
     assert await bench.reason(secret) == "key_revoked"
     bench.monotonic.at += CACHE_S
     assert await bench.reason(secret) == "key_revoked"
