@@ -121,6 +121,8 @@ class Exchange(Holder):
         self.secret = secret_of(scope, self.headers)
         self.status = 0
         self.complete = False
+        self.left = False
+        """Whether the client went away before its reply was complete."""
         self.principal: Principal | None = None
         self.model = "-"
         self.usage: Usage | None = None

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.core.errors import ContextLengthExceeded, GatewayError, RateLimited
+from orchestrator.core.errors import GatewayError, RateLimited
 from orchestrator.core.events import GenerationFinished, Usage
 from orchestrator.core.request import GenerationRequest
 from orchestrator.generation import Generation
@@ -20,15 +20,18 @@ from orchestrator.wire.realtime.session import Plan
 logger = logging.getLogger(__name__)
 
 
+Shorten = Callable[[], GenerationRequest | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """What a response needs of its session.
 
-    `generate` checks the key anew. `refuse` tells of an error that left no response behind,
-    `report` whoever keeps books of denials.
+    `generate` checks the key anew, and takes what to try where a prompt is too long. `refuse`
+    tells of an error that left no response behind, `report` whoever keeps books of denials.
     """
 
-    generate: Callable[[GenerationRequest], Awaitable[Generation]]
+    generate: Callable[[GenerationRequest, Shorten], Awaitable[Generation]]
     send: Callable[[ServerEvent], Awaitable[None]]
     refuse: Callable[[GatewayError], Awaitable[None]]
     report: Callable[[GatewayError], None]
@@ -93,6 +96,7 @@ class Running:
             return
         generation = await self._begin()
         self._generation = generation
+        fault: BaseException | None = None
         try:
             events = aiter(generation)
             while not self._is_stopped:
@@ -106,24 +110,30 @@ class Running:
                     return
                 for made in self.response.event(event):
                     await self._line.send(made)
+        except ClientLeftError:
+            raise
+        except Exception as error:
+            fault = error
+            raise
         finally:
             self._can_be_cut = False
-            await generation.aclose()
+            await generation.aclose(fault or self._fault)
         await self._end(error=self._fault)
 
     async def _begin(self) -> Generation:
         """The generation, without the oldest items where all of them are too many."""
-        while True:
-            self._can_be_cut = True
-            try:
-                return await self._line.generate(self._plan.request())
-            except ContextLengthExceeded:
-                shorter = self._plan.shorter()
-                if shorter is None:
-                    raise
-                self._plan = shorter
-            finally:
-                self._can_be_cut = False
+        self._can_be_cut = True
+        try:
+            return await self._line.generate(self._plan.request(), self._shorter)
+        finally:
+            self._can_be_cut = False
+
+    def _shorter(self) -> GenerationRequest | None:
+        shorter = self._plan.shorter()
+        if shorter is None:
+            return None
+        self._plan = shorter
+        return shorter.request()
 
     async def _failed(self, error: GatewayError) -> None:
         self._line.report(error)
