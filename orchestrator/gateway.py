@@ -138,7 +138,7 @@ class Gateway:
             first = await _first(account)
         except BaseException as error:
             meter.failed(error)
-            await account.close("failed" if isinstance(error, Exception) else "cancelled")
+            await account.close(_outcome(error, context))
             _tell_limits(error, admission)
             raise
         return _begun(route, admission, account, first)
@@ -179,7 +179,7 @@ class Gateway:
         except BaseException as error:
             for account in accounts:
                 account.meter.failed(error)
-                await account.close("failed" if isinstance(error, Exception) else "cancelled")
+                await account.close(_outcome(error, context))
             _tell_limits(error, admissions[-1])
             raise
         return [_begun(route, *each) for each in zip(admissions, accounts, firsts, strict=True)]
@@ -213,14 +213,12 @@ class Gateway:
             batch = await self._prepared(preparing, admission, meter)
             await self._reserve(admission, batch.prompt_tokens, meter, route)
         meter.start(route.served.model.id, request)
-        outcome: Outcome = "cancelled"
+        outcome: Outcome = "ok"
         answered: list[int] = []
         try:
             vectors = await route.backend.embed(batch, context.engine_id, answered.append)
-            outcome = "ok"
         except BaseException as error:
-            if isinstance(error, Exception):
-                outcome = "failed"
+            outcome = _outcome(error, context)
             meter.failed(error)
             _tell_limits(error, admission)
             raise
@@ -416,6 +414,11 @@ async def _first(account: Account) -> list[GenerationEvent]:
     if not first:
         raise UpstreamFailed("The engine gave no answer.")
     return first
+
+
+def _outcome(error: BaseException, context: CallContext) -> Outcome:
+    """How a call ended that `error` has ended: a cancellation is the client's unless we did it."""
+    return "failed" if isinstance(error, Exception) or context.at_fault() else "cancelled"
 
 
 def _begun(

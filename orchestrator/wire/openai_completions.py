@@ -344,7 +344,8 @@ async def _echoing(
     try:
         echoes = [await _echo(gateway, principal, one, context) for one in requests]
     except BaseException as error:
-        await answer.aclose(error if isinstance(error, Exception) else None)
+        is_ours = isinstance(error, Exception) or context.at_fault()
+        await answer.aclose(error if is_ours else None)
         raise
     encoder.repeat([echo for echo in echoes for _ in range(requests[0].n)])
     return answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -135,7 +136,7 @@ class BackgroundWork:
         self._gateway = gateway
         self._principal = principal
         self._request = request
-        self._context = context
+        self._context = replace(context, at_fault=self._is_interrupted)
         self._encoder = encoder
         self._fault: Internal | None = None
 
@@ -164,6 +165,9 @@ class BackgroundWork:
     def interrupt(self) -> None:
         """The server stops: that it ends early is a fault of ours."""
         self._fault = Internal(_INTERRUPTED)
+
+    def _is_interrupted(self) -> bool:
+        return self._fault is not None
 
     def close(self) -> None:
         """Nothing more will be asked of it."""

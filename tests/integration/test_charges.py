@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx2
@@ -289,6 +290,41 @@ async def test_of_an_engine_that_dies_each_client_pays_what_it_got(
         used += charge.prompt + charge.completion
     await asyncio.to_thread(wait_until, lambda: box.used(key_id) == used, 30, "the day is settled")
     _check_told(box, key_id, used)
+
+
+async def test_what_a_stop_of_the_server_cuts_off_costs_what_was_sent(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "repository")
+    serving = Serving(tmp_path / "box", {**repository.settings, "SERVER__DRAIN_S": 1})
+    slow = script(emit=MARK, repeat=2000, delay_ms=20)
+    kinds = [
+        ("chat", True), ("chat", False), ("responses", True), ("completions", False),
+        ("background", True), ("realtime", True),
+    ]  # fmt: skip
+    calls = [Call(dialect, stream, slow) for dialect, stream in kinds]
+    waiting = Call("chat", stream=False, prompt=script(emit=MARK, first_delay_ms=60_000))
+    try:
+        box = Box(serving.wait_ready(), repository)
+        making = [asyncio.create_task(box.make(one, serving.key)) for one in [*calls, waiting]]
+        for one in calls:
+            await asyncio.to_thread(wait_until, partial(_has_made, box, one, 7), 60, f"{one} works")
+        await asyncio.to_thread(
+            wait_until, lambda: len(repository.events(waiting.request_id)) > 0, 60, "it waits"
+        )
+        assert await asyncio.to_thread(serving.stop) == 0, serving.log
+        await asyncio.gather(*making, return_exceptions=True)
+    finally:
+        serving.kill()
+    for one in calls:
+        charge = await box.charge(one)
+        if one.stream:
+            assert charge[:2] == ("failed", len(slow)), one
+            # The events of the one in the background can be read after the next start only.
+            assert one.seen <= charge.completion <= box.made(one), one
+            assert one.seen > 0 or one.dialect == "background", one
+        else:
+            assert charge[:3] == ("failed", 0, 0), one
+            assert charge.wasted >= len(slow) + 7, one
+    assert await box.charge(waiting) == Charge("failed", 0, 0, 0)
 
 
 def _check_told(box: Box, key_id: str, used: int) -> None:

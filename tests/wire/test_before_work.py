@@ -247,7 +247,11 @@ async def test_long_prompts_of_every_kind_take_the_turn_of_their_tenant(
     assert len(owners) == 3
 
 
-BATCH = {"model": "acme/chat", "prompt": ["hello you", "you", "hello"], "max_tokens": 5}
+BATCH: dict[str, Any] = {
+    "model": "acme/chat",
+    "prompt": ["hello you", "you", "hello"],
+    "max_tokens": 5,
+}
 
 
 @pytest.mark.parametrize(

@@ -20,18 +20,15 @@ from orchestrator.wire.realtime.session import Plan
 logger = logging.getLogger(__name__)
 
 
-Shorten = Callable[[], GenerationRequest | None]
-
-
 @dataclass(frozen=True, slots=True)
 class Line:
     """What a response needs of its session.
 
-    `generate` checks the key anew, and takes what to try where a prompt is too long. `refuse`
-    tells of an error that left no response behind, `report` whoever keeps books of denials.
+    `generate` checks the key anew. `refuse` tells of an error that left no response behind,
+    `report` whoever keeps books of denials.
     """
 
-    generate: Callable[[GenerationRequest, Shorten], Awaitable[Generation]]
+    generate: Callable[[GenerationRequest, Running], Awaitable[Generation]]
     send: Callable[[ServerEvent], Awaitable[None]]
     refuse: Callable[[GatewayError], Awaitable[None]]
     report: Callable[[GatewayError], None]
@@ -124,11 +121,16 @@ class Running:
         """The generation, without the oldest items where all of them are too many."""
         self._can_be_cut = True
         try:
-            return await self._line.generate(self._plan.request(), self._shorter)
+            return await self._line.generate(self._plan.request(), self)
         finally:
             self._can_be_cut = False
 
-    def _shorter(self) -> GenerationRequest | None:
+    def at_fault(self) -> bool:
+        """Whether it is our doing if it ends early: the client did not ask for that, nor leave."""
+        return self._fault is not None
+
+    def shorter(self) -> GenerationRequest | None:
+        """The request without its oldest items, where that is possible."""
         shorter = self._plan.shorter()
         if shorter is None:
             return None
