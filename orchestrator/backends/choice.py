@@ -58,18 +58,17 @@ class Attempt:
     @property
     def made(self) -> int:
         """Tokens that the engine has made for the answer, read or not."""
-        return self._decoder.tokens if self.over else self._stream.now.produced
+        return self._decoder.tokens if self.over else self.produced
 
     @property
     def produced(self) -> int:
-        """All tokens that engines have made, on servers that were left too."""
-        return self._stream.now.produced + self._stream.left
+        """All tokens that the engine has made, those after a stop included."""
+        return self._stream.now.produced
 
     @property
     def dropped(self) -> int:
-        """Those of them that belong to no answer: made behind its end, or on another server."""
-        behind = self._stream.now.produced - self.made - self._end_tokens if self.over else 0
-        return behind + self._stream.left
+        """Those of them that were made behind the end of the answer."""
+        return self.produced - self.made - self._end_tokens if self.over else 0
 
     @property
     def metrics(self) -> EngineMetrics | None:

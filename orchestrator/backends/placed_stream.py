@@ -34,7 +34,6 @@ class PlacedStream:
         self._stopped = False
         self._expired = False
         self._timer: asyncio.TimerHandle | None = None
-        self._before: list[TokenStream] = []
         self.now = self._started()
         """The stream on the present server; one that was left had brought no token."""
 
@@ -74,11 +73,6 @@ class PlacedStream:
         self._want_no_more()
         self.now.stop()
 
-    @property
-    def left(self) -> int:
-        """Tokens that came after all from servers that were left."""
-        return sum(stream.produced for stream in self._before)
-
     async def ended(self) -> None:
         """Returns when the engine's side is over."""
         await self.now.ended()
@@ -90,7 +84,6 @@ class PlacedStream:
         if self._begun or self._stopped or not self._way.moves():
             raise error
         self.now.stop()
-        self._before.append(self.now)
         self.now = self._started()
 
     def _started(self) -> TokenStream:
