@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TypeVar
 
 from orchestrator.auth import Principal
-from orchestrator.backends import NO_LIMITS
+from orchestrator.backends import NO_LIMITS, Prepared
 from orchestrator.core.context import CallContext
-from orchestrator.core.errors import GatewayError, UpstreamFailed
-from orchestrator.core.events import Usage
+from orchestrator.core.costs import Outcome, cost_of_vectors
+from orchestrator.core.errors import ContextLengthExceeded, GatewayError, UpstreamFailed
+from orchestrator.core.events import GenerationEvent
 from orchestrator.core.limits import Bucket
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest, SamplingParams
 from orchestrator.deployments import Deployment, Deployments
@@ -20,7 +22,7 @@ from orchestrator.explain import Explainer
 from orchestrator.gate import MOST_REMEMBERED, Admitted, Asked, Gate, unknown_model
 from orchestrator.generation import Account, Generation
 from orchestrator.meter import Meter
-from orchestrator.metering import Books, Outcome
+from orchestrator.metering import Books
 from orchestrator.policy import PolicyEngine
 from orchestrator.quota import Admission, Caller, Quota
 from orchestrator.routing import Route, Router
@@ -112,35 +114,89 @@ class Gateway:
             raise refusal
 
     async def generate(
-        self, principal: Principal, request: GenerationRequest, context: CallContext
+        self,
+        principal: Principal,
+        request: GenerationRequest,
+        context: CallContext,
+        shorten: Callable[[], GenerationRequest | None] | None = None,
     ) -> Generation:
-        """A started generation. Raises: GatewayError, from 403 to 504, before any event."""
+        """A started generation. Raises: GatewayError, from 403 to 504, before any event.
+
+        Where the prompt is too long, `shorten` gives the request to try instead, of the same model
+        and by the same place in the minute, or `None`.
+        """
         meter = Meter(self._telemetry, principal, request.model, context)
         with meter:
             admitted = await self._gate.admit(principal, _asked(request, "generate", context))
             route = admitted.route
             admission = await self._admit(admitted, meter)
-            preparing = route.backend.prepare(
-                route.served, request, principal.tenant_id, admitted.cache_tenants, admission
-            )
+            preparing = _prepare(principal, admitted, admission, request, shorten)
             prepared = await self._prepared(preparing, admission, meter)
             await self._reserve(admission, prepared.most_tokens, meter, route)
-        meter.start(route.served.model.id, request)
-        run = route.backend.generate(prepared, context.engine_id)
-        account = Account(run, route, admission, meter, self._books, self._own)
+        account = self._start(route, prepared, admission, meter, context)
         try:
-            first = await run.next()
-            if not first:
-                raise UpstreamFailed("The engine gave no answer.")
+            first = await _first(account)
         except BaseException as error:
             meter.failed(error)
-            await account.close("failed" if isinstance(error, Exception) else "cancelled")
+            await account.close(_outcome(error, context))
             _tell_limits(error, admission)
             raise
-        meter.first_token(alone=run.is_streamed)
-        headers = _headers(route, admission)
-        meter.limits(headers)
-        return Generation(first, headers, account)
+        return _begun(route, admission, account, first)
+
+    async def generate_all(
+        self,
+        principal: Principal,
+        requests: Sequence[GenerationRequest],
+        context: CallContext,
+    ) -> Sequence[Generation]:
+        """A started generation for each of `requests`, which name the same model.
+
+        They count as so many requests, and their limits are taken in one step for all of them.
+        Either all begin or none goes on. Raises: GatewayError, from 403 to 504, before any event.
+        """
+        if len(requests) == 1:
+            return [await self.generate(principal, requests[0], context)]
+        meters = [Meter(self._telemetry, principal, one.model, context) for one in requests]
+        with ExitStack() as stack:
+            for meter in meters:
+                stack.enter_context(meter)
+            admitted = await self._gate.admit(principal, _asked(requests[0], "generate", context))
+            route = admitted.route
+            admission = await self._admit(admitted, meters[0], len(requests))
+            preparing = _together(
+                [_prepare(principal, admitted, admission, request) for request in requests]
+            )
+            prepared = await self._prepared(preparing, admission, meters[0])
+            costs = [one.most_tokens for one in prepared]
+            await self._reserve(admission, sum(costs), meters[0], route)
+        admissions = admission.split(costs)
+        accounts = [
+            self._start(route, *each, context)
+            for each in zip(prepared, admissions, meters, strict=True)
+        ]
+        try:
+            firsts = await _together([_first(account) for account in accounts])
+        except BaseException as error:
+            for account in accounts:
+                account.meter.failed(error)
+                await account.close(_outcome(error, context))
+            _tell_limits(error, admissions[-1])
+            raise
+        return [_begun(route, *each) for each in zip(admissions, accounts, firsts, strict=True)]
+
+    def _start(
+        self,
+        route: Route,
+        prepared: Prepared,
+        admission: Admission,
+        meter: Meter,
+        context: CallContext,
+    ) -> Account:
+        """Asks the engine."""
+        meter.start(route.served.model.id, prepared.request)
+        run = route.backend.generate(prepared, context.engine_id)
+        whole = prepared.request.whole
+        return Account(run, route, admission, meter, self._books, self._own, whole=whole)
 
     async def embed(
         self, principal: Principal, request: EmbeddingRequest, context: CallContext
@@ -157,24 +213,23 @@ class Gateway:
             batch = await self._prepared(preparing, admission, meter)
             await self._reserve(admission, batch.prompt_tokens, meter, route)
         meter.start(route.served.model.id, request)
-        outcome: Outcome = "cancelled"
-        usage = Usage(0, 0)
+        outcome: Outcome = "ok"
+        answered: list[int] = []
         try:
-            vectors = await route.backend.embed(batch, context.engine_id)
-            outcome, usage = "ok", Usage(batch.prompt_tokens, 0)
+            vectors = await route.backend.embed(batch, context.engine_id, answered.append)
         except BaseException as error:
-            if isinstance(error, Exception):
-                outcome = "failed"
+            outcome = _outcome(error, context)
             meter.failed(error)
             _tell_limits(error, admission)
             raise
         finally:
+            cost = cost_of_vectors(batch.prompt_tokens, outcome, answered=sum(answered))
             try:
-                self._books.record(meter.entry(route.backend.name, usage, outcome))
+                self._books.record(meter.entry(route.backend.name, cost, outcome))
             finally:
-                meter.ended(usage, outcome)
-                await admission.settle(usage.total_tokens)
-                meter.settled(usage, outcome)
+                meter.ended(cost.usage, outcome)
+                await admission.settle(cost.usage.total_tokens)
+                meter.settled(cost, outcome)
         headers = _headers(route, admission)
         meter.limits(headers)
         return Embeddings(request.model, vectors, batch.prompt_tokens, headers)
@@ -234,6 +289,14 @@ class Gateway:
             route.backend.text(route.served, token_ids, owner, admission), admission
         )
 
+    async def prompt_text(
+        self, principal: Principal, model: str, token_ids: Sequence[int], context: CallContext
+    ) -> str:
+        """`detokenize` for the prompt of a generation that has begun; nothing is counted again."""
+        asked = Asked(model, "generate", "local-only", context.client_ip)
+        route = (await self._gate.admit(principal, asked)).route
+        return await route.backend.text(route.served, token_ids, principal.tenant_id, NO_LIMITS)
+
     async def token_texts(
         self, principal: Principal, model: str, token_ids: Sequence[int], context: CallContext
     ) -> Sequence[str]:
@@ -255,11 +318,14 @@ class Gateway:
         while self._settling:
             await asyncio.wait(self._settling)
 
-    async def _admit(self, admitted: Admitted, meter: Meter) -> Admission:
-        """Counts the request. Raises: RateLimited, QuotaUnavailable, StoreUnavailable."""
+    async def _admit(self, admitted: Admitted, meter: Meter, requests: int = 1) -> Admission:
+        """Counts the call as `requests`, all or none of them.
+
+        Raises: RateLimited, QuotaUnavailable, StoreUnavailable.
+        """
         self._books.check()
         with meter.call.stage(names.QUOTA):
-            return await self._quota.admit(admitted.caller, "chat")
+            return await self._quota.admit(admitted.caller, "chat", requests)
 
     async def _prepared(
         self, preparing: Coroutine[None, None, T], admission: Admission, meter: Meter
@@ -307,6 +373,61 @@ def _entry(deployment: Deployment, name: str) -> ModelEntry:
         ready=deployment.ready,
         context_tokens=model.context_tokens,
     )
+
+
+async def _prepare(
+    principal: Principal,
+    admitted: Admitted,
+    admission: Admission,
+    request: GenerationRequest,
+    shorten: Callable[[], GenerationRequest | None] | None = None,
+) -> Prepared:
+    """The request in tokens, or the first that is short enough. Raises: GatewayError."""
+    route = admitted.route
+    while True:
+        try:
+            return await route.backend.prepare(
+                route.served, request, principal.tenant_id, admitted.cache_tenants, admission
+            )
+        except ContextLengthExceeded:
+            shorter = None if shorten is None else shorten()
+            if shorter is None:
+                raise
+            request = shorter
+
+
+async def _together(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
+    """What each of `work` returns. The first error ends the others, and is raised after that."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+async def _first(account: Account) -> list[GenerationEvent]:
+    """The first events of a generation. Raises: GatewayError."""
+    first = await account.run.next()
+    if not first:
+        raise UpstreamFailed("The engine gave no answer.")
+    return first
+
+
+def _outcome(error: BaseException, context: CallContext) -> Outcome:
+    """How a call ended that `error` has ended: a cancellation is the client's unless we did it."""
+    return "failed" if isinstance(error, Exception) or context.at_fault() else "cancelled"
+
+
+def _begun(
+    route: Route, admission: Admission, account: Account, first: list[GenerationEvent]
+) -> Generation:
+    account.meter.first_token(alone=account.run.is_streamed)
+    headers = _headers(route, admission)
+    account.meter.limits(headers)
+    return Generation(first, headers, account)
 
 
 async def _counted(work: Coroutine[None, None, T], admission: Admission) -> T:

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 
 from orchestrator.backends import Run
+from orchestrator.core.costs import Cost, Outcome, cost_of
 from orchestrator.core.event_source import EventSource, nobody
 from orchestrator.core.events import GenerationEvent, GenerationFinished, Usage
 from orchestrator.meter import Meter
-from orchestrator.metering import Books, Outcome
+from orchestrator.metering import Books
 from orchestrator.quota import Admission
 from orchestrator.routing import Route
 
@@ -19,7 +20,17 @@ logger = logging.getLogger(__name__)
 class Account:
     """What one generation owes to the books and the limits, from its start to its end."""
 
-    __slots__ = ("_admission", "_books", "_own", "_promised", "_route", "meter", "run")
+    __slots__ = (
+        "_admission",
+        "_books",
+        "_own",
+        "_promised",
+        "_route",
+        "_whole",
+        "is_read",
+        "meter",
+        "run",
+    )
 
     def __init__(
         self,
@@ -29,10 +40,18 @@ class Account:
         meter: Meter,
         books: Books,
         own: Callable[[Coroutine[None, None, None]], None],
+        *,
+        whole: bool,
     ) -> None:
-        """`own` takes what goes on after the reader has gone."""
+        """`own` takes what goes on after the reader has gone.
+
+        Of an answer that is `whole` the client sees nothing unless it sees all of it.
+        """
         self.run = run
         self.meter = meter
+        self.is_read = False
+        """Whether its reader has taken any events."""
+        self._whole = whole
         self._route = route
         self._admission = admission
         self._books = books
@@ -40,11 +59,17 @@ class Account:
         self._promised: Outcome | None = None
 
     def promise(self, outcome: Outcome) -> None:
-        """Takes down what is known now, for the case that nothing more can be. Twice is once."""
+        """Takes down what is known now, for the case that nothing more can be. Idempotent."""
         if outcome != self._promised:
             self._promised = outcome
-            usage = _charged(self.run.so_far(), outcome)
-            self._books.promise(self.meter.entry(self._route.backend.name, usage, outcome))
+            cost = self.cost(self.run.so_far(), outcome)
+            self._books.promise(self.meter.entry(self._route.backend.name, cost, outcome))
+
+    def cost(self, made: Usage, outcome: Outcome) -> Cost:
+        """What it costs, with `made` of the answer, if this is its end."""
+        run = self.run
+        seen = 0 if self._whole or not self.is_read else run.answered
+        return cost_of(made, outcome, seen=seen, dropped=run.dropped)
 
     async def close(self, outcome: Outcome) -> None:
         """Stops the engine's side, and settles once it has ended: now, where it has."""
@@ -55,7 +80,7 @@ class Account:
         try:
             self.promise(outcome)
         finally:
-            meter.ended(_charged(run.so_far(), outcome), outcome)
+            meter.ended(self.cost(run.so_far(), outcome).usage, outcome)
             settling = self._settle(outcome)
             if run.has_ended:
                 await settling
@@ -63,17 +88,17 @@ class Account:
                 self._own(settling)
 
     async def _settle(self, outcome: Outcome) -> None:
-        """Charges what the engine produced, once its side has ended."""
-        usage = _charged(await self.run.produced(), outcome)
+        """Charges and records what it cost, once the engine's side has ended."""
+        cost = self.cost(await self.run.produced(), outcome)
         try:
-            self.meter.settled(usage, outcome)
+            self.meter.settled(cost, outcome)
             # The books first: they are always there, a quota may be out of reach.
-            self._books.record(self.meter.entry(self._route.backend.name, usage, outcome))
+            self._books.record(self.meter.entry(self._route.backend.name, cost, outcome))
         except Exception:
             # Its reader has the answer and can do nothing about it.
             logger.exception("a request could not be settled")
         finally:
-            await self._admission.settle(usage.total_tokens)
+            await self._admission.settle(cost.usage.total_tokens)
 
 
 class Generation(EventSource):
@@ -95,14 +120,16 @@ class Generation(EventSource):
 
     @property
     def usage(self) -> Usage:
-        """What it has used until now; of one that ends early the books have the last word."""
-        return self._account.run.so_far()
+        """What it has cost until now; of one that ends early the books have the last word."""
+        account = self._account
+        return account.cost(account.run.so_far(), self._outcome).usage
 
     def take(self) -> list[GenerationEvent]:
         """See `EventSource.take`."""
         events, self._first = self._first, []
         try:
             if events:
+                self._account.is_read = True
                 # What has come since then was told to nobody.
                 self._on_news()
             else:
@@ -110,9 +137,7 @@ class Generation(EventSource):
             if events:
                 self._look(events)
         except Exception as error:
-            self._outcome = "failed"
-            self._account.meter.failed(error)
-            self._account.promise("failed")
+            self._fail(error)
             raise
         return events
 
@@ -121,13 +146,23 @@ class Generation(EventSource):
         self._on_news = on_news
         self._account.run.listen(on_news)
 
-    async def aclose(self) -> None:
-        """Stops the engine's side if it still runs; settles what it produced. Twice is once."""
+    async def aclose(self, error: BaseException | None = None) -> None:
+        """Stops the engine's side if it still runs, and settles what it cost. Idempotent.
+
+        `error` is a fault of ours that keeps the rest of the answer, or its end, from its client.
+        """
         if self._closed:
             return
         self._closed = True
         self.over = True
+        if error is not None and self._outcome != "failed":
+            self._fail(error)
         await self._account.close(self._outcome)
+
+    def _fail(self, error: BaseException) -> None:
+        self._outcome = "failed"
+        self._account.meter.failed(error)
+        self._account.promise("failed")
 
     def _look(self, events: list[GenerationEvent]) -> None:
         """Everything that has to be done before the reader knows of the end is done here."""
@@ -138,10 +173,3 @@ class Generation(EventSource):
             self._outcome, self.over = "ok", True
             meter.finished(last)
             self._account.promise("ok")
-
-
-def _charged(produced: Usage, outcome: Outcome) -> Usage:
-    """What a request costs: nothing when it failed before the engine had produced anything."""
-    if produced.completion_tokens == 0 and outcome == "failed":
-        return Usage(0, 0)
-    return produced

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.auth import Principal
 from orchestrator.core.context import CallContext
+from orchestrator.core.costs import Cost, Outcome
 from orchestrator.core.errors import (
     GatewayError,
     ModelUnavailable,
@@ -27,7 +28,7 @@ from orchestrator.core.events import (
 from orchestrator.core.ids import new_id
 from orchestrator.core.messages import Part
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest
-from orchestrator.metering import Outcome, UsageRecord
+from orchestrator.metering import UsageRecord
 from orchestrator.telemetry import names
 from orchestrator.telemetry.calls import Call, Stage, call_at_work
 from orchestrator.telemetry.content import input_messages, output_messages
@@ -175,15 +176,17 @@ class Meter:
         else:
             self.stop("cancelled" if not isinstance(error, Exception) else "internal_error")
 
-    def settled(self, usage: Usage, outcome: Outcome) -> None:
-        """Nothing more comes of this call: what it used, for everybody who counts."""
+    def settled(self, cost: Cost, outcome: Outcome) -> None:
+        """Nothing more comes of this call: what it cost, for everybody who counts."""
         if self._duration_s is None:
             self.stop()
-        caller, model = self._principal, self._model
+        caller, model, usage = self._principal, self._model, cost.usage
         if model:
             self._metrics.settled(
                 self._operation, model, usage, dialect=self._context.dialect, outcome=outcome
             )
+            if cost.wasted_tokens:
+                self._metrics.wasted.add(cost.wasted_tokens, model, outcome)
             if outcome == "cancelled":
                 assert self._duration_s is not None
                 since_s = time.perf_counter() - self._began_at - self._duration_s
@@ -220,11 +223,12 @@ class Meter:
                         told = output_messages(self._parts, event.reason)
                         attributes[names.OUTPUT_MESSAGES] = told
 
-    def entry(self, route: str, usage: Usage, outcome: Outcome) -> UsageRecord:
+    def entry(self, route: str, cost: Cost, outcome: Outcome) -> UsageRecord:
         """The record for the books, always of the same id."""
         if self._duration_s is None:
             self.stop()
         assert self._duration_s is not None
+        usage = cost.usage
         return UsageRecord(
             request_id=self._context.request_id,
             at=self._at,
@@ -240,6 +244,7 @@ class Meter:
             duration_s=self._duration_s,
             outcome=outcome,
             record_id=self._record_id,
+            wasted_tokens=cost.wasted_tokens,
         )
 
     @property

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
+from orchestrator.core.costs import Outcome
 from orchestrator.core.errors import InvalidRequest, StoreUnavailable
 from orchestrator.core.ids import new_id
 from orchestrator.core.moments import format_moment
@@ -37,14 +38,13 @@ logger = logging.getLogger(__name__)
 _FORGET_EVERY_S = 3600.0
 _FORGET_AT_ONCE = 2000
 
-Outcome = Literal["ok", "cancelled", "failed"]
-
 
 class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     """One request. `at` is Unix seconds of its start; `first_token_s` None when none came.
 
-    `completion_tokens` is what the engine produced, whether or not its reader was still there.
-    `record_id` names the record for ever: however often it arrives, it counts once.
+    The tokens are those that are charged, and `wasted_tokens` what the engine did beside them; see
+    `orchestrator.core.costs`. `record_id` names the record for ever: however often it arrives, it
+    counts once.
     """
 
     request_id: str
@@ -61,6 +61,8 @@ class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     duration_s: float
     outcome: Outcome
     record_id: str = msgspec.field(default_factory=partial(new_id, "use"))
+    wasted_tokens: int = 0
+    """Lines that an older version left in a journal lack it."""
 
 
 class Books(Protocol):
@@ -236,4 +238,5 @@ def _row(record: UsageRecord) -> dict[str, Any]:
         "first_token_ms": None if first_s is None else round(first_s * 1000),
         "duration_ms": round(record.duration_s * 1000),
         "outcome": record.outcome,
+        "wasted_tokens": record.wasted_tokens,
     }

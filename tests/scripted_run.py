@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from orchestrator.backends import Run
-from orchestrator.core.events import GenerationEvent, Usage
+from orchestrator.core.events import GenerationEvent, PartDelta, Usage
 
 
 class ScriptedRun(Run):
@@ -19,15 +19,22 @@ class ScriptedRun(Run):
         hangs: bool = False,
         produced: Usage | None = None,
         so_far: Usage | None = None,
+        answered: int | None = None,
+        dropped: int = 0,
         on_end: Callable[[], None] = lambda: None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_end` is called when all events are given, `on_stop` at the first `stop`."""
+        """`answered` is how many deltas were taken, unless it is given. `on_end` is called when all
+        events are given, `on_stop` at the first `stop`.
+        """
         self._events = iter(events)
         self._error = error
         self._hangs = hangs
         self._produced = produced or Usage(3, 2)
         self._so_far = so_far or self._produced
+        self._answered = answered
+        self._deltas = 0
+        self._dropped = dropped
         self._on_end = on_end
         self._on_stop = on_stop
         self._stopped = False
@@ -37,6 +44,7 @@ class ScriptedRun(Run):
         assert not self.over
         event = next(self._events, None)
         if event is not None:
+            self._deltas += isinstance(event, PartDelta)
             self._on_news()
             return [event]
         self._on_end()
@@ -55,6 +63,14 @@ class ScriptedRun(Run):
 
     def so_far(self) -> Usage:
         return self._so_far
+
+    @property
+    def answered(self) -> int:
+        return self._deltas if self._answered is None else self._answered
+
+    @property
+    def dropped(self) -> int:
+        return self._dropped
 
     @property
     def has_ended(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from orchestrator.catalogue import Model
@@ -85,7 +85,17 @@ class Run(EventSource):
 
     @abstractmethod
     def so_far(self) -> Usage:
-        """What the engine has produced until now."""
+        """The prompt, and what the engine has made for the answer until now, read or not."""
+
+    @property
+    @abstractmethod
+    def answered(self) -> int:
+        """Tokens of the answer whose text is in the events that were taken."""
+
+    @property
+    @abstractmethod
+    def dropped(self) -> int:
+        """Tokens that the engine made beside the answer: behind its end, or in vain."""
 
     @property
     @abstractmethod
@@ -94,7 +104,7 @@ class Run(EventSource):
 
     @abstractmethod
     async def produced(self) -> Usage:
-        """What the engine has produced, told when its side has ended.
+        """`so_far`, told when the engine's side has ended.
 
         To be called when the events have ended or after `stop`. It counts what came after a reader
         left, too.
@@ -177,6 +187,14 @@ class Backend(Protocol):
         """`request` in tokens. Raises: as `prepare`."""
         ...
 
-    async def embed(self, prepared: PreparedEmbedding, request_id: str) -> Sequence[memoryview]:
-        """One float32 little-endian vector for each input, in their order. Raises: GatewayError."""
+    async def embed(
+        self,
+        prepared: PreparedEmbedding,
+        request_id: str,
+        on_answer: Callable[[int], None] | None = None,
+    ) -> Sequence[memoryview]:
+        """One float32 little-endian vector for each input, in their order. Raises: GatewayError.
+
+        `on_answer` is called with the tokens of inputs whose vectors have come.
+        """
         ...

@@ -30,6 +30,9 @@ class Attempt:
         self._renderer = renderer
         self._end_ids = frozenset((stream.call.end_id, *stream.call.extra_end_ids))
         self._received = 0
+        self._end_tokens = 0
+        self.answered = 0
+        """Tokens whose text is in the events that were taken."""
         self.begun = False
         """Whether the engine has begun; its first token may hold no whole character yet."""
         self.over = False
@@ -53,9 +56,19 @@ class Attempt:
             self._stream.stop()
 
     @property
-    def produced_so_far(self) -> int:
-        """Tokens that the engine has made, those after a stop included."""
+    def made(self) -> int:
+        """Tokens that the engine has made for the answer, read or not."""
+        return self._decoder.tokens if self.over else self.produced
+
+    @property
+    def produced(self) -> int:
+        """All tokens that the engine has made, those after a stop included."""
         return self._stream.now.produced
+
+    @property
+    def dropped(self) -> int:
+        """Those of them that were made behind the end of the answer."""
+        return self.produced - self.made - self._end_tokens if self.over else 0
 
     @property
     def metrics(self) -> EngineMetrics | None:
@@ -112,11 +125,14 @@ class Attempt:
                 events += decoder.finish(self._reason(chunk))
                 self.over = True
                 break
+        if events:
+            self.answered = decoder.tokens
         return events
 
     def _visible(self, token_ids: Sequence[int]) -> Sequence[int]:
         """Without a closing end id: TensorRT-LLM drops `end_id` and keeps stop words."""
         if token_ids and token_ids[-1] in self._end_ids:
+            self._end_tokens = 1
             return token_ids[:-1]
         return token_ids
 
@@ -182,9 +198,19 @@ class CallFirst:
         return self._attempt.reasoning_tokens
 
     @property
-    def produced_so_far(self) -> int:
-        """Tokens that the engine has made, those after a stop included."""
-        return sum(attempt.produced_so_far for attempt in self._attempts)
+    def answered(self) -> int:
+        """Tokens whose text is in the events that were taken."""
+        return self._attempt.answered
+
+    @property
+    def made(self) -> int:
+        """Tokens that the engine has made for the answer, read or not."""
+        return self._attempt.made
+
+    @property
+    def dropped(self) -> int:
+        """Tokens that belong to no answer, those of an attempt that was given up among them."""
+        return self._attempt.dropped + sum(one.produced for one in self._attempts[:-1])
 
     @property
     def metrics(self) -> EngineMetrics | None:

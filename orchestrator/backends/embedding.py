@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
 
@@ -46,18 +46,30 @@ class Embedder:
         self._placements = placements
         self._timeout_s = timeout_s
 
-    async def embed(self, prepared: PreparedEmbedding, request_id: str) -> Sequence[memoryview]:
-        """One float32 little-endian vector for each input, in their order. Raises: GatewayError."""
+    async def embed(
+        self,
+        prepared: PreparedEmbedding,
+        request_id: str,
+        on_answer: Callable[[int], None] | None = None,
+    ) -> Sequence[memoryview]:
+        """One float32 little-endian vector for each input, in their order. Raises: GatewayError.
+
+        `on_answer` is called with the tokens of each batch whose vectors have come.
+        """
         rows, size = prepared.rows, prepared.served.manifest.max_batch_size
         model = prepared.served.model.name
         if len(rows) <= size:
             return await self._batch(model, f"{request_id}-0", rows)
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+
+        async def vectors_of(number: int, batch: Rows) -> list[memoryview]:
+            made = await self._batch(model, f"{request_id}-{number}", batch)
+            if on_answer is not None:
+                on_answer(sum(map(len, batch)))
+            return made
+
         answers = await asyncio.gather(
-            *(
-                self._batch(model, f"{request_id}-{number}", batch)
-                for number, batch in enumerate(batches)
-            ),
+            *(vectors_of(number, batch) for number, batch in enumerate(batches)),
             return_exceptions=True,
         )
         vectors: list[memoryview] = []

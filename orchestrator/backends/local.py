@@ -25,7 +25,8 @@ from orchestrator.backends.guides import guide_for, may_call_instead
 from orchestrator.backends.placed_stream import PlacedStream
 from orchestrator.backends.placement import Placement, Placements
 from orchestrator.backends.prefix_salts import PrefixSalts
-from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest
+from orchestrator.core.errors import ContextLengthExceeded, GatewayError, InvalidRequest
+from orchestrator.core.event_source import nobody
 from orchestrator.core.events import (
     EngineTimings,
     GenerationEvent,
@@ -160,9 +161,17 @@ class LocalBackend:
         """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded, RateLimited."""
         return await embedding.prepare(served, request, owner, permit, self._threads)
 
-    async def embed(self, prepared: PreparedEmbedding, request_id: str) -> Sequence[memoryview]:
-        """One float32 little-endian vector for each input, in their order. Raises: GatewayError."""
-        return await self._embedder.embed(prepared, request_id)
+    async def embed(
+        self,
+        prepared: PreparedEmbedding,
+        request_id: str,
+        on_answer: Callable[[int], None] | None = None,
+    ) -> Sequence[memoryview]:
+        """One float32 little-endian vector for each input, in their order. Raises: GatewayError.
+
+        `on_answer` is called with the tokens of inputs whose vectors have come.
+        """
+        return await self._embedder.embed(prepared, request_id, on_answer)
 
     def _start(self, prepared: Prepared, request_id: str) -> list[Choice]:
         request = prepared.request
@@ -264,6 +273,8 @@ class LocalRun(Run):
         self._only = choices[0] if len(choices) == 1 else None
         self._begun = False
         self._produced: Usage | None = None
+        self._fault: GatewayError | None = None
+        self._on_news: Callable[[], None] = nobody
         self.is_streamed = choices[0].is_streamed
 
     def take(self) -> list[GenerationEvent]:
@@ -272,7 +283,7 @@ class LocalRun(Run):
             events, begun, over = only.take(), only.begun, only.over
         else:
             choices = self._choices
-            events = [event for one in choices if not one.over for event in one.take()]
+            events = self._take_all()
             begun = any(choice.begun for choice in choices)
             over = all(choice.over for choice in choices)
         if begun and not self._begun:
@@ -284,8 +295,27 @@ class LocalRun(Run):
             events.append(GenerationFinished(usage, self._timings()))
         return events
 
+    def _take_all(self) -> list[GenerationEvent]:
+        """The events of all choices. An error of one comes behind what others have brought."""
+        if self._fault is not None:
+            raise self._fault
+        events: list[GenerationEvent] = []
+        for choice in self._choices:
+            if choice.over:
+                continue
+            try:
+                events += choice.take()
+            except GatewayError as error:
+                if not events:
+                    raise
+                self._fault = error
+                self._on_news()
+                break
+        return events
+
     def listen(self, on_news: Callable[[], None]) -> None:
         """See `EventSource.listen`."""
+        self._on_news = on_news
         for choice in self._choices:
             choice.listen(on_news)
 
@@ -299,18 +329,28 @@ class LocalRun(Run):
         """Whether the engine's side is over."""
         return all(choice.has_ended for choice in self._choices)
 
+    @property
+    def answered(self) -> int:
+        """Tokens of the answer whose text is in the events that were taken."""
+        return sum([choice.answered for choice in self._choices])
+
+    @property
+    def dropped(self) -> int:
+        """Tokens that the engine made behind the end of a choice, or in vain."""
+        return sum([choice.dropped for choice in self._choices])
+
     def so_far(self) -> Usage:
-        """What the engine has produced until now."""
+        """The prompt, and what the engine has made for the answer until now."""
         if self._produced is not None:
             return self._produced
-        usage = self._usage(sum([choice.produced_so_far for choice in self._choices]))
+        usage = self._usage(sum([choice.made for choice in self._choices]))
         if self.has_ended:
             # Asked for several times at the end, when nothing is added any more.
             self._produced = usage
         return usage
 
     async def produced(self) -> Usage:
-        """What the engine has produced, told when all its streams have ended."""
+        """`so_far`, told when all streams of the engine have ended."""
         for choice in self._choices:
             if not choice.has_ended:
                 await choice.ended()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,10 +33,11 @@ class Outlook:
 
 
 class Admission(Protocol):
-    """One request that was counted. Ends exactly once, in `settle` or in `cancel`.
+    """Requests of one call that were counted together: all or none. Mostly it is one.
 
-    A request that is refused before any work was done for it costs nothing. Once its prompt has
-    been worked on (`begin`) it has used its place in the minute, however it ends.
+    Ends exactly once: in `settle`, in `cancel`, or in `split`, whose parts end in its place. A
+    request that is refused before any work was done for it costs nothing. Once its prompt has been
+    worked on (`begin`) it has used its place in the minute, however it ends.
     """
 
     @property
@@ -56,10 +57,17 @@ class Admission(Protocol):
         ...
 
     async def reserve(self, tokens: int) -> None:
-        """Takes `tokens`, the most that the request can cost.
+        """Takes `tokens`, the most that all its requests can cost, in one step.
 
         Raises: RateLimited, QuotaUnavailable; whatever is raised, the request has ended as by
         `cancel`.
+        """
+        ...
+
+    def split(self, tokens: Sequence[int]) -> Sequence[Admission]:
+        """An admission for each of its requests, with the part of its reservation in `tokens`.
+
+        They add up to what was reserved. Takes and returns nothing.
         """
         ...
 
@@ -78,8 +86,11 @@ class Admission(Protocol):
 class Quota(Protocol):
     """Takes before the work, settles after it."""
 
-    async def admit(self, caller: Caller, bucket: Bucket) -> Admission:
-        """Counts one request. Raises: RateLimited, QuotaUnavailable, which cost nothing."""
+    async def admit(self, caller: Caller, bucket: Bucket, requests: int = 1) -> Admission:
+        """Counts `requests` in one step, or none of them.
+
+        Raises: RateLimited, QuotaUnavailable, which cost nothing.
+        """
         ...
 
     async def outlook(self, caller: Caller, bucket: Bucket, tokens: int) -> Outlook:
@@ -93,9 +104,9 @@ class Quota(Protocol):
 class Unlimited:
     """Takes nothing and refuses nobody."""
 
-    async def admit(self, caller: Caller, bucket: Bucket) -> Admission:
+    async def admit(self, caller: Caller, bucket: Bucket, requests: int = 1) -> Admission:
         """An admission without a budget."""
-        del caller, bucket
+        del caller, bucket, requests
         return NOTHING_TAKEN
 
     async def outlook(self, caller: Caller, bucket: Bucket, tokens: int) -> Outlook:
@@ -121,6 +132,9 @@ class _Nothing:
 
     async def reserve(self, tokens: int) -> None:
         del tokens
+
+    def split(self, tokens: Sequence[int]) -> Sequence[Admission]:
+        return [self] * len(tokens)
 
     async def settle(self, tokens: int) -> None:
         del tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -53,18 +53,24 @@ class Limiter:
         """What becomes of callers with limits, if limits cannot be counted together now."""
         return self._counters.outage()
 
-    async def admit(self, caller: Caller, bucket: Bucket) -> Admission:
-        """Counts one request. Raises: RateLimited, QuotaUnavailable, which cost nothing."""
+    async def admit(self, caller: Caller, bucket: Bucket, requests: int = 1) -> Admission:
+        """Counts `requests` in one step, or none of them.
+
+        Raises: RateLimited, QuotaUnavailable, which cost nothing.
+        """
         now = self._now()
         plan = self._plan(caller, bucket, now)
         claims = plan.requests + plan.days
+        if requests > 1:
+            claims = [_costing(claim, requests) for claim in plan.requests] + plan.days
         if not claims:
             return NOTHING_TAKEN
         counted = await self._counters.take(claims)
         counts = list(counted.counts)
         if (refused := counted.refused) is not None:
             hit = claims[refused].hit(counts[refused], now)
-            raise refusal(hit, 1, now, reply_headers(claims, counts, now))
+            headers = reply_headers(claims, counts, now)
+            raise refusal(hit, claims[refused].cost, now, headers)
         return _Admission(self._counters, self._now, plan, claims, counts)
 
     async def outlook(self, caller: Caller, bucket: Bucket, tokens: int) -> Outlook:
@@ -106,8 +112,12 @@ class Limiter:
         return plan
 
 
+def _costing(claim: Claim, cost: int) -> Claim:
+    return Claim(claim.counter, claim.limit, cost, claim.reset_at)
+
+
 class _Admission:
-    """One request that was counted. `counts` has what is taken of each of `claims`."""
+    """Requests that were counted. `counts` has what is taken of each of `claims`."""
 
     __slots__ = (
         "_begun",
@@ -155,7 +165,7 @@ class _Admission:
             return
         now = self._now()
         if int(now) // WINDOW_S == self._plan.minute:
-            claims = [Claim(day.counter, day.limit, tokens, day.reset_at) for day in days]
+            claims = [_costing(day, tokens) for day in days]
         else:
             claims = token_claims(self._plan.caller, tokens, now)
         try:
@@ -173,16 +183,33 @@ class _Admission:
             raise refusal(hit, tokens, now, self.headers)
         self._reserved = True
 
+    def split(self, tokens: Sequence[int]) -> Sequence[Admission]:
+        """One for each of the requests, which share what is known of the counts."""
+        self._ended = True
+        requests = len(self._plan.requests)
+        parts = []
+        for part in tokens:
+            claims = [_costing(claim, 1) for claim in self._claims[:requests]]
+            claims += [
+                _costing(claim, part if self._reserved else 0) for claim in self._claims[requests:]
+            ]
+            made = _Admission(self._counters, self._now, self._plan, claims, self._counts)
+            made._begun, made._reserved = self._begun, self._reserved
+            parts.append(made)
+        return parts
+
     async def settle(self, tokens: int) -> None:
         """Books what was really used on the day that it was reserved on."""
         self._end(tokens, request=0)
 
     async def cancel(self) -> None:
-        """Gives everything back, the request too where no work was done for it."""
+        """Gives everything back, the requests too where no work was done for them."""
         self._end(0, request=0 if self._begun else -1)
 
     def _end(self, tokens: int, *, request: int) -> None:
-        """Ends what is held; `tokens` of the day and `request` of the minute are used for good."""
+        """Ends what is held: `tokens` of the day are used for good, and the requests of the minute
+        unless `request` is -1.
+        """
         if self._ended:
             return
         self._ended = True
@@ -197,7 +224,7 @@ class _Admission:
             elif kind == "concurrency":
                 change = Change(counter, 0, -claim.cost)
             else:
-                change = Change(counter, request, 0)
+                change = Change(counter, request * claim.cost, 0)
             moved = change.used + change.held
             self._counts[index] += moved
             if change.used or change.held:

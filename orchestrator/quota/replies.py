@@ -45,13 +45,25 @@ def reply_headers(claims: Sequence[Claim], counts: Sequence[int], now: float) ->
 
 
 def refusal(hit: LimitHit, cost: int, now: float, headers: Mapping[str, str]) -> RateLimited:
-    """The error of a request that would have cost `cost` and met `hit`."""
+    """The error of a call that would have cost `cost` and met `hit`."""
     whose = "key's" if hit.scope == "key" else "tenant's"
+    # More than the whole limit will not fit later either.
+    fits_later = hit.kind != "tpd" and cost <= hit.limit
     match hit.kind:
+        case "rpm" if cost > 1:
+            message = (
+                f"The call counts as {cost} requests, and {hit.remaining} of the {whose}"
+                f" {hit.limit} requests a minute are left; it resets at {_clock(hit.reset_at)}."
+            )
         case "rpm":
             message = (
                 f"The {whose} limit of {hit.limit} requests a minute is reached;"
                 f" it resets at {_clock(hit.reset_at)}."
+            )
+        case "concurrency" if cost > 1:
+            message = (
+                f"The call counts as {cost} requests, and {hit.remaining} of the {whose}"
+                f" {hit.limit} requests at the same time are left."
             )
         case "concurrency":
             message = (
@@ -72,7 +84,7 @@ def refusal(hit: LimitHit, cost: int, now: float, headers: Mapping[str, str]) ->
         headers=headers,
         retry_after_s=wait_s,
         # Clients would otherwise sit out a wait of hours, or try again in vain all the time.
-        retryable=False if hit.kind == "tpd" else None,
+        retryable=None if fits_later else False,
     )
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
-import orjson
 from pydantic_core import from_json
 
 from orchestrator.catalogue import Parser, Reasoning
@@ -271,8 +270,9 @@ class Renderer:
         what can be read of it; no call in a history is a reason to refuse the next turn.
         """
         try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError:
+            # Unlike orjson, which would round an integer of more than 64 bits.
+            value = from_json(text, allow_inf_nan=False)
+        except ValueError:
             value = None if text.strip() else {}
         if isinstance(value, dict):
             return value

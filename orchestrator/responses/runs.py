@@ -29,6 +29,10 @@ class Work(Protocol):
         """Its events as they come. An error is told as an event, and ends it."""
         ...
 
+    def interrupt(self) -> None:
+        """Called before it is ended because the server stops, and not by its client's wish."""
+        ...
+
     def interrupted(self) -> Sequence[bytes]:
         """The events that end it here and now, without its answer."""
         ...
@@ -101,7 +105,8 @@ class Runs:
         tasks = [run.task for run in self._runs.values() if run.task is not None]
         # Those that have just been asked for begin now, so that they can be ended.
         await asyncio.sleep(0)
-        for response_id in list(self._runs):
+        for response_id, run in list(self._runs.items()):
+            run.work.interrupt()
             self.stop(response_id)
         await asyncio.gather(*tasks, return_exceptions=True)
 

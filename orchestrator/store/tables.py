@@ -25,7 +25,7 @@ from sqlmodel import Field, SQLModel
 
 from orchestrator.core.limits import Limits
 
-SCHEMA_REVISION = "20261130_2"
+SCHEMA_REVISION = "20261130_3"
 """The newest migration; an opened store must be at this one."""
 
 KeyScope = Literal["admin", "inference"]
@@ -219,6 +219,7 @@ class StoredDecision(SQLModel, table=True):
 class UsageEntry(SQLModel, table=True):
     """The books: one request. `at` is its start in milliseconds.
 
+    `wasted_tokens` were worked on and are charged to no caller.
     No foreign keys: a record outlives whatever it speaks of.
     """
 
@@ -242,6 +243,9 @@ class UsageEntry(SQLModel, table=True):
     first_token_ms: int | None = Field(default=None, sa_type=BigInteger)
     duration_ms: int = Field(sa_type=BigInteger)
     outcome: str = Field(max_length=16)
+    wasted_tokens: int = Field(
+        default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": "0"}
+    )
 
 
 class UsageTotal(SQLModel, table=True):
@@ -273,6 +277,9 @@ class UsageTotal(SQLModel, table=True):
     completion_tokens: int = Field(sa_type=BigInteger)
     cached_tokens: int = Field(sa_type=BigInteger)
     duration_ms: int = Field(sa_type=BigInteger)
+    wasted_tokens: int = Field(
+        default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": "0"}
+    )
 
 
 class TokenDay(SQLModel, table=True):

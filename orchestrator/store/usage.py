@@ -45,6 +45,7 @@ _COUNTED = (
     "completion_tokens",
     "cached_tokens",
     "duration_ms",
+    "wasted_tokens",
 )
 
 
@@ -75,10 +76,11 @@ class UsageSum:
     completion_tokens: int
     cached_tokens: int
     duration_ms: int
+    wasted_tokens: int
 
     @property
     def total_tokens(self) -> int:
-        """Prompt and completion together."""
+        """Prompt and completion together: what was charged."""
         return self.prompt_tokens + self.completion_tokens
 
 
@@ -168,6 +170,7 @@ def _sums_of(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         so_far[4] += entry["completion_tokens"]
         so_far[5] += entry["cached_tokens"]
         so_far[6] += entry["duration_ms"]
+        so_far[7] += entry["wasted_tokens"]
     sums: dict[tuple[Any, ...], list[int]] = {}
     for (tenant_id, hour, key_id, model), numbers in hours.items():
         day = hour - hour % DAY_MS
@@ -215,7 +218,7 @@ async def summed(
         if piece.source == "record":
             await _check_kept(session, which.tenant_id, piece)
     if not parts:
-        return [] if by else [UsageSum({}, 0, 0, 0, 0, 0, 0, 0)]
+        return [] if by else [UsageSum({}, *[0] * len(_COUNTED))]
     query = _query(which, by, parts, after)
     if by:
         query = query.limit(limit).offset(offset)

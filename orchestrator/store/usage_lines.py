@@ -50,12 +50,13 @@ def cells(sums: UsageSum) -> dict[str, str | int]:
         "cached_tokens": sums.cached_tokens,
         "total_tokens": sums.total_tokens,
         "duration_ms": sums.duration_ms,
+        "wasted_tokens": sums.wasted_tokens,
     }
 
 
 def columns(by: Sequence[Grouping]) -> list[str]:
     """The names of the columns of `cells`."""
-    return list(cells(UsageSum(dict.fromkeys(by, 0), 0, 0, 0, 0, 0, 0, 0)))
+    return list(cells(UsageSum(dict.fromkeys(by, 0), 0, 0, 0, 0, 0, 0, 0, 0)))
 
 
 def format_place(sums: UsageSum) -> str:

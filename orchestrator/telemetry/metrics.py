@@ -27,6 +27,7 @@ class Metrics:
         self.active = registry.gauge(specs.ACTIVE)
         self.waiting = registry.gauge(specs.WAITING)
         self.reserved = registry.counter(specs.RESERVED)
+        self.wasted = registry.counter(specs.WASTED)
         self.upstream_errors = registry.counter(specs.UPSTREAM_ERRORS)
         self.cancel_to_engine = registry.histogram(specs.CANCEL_TO_ENGINE)
         self.loop_lag = registry.histogram(specs.LOOP_LAG)

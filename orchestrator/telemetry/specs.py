@@ -167,6 +167,13 @@ SETTLED: Final = Spec(
     "Tokens that calls cost in the end.",
     ("model",),
 )
+WASTED: Final = Spec(
+    "orchestrator.tokens.wasted",
+    "counter",
+    "{token}",
+    "Tokens that engines worked on and that are charged to no caller, by how their call ended.",
+    ("model", "outcome"),
+)
 LOOP_LAG: Final = Spec(
     "orchestrator.event_loop.lag",
     "histogram",

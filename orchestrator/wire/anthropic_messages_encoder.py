@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, assert_never
 
 import orjson
-from pydantic_core import from_json
 
 from orchestrator.core.events import (
     Choice,
@@ -24,6 +23,7 @@ from orchestrator.core.events import (
     Usage,
 )
 from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
+from orchestrator.wire.call_arguments import readable_arguments
 from orchestrator.wire.sse import EVENT_STREAM, Framing
 
 PINGED_EVENTS = Framing(EVENT_STREAM.content_type, b'event: ping\ndata: {"type":"ping"}\n\n')
@@ -162,7 +162,7 @@ class Encoder:
                             "type": "tool_use",
                             "id": part.id,
                             "name": part.name,
-                            "input": _input(part.arguments),
+                            "input": orjson.Fragment(readable_arguments(part.arguments)),
                         }
                     )
                 case ReasoningPart(text=text):
@@ -221,12 +221,3 @@ def _usage_object(usage: Usage) -> dict[str, Any]:
 def _signature(part: ReasoningPart) -> str:
     """What clients send back with a thinking block. It is not read here: thoughts are only text."""
     return hashlib.sha256(part.text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _input(arguments: str) -> dict[str, Any]:
-    """The arguments as an object; of a call that was cut, as far as they go."""
-    try:
-        value = from_json(arguments, allow_partial=True) if arguments.strip() else {}
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -16,7 +16,7 @@ from orchestrator.wire.anthropic_messages_types import (
     TurnBody,
     required,
 )
-from orchestrator.wire.bodies import json_text, shown
+from orchestrator.wire.bodies import history_text, shown
 from orchestrator.wire.text_only import instead_of
 
 _ROLES: tuple[Role, ...] = ("user", "assistant", "system")
@@ -101,7 +101,7 @@ def _assistant_parts(where: str, block: Block) -> tuple[Part, ...]:
         case "tool_use":
             call_id = required(f"{where}.id", block.id)
             name = required(f"{where}.name", block.name)
-            return (ToolCallPart(call_id, name, json_text(block.input or {}, f"{where}.input")),)
+            return (ToolCallPart(call_id, name, history_text(block.input or {}, f"{where}.input")),)
         case _:
             return (_text(where, block),)
 

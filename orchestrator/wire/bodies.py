@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 import orjson
+from pydantic_core import to_json
 
 from orchestrator.core.errors import InvalidRequest
 
@@ -111,6 +112,20 @@ def json_text(value: object, where: str) -> str:
             f"`{where}` holds a number of more than 64 bits, or is nested more than 254 deep.",
             param=where,
         ) from error
+
+
+def history_text(value: object, where: str) -> str:
+    """`json_text` of a former call or result, which may hold what any model or tool wrote.
+
+    Integers may have any size: a conversation goes on with them. Raises: InvalidRequest.
+    """
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        try:
+            return to_json(value, inf_nan_mode="null").decode()
+        except ValueError as error:
+            raise InvalidRequest(f"`{where}` is nested more than 254 deep.", param=where) from error
 
 
 def check_range(name: str, value: float | None, low: float, high: float) -> None:

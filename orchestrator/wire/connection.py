@@ -75,7 +75,7 @@ class WhileConnected:
     def _leave(self) -> None:
         # Servers say the same of a reply that is complete, and then what is left to do is done.
         if not self._exchange.complete:
-            self.left = True
+            self.left = self._exchange.left = True
             self._task.cancel()
 
     async def _wait_for_disconnect(self) -> None:

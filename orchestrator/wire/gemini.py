@@ -30,7 +30,7 @@ from orchestrator.core.request import (
     SamplingParams,
 )
 from orchestrator.gateway import Gateway
-from orchestrator.wire.bodies import check_at_least, check_range, json_text, shown
+from orchestrator.wire.bodies import check_at_least, check_range, history_text, shown
 from orchestrator.wire.gemini_encoder import Encoder, text_tokens
 from orchestrator.wire.gemini_replies import (
     CountTokensResponse,
@@ -184,7 +184,7 @@ def _user_turn(where: str, content: Content, calls: _Calls) -> list[Message]:
             messages.append(Message("user", tuple(texts)))
             texts = []
         place = f"{where}.parts[{index}].functionResponse.response"
-        text = json_text(response.response or {}, place)
+        text = history_text(response.response or {}, place)
         call_id = calls.answered(response.name, response.id)
         messages.append(Message("tool", (TextPart(text),), response.name, call_id))
     if texts or not messages:
@@ -198,7 +198,7 @@ def _model_turn(where: str, content: Content, calls: _Calls) -> Message:
         call = part.function_call
         if call is not None:
             place = f"{where}.parts[{index}].functionCall.args"
-            arguments = json_text(call.args or {}, place)
+            arguments = history_text(call.args or {}, place)
             parts.append(ToolCallPart(calls.made(call.name, call.id), call.name, arguments))
             continue
         text = _text(f"{where}.parts[{index}]", part)

@@ -24,6 +24,7 @@ from orchestrator.core.events import (
     Usage,
 )
 from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
+from orchestrator.wire.call_arguments import whole_arguments
 from orchestrator.wire.sse import EVENT_STREAM, Framing
 
 JSON_ARRAY = Framing(b"application/json", b"\n")
@@ -136,7 +137,7 @@ class Encoder:
             case ToolCallPart() as call:
                 part = _call_part(call)
                 self._ends[event.choice].malformed |= part is None
-                return () if part is None else (self._part(event.choice, _dumps(part)),)
+                return () if part is None else (self._part(event.choice, part),)
             case TextPart(text=text) if self._unquoted:
                 return (self._part(event.choice, _dumps({"text": _unquoted(text)})),)
             case _:
@@ -168,7 +169,7 @@ class Encoder:
 
     def _candidate(self, index: int, choice: Choice) -> dict[str, Any]:
         end = _End()
-        parts: list[dict[str, Any]] = []
+        parts: list[dict[str, Any] | orjson.Fragment] = []
         for part in choice.parts:
             match part:
                 case TextPart(text=text):
@@ -179,7 +180,7 @@ class Encoder:
                 case ToolCallPart():
                     call = _call_part(part)
                     end.malformed = end.malformed or call is None
-                    parts += [call] if call is not None else []
+                    parts += [orjson.Fragment(call)] if call is not None else []
                 case _:
                     assert_never(part)
         end.finish(ChoiceFinished(index, choice.reason))
@@ -234,15 +235,13 @@ def text_tokens(count: int) -> list[dict[str, Any]]:
     return [{"modality": "TEXT", "tokenCount": count}]
 
 
-def _call_part(call: ToolCallPart) -> dict[str, Any] | None:
+def _call_part(call: ToolCallPart) -> bytes | None:
     """The part of a call, or `None` when its arguments are no JSON object."""
-    try:
-        arguments = orjson.loads(call.arguments) if call.arguments.strip() else {}
-    except orjson.JSONDecodeError:
+    arguments = whole_arguments(call.arguments)
+    if arguments is None:
         return None
-    if not isinstance(arguments, dict):
-        return None
-    return {"functionCall": {"id": call.id, "name": call.name, "args": arguments}}
+    head = _dumps({"id": call.id, "name": call.name})[:-1]
+    return b'{"functionCall":' + head + b',"args":' + arguments.encode("ascii") + b"}}"
 
 
 def _unquoted(text: str) -> str:

@@ -121,6 +121,8 @@ class Exchange(Holder):
         self.secret = secret_of(scope, self.headers)
         self.status = 0
         self.complete = False
+        self.left = False
+        """Whether the client went away before its reply was complete."""
         self.principal: Principal | None = None
         self.model = "-"
         self.usage: Usage | None = None
@@ -172,7 +174,10 @@ class Exchange(Holder):
         """What the pipeline is to know of this call beside its content."""
         client = self.scope.get("client")
         client_ip = client[0] if client else None
-        return CallContext(self.request_id, dialect, client_ip, self.call_id)
+        return CallContext(self.request_id, dialect, client_ip, self.call_id, self._is_there)
+
+    def _is_there(self) -> bool:
+        return not self.left
 
     def send(self, message: Message) -> Awaitable[None]:
         """Sends one ASGI message. No coroutine of its own: this may run for every token."""

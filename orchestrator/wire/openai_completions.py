@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, assert_never
 
@@ -52,7 +52,7 @@ from orchestrator.wire.openai_types import (
 )
 from orchestrator.wire.prompt_batch import generate_batch
 from orchestrator.wire.spelling import check_spelling
-from orchestrator.wire.sse import send_completion, send_stream
+from orchestrator.wire.sse import Answer, send_completion, send_stream
 
 MOST_CHOICES = 128
 """Of all prompts together."""
@@ -167,6 +167,11 @@ class Encoder:
         self._heads = [self._envelope + b'{"index":0,"text":']
         self._end = chunk_end(include_usage=include_usage)
         self._running = b',"logprobs":null,"finish_reason":null}' + self._end
+        self._offsets = [len(echo) for echo in echoes]
+
+    def repeat(self, echoes: Sequence[str]) -> None:
+        """Has each choice begin with its text. To be called before the first event."""
+        self._echoes = echoes
         self._offsets = [len(echo) for echo in echoes]
 
     def event(self, event: GenerationEvent) -> Sequence[bytes]:
@@ -299,17 +304,16 @@ def routes(authenticator: Authenticator, gateway: Gateway, fingerprint: str) -> 
         exchange.model = requests[0].model
         context = exchange.context("completions")
         with exchange.while_connected():
-            echoes = [""] * len(requests)
-            if body.echo:
-                echoes = [await _echo(gateway, principal, one, context) for one in requests]
             encoder = Encoder(
-                echoes=[echo for echo in echoes for _ in range(requests[0].n)],
+                echoes=[""] * len(requests) * requests[0].n,
                 include_usage=body.wants_usage,
                 fingerprint=fingerprint,
                 log_probs=body.logprobs is not None,
             )
             send = send_stream if body.stream else send_completion
-            starting = generate_batch(gateway, principal, requests, context)
+            starting: Awaitable[Answer] = generate_batch(gateway, principal, requests, context)
+            if body.echo:
+                starting = _echoing(starting, gateway, principal, requests, context, encoder)
             await send(exchange, starting, encoder)
 
     return [
@@ -324,6 +328,29 @@ def routes(authenticator: Authenticator, gateway: Gateway, fingerprint: str) -> 
     ]
 
 
+async def _echoing(
+    starting: Awaitable[Answer],
+    gateway: Gateway,
+    principal: Principal,
+    requests: Sequence[GenerationRequest],
+    context: CallContext,
+    encoder: Encoder,
+) -> Answer:
+    """The answer, once `encoder` knows the prompts that it is to repeat.
+
+    They are looked up when the limits have been taken for all of them, and count in none again.
+    """
+    answer = await starting
+    try:
+        echoes = [await _echo(gateway, principal, one, context) for one in requests]
+    except BaseException as error:
+        is_ours = isinstance(error, Exception) or context.at_fault()
+        await answer.aclose(error if is_ours else None)
+        raise
+    encoder.repeat([echo for echo in echoes for _ in range(requests[0].n)])
+    return answer
+
+
 async def _echo(
     gateway: Gateway, principal: Principal, request: GenerationRequest, context: CallContext
 ) -> str:
@@ -332,6 +359,6 @@ async def _echo(
         case TextPrompt(text=text):
             return text
         case TokenPrompt(token_ids=token_ids):
-            return await gateway.detokenize(principal, request.model, token_ids, context)
+            return await gateway.prompt_text(principal, request.model, token_ids, context)
         case _:
             raise AssertionError("a chat is no prompt of this dialect")

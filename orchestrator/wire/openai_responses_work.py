@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -30,6 +31,7 @@ RESPONSE_EVENTS = Framing(EVENT_STREAM.content_type, EVENT_STREAM.ping, b"data: 
 """The end is that of the Open Responses specification; OpenAI's own clients read it too."""
 Keep = Callable[[Kept], Awaitable[bool]]
 
+_INTERRUPTED = "This response was stopped before its end."
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -67,9 +69,9 @@ class Answer:
             await self._fail(internal_error())
             raise internal_error() from error
 
-    async def aclose(self) -> None:
-        """Closes the generation."""
-        await self._generation.aclose()
+    async def aclose(self, error: BaseException | None = None) -> None:
+        """Closes the generation; `error` keeps the rest of the answer from the client."""
+        await self._generation.aclose(error)
 
     async def _next(self) -> Sequence[GenerationEvent]:
         events = self._end or await self._generation.next()
@@ -134,19 +136,24 @@ class BackgroundWork:
         self._gateway = gateway
         self._principal = principal
         self._request = request
-        self._context = context
+        self._context = replace(context, at_fault=self._is_interrupted)
         self._encoder = encoder
+        self._fault: Internal | None = None
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """Its events as they come, that of an error too."""
         try:
             generation = await self._gateway.generate(self._principal, self._request, self._context)
+            fault: BaseException | None = None
             try:
                 async for event in generation:
                     for frame in self._encoder.event(event):
                         yield frame
+            except Exception as error:
+                fault = error
+                raise
             finally:
-                await generation.aclose()
+                await generation.aclose(fault or self._fault)
         except GatewayError as error:
             for frame in self._encoder.fail(error):
                 yield frame
@@ -155,6 +162,13 @@ class BackgroundWork:
             for frame in self._encoder.fail(internal_error()):
                 yield frame
 
+    def interrupt(self) -> None:
+        """The server stops: that it ends early is a fault of ours."""
+        self._fault = Internal(_INTERRUPTED)
+
+    def _is_interrupted(self) -> bool:
+        return self._fault is not None
+
     def close(self) -> None:
         """Nothing more will be asked of it."""
         if self._lease is not None:
@@ -162,7 +176,7 @@ class BackgroundWork:
 
     def interrupted(self) -> Sequence[bytes]:
         """The events that end it without its answer."""
-        return self._encoder.fail(Internal("This response was stopped before its end."))
+        return self._encoder.fail(Internal(_INTERRUPTED))
 
     def kept(self) -> Kept:
         """The response as it is now."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.auth import Principal
 from orchestrator.core.context import CallContext
-from orchestrator.core.event_source import EventSource
+from orchestrator.core.event_source import EventSource, nobody
 from orchestrator.core.events import (
     EngineTimings,
     GenerationEvent,
@@ -30,29 +29,10 @@ async def generate_batch(
 ) -> Answer:
     """One generation whose choices are those of all `requests`, in the order of the prompts.
 
-    Each request is admitted and reserved by itself. Either all of them begin or none goes on.
     Raises: GatewayError, from 403 to 504, before any event.
     """
-    if len(requests) == 1:
-        return await gateway.generate(principal, requests[0], context)
-    tasks = [
-        asyncio.create_task(gateway.generate(principal, request, context)) for request in requests
-    ]
-    try:
-        generations = await asyncio.gather(*tasks)
-    except BaseException:
-        await _close_all(tasks)
-        raise
-    return _Batch(generations, requests[0].n)
-
-
-async def _close_all(tasks: Sequence[asyncio.Task[Generation]]) -> None:
-    """Ends what has begun, and what has not."""
-    for task in tasks:
-        task.cancel()
-    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-        if not isinstance(outcome, BaseException):
-            await outcome.aclose()
+    generations = await gateway.generate_all(principal, requests, context)
+    return generations[0] if len(generations) == 1 else _Batch(generations, requests[0].n)
 
 
 class _Batch(EventSource):
@@ -64,13 +44,17 @@ class _Batch(EventSource):
         self._choices = choices
         self._begun = False
         self._ends: dict[int, GenerationFinished] = {}
+        self._fault: Exception | None = None
+        self._on_news: Callable[[], None] = nobody
 
     def take(self) -> list[GenerationEvent]:
         """See `EventSource.take`."""
+        if self._fault is not None:
+            raise self._fault
         events: list[GenerationEvent] = []
         starts: list[GenerationStarted] = []
-        for number, generation in enumerate(self._generations):
-            for event in () if generation.over else generation.take():
+        for number, taken in self._taken():
+            for event in taken:
                 if isinstance(event, GenerationStarted):
                     starts.append(event)
                 elif isinstance(event, GenerationFinished):
@@ -86,15 +70,33 @@ class _Batch(EventSource):
             events.append(_end([self._ends[number] for number in sorted(self._ends)]))
         return events
 
+    def _taken(self) -> Iterator[tuple[int, list[GenerationEvent]]]:
+        """What each generation has. The error of one comes behind what others have brought."""
+        has_some = False
+        for number, generation in enumerate(self._generations):
+            if generation.over:
+                continue
+            try:
+                taken = generation.take()
+            except Exception as error:
+                self._fault = error
+                if not has_some:
+                    raise
+                self._on_news()
+                return
+            has_some = has_some or bool(taken)
+            yield number, taken
+
     def listen(self, on_news: Callable[[], None]) -> None:
         """See `EventSource.listen`."""
+        self._on_news = on_news
         for generation in self._generations:
             generation.listen(on_news)
 
-    async def aclose(self) -> None:
-        """Closes every generation."""
+    async def aclose(self, error: BaseException | None = None) -> None:
+        """Closes every generation: the fault of one keeps the answers of all from the client."""
         for generation in self._generations:
-            await generation.aclose()
+            await generation.aclose(error or self._fault)
 
 
 def _begin(started: Sequence[GenerationStarted]) -> GenerationStarted:

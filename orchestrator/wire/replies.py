@@ -316,6 +316,7 @@ class UsageSums(msgspec.Struct, kw_only=True):
     cached_tokens: int
     total_tokens: int
     duration_ms: int
+    wasted_tokens: int
     object: Literal["usage"] | msgspec.UnsetType = msgspec.UNSET
     hour: str | msgspec.UnsetType = msgspec.UNSET
     day: str | msgspec.UnsetType = msgspec.UNSET

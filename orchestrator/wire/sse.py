@@ -49,8 +49,11 @@ class Answer(Protocol):
     async def next(self) -> Sequence[GenerationEvent]:
         """The events that have come, at least one; none after the last. Raises: GatewayError."""
 
-    async def aclose(self) -> None:
-        """Stops what still runs. Twice is once."""
+    async def aclose(self, error: BaseException | None = None) -> None:
+        """Stops what still runs. Idempotent.
+
+        `error` is what keeps the rest of the answer from its client, if that has not left.
+        """
 
 
 class Encoder(Protocol):
@@ -79,8 +82,10 @@ async def send_completion(
         exchange.usage = completion.usage
         body = encoder.result(completion)
         await exchange.reply(body, headers=header_pairs(generation.headers))
-    finally:
-        await generation.aclose()
+    except BaseException as error:
+        await generation.aclose(None if exchange.left else error)
+        raise
+    await generation.aclose()
 
 
 async def send_stream(
@@ -107,18 +112,24 @@ async def send_stream(
             await _send_error(exchange, encoder, fault)
             await reply.end()
             return
+        cause: BaseException | None = None
         try:
-            await _send_events(exchange, reply, generation, encoder)
+            cause = await _send_events(exchange, reply, generation, encoder)
+        except BaseException as error:
+            cause = None if exchange.left else error
+            raise
         finally:
-            await generation.aclose()
+            await generation.aclose(cause)
     finally:
         await reply.stop()
 
 
 async def _send_events(
     exchange: Exchange, reply: _Reply, generation: Answer, encoder: Encoder
-) -> None:
+) -> Exception | None:
+    """Sends the events to their end. Returns the error that ended them, if one did."""
     last = b""
+    fault: Exception | None = None
     await reply.open(generation.headers)
     try:
         while events := await generation.next():
@@ -130,11 +141,14 @@ async def _send_events(
                 reply.touch()
                 await exchange.send_piece(piece)
     except GatewayError as error:
+        fault = error
         await _send_error(exchange, encoder, error)
-    except Exception:
+    except Exception as error:
+        fault = error
         logger.exception("stream %s failed", exchange.call_id)
         await _send_error(exchange, encoder, internal_error())
     await reply.end(last)
+    return fault
 
 
 def _fault_before_events(exchange: Exchange, error: Exception) -> GatewayError:

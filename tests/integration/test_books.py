@@ -197,14 +197,19 @@ async def test_the_sum_of_the_books_is_what_the_engine_emitted(
 
         def are_equal() -> bool:
             total = usage(serving)["total"]
-            return (total["completion_tokens"], total["prompt_tokens"]) == (emitted, prompts)
+            made = total["completion_tokens"] + total["wasted_tokens"]
+            return (made, total["prompt_tokens"]) == (emitted, prompts)
 
         await asyncio.to_thread(wait_until, are_equal, 20, f"{emitted} tokens in the books")
         by_key = usage(serving, group_by="model,key,day")["data"]
-        assert sum(line["completion_tokens"] for line in by_key) == emitted
+        charged = sum(line["completion_tokens"] for line in by_key)
+        wasted = sum(line["wasted_tokens"] for line in by_key)
+        # Only the engine that ran past its stop string worked in vain.
+        stopped = sum(event.get("tokens", 0) for event in repository.events("stop-"))
+        assert (charged + wasted, wasted) == (emitted, stopped - len("abc"))
         assert usage(serving)["total"]["cancelled"] == 12
         assert serving.stop() == 0, serving.log
-        _check_cli(serving, emitted)
+        _check_cli(serving, charged)
     finally:
         serving.kill()
 
@@ -243,7 +248,7 @@ async def _stop_at(serving: Serving, stop: str) -> None:
     assert reply.json()["choices"][0]["message"]["content"] == "ab"
 
 
-def _check_cli(serving: Serving, emitted: int) -> None:
+def _check_cli(serving: Serving, charged: int) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "orchestrator", "usage", "--json", "--by", "hour,model"],
         env=settings_env({"DATA_DIR": serving.data_dir}),
@@ -251,7 +256,7 @@ def _check_cli(serving: Serving, emitted: int) -> None:
         text=True,
         check=True,
     )
-    assert json.loads(run.stdout)["total"]["completion_tokens"] == emitted
+    assert json.loads(run.stdout)["total"]["completion_tokens"] == charged
 
 
 async def test_books_are_complete_after_postgresql_was_away_under_load(

@@ -15,8 +15,14 @@ from orchestrator.backends.placement import single
 from orchestrator.backends.prefix_salts import PrefixSalts
 from orchestrator.catalogue import load_catalogue
 from orchestrator.core.events import Completion, fold
-from orchestrator.core.messages import Message, TextPart
-from orchestrator.core.request import ChatPrompt, GenerationRequest, SamplingParams, TextPrompt
+from orchestrator.core.messages import Message, TextPart, Tool
+from orchestrator.core.request import (
+    ChatPrompt,
+    GenerationRequest,
+    JsonFormat,
+    SamplingParams,
+    TextPrompt,
+)
 from orchestrator.manifest import read_manifest, served_version
 from orchestrator.rendering import Renderer
 from orchestrator.triton.client import TritonClient
@@ -41,7 +47,7 @@ class Local:
         greedy = {"sampling": SamplingParams(temperature=0), "max_tokens": 6, **more}
         request = GenerationRequest("demo/chat", prompt, **greedy)
         prepared = await self._backend.prepare(self.served, request, owner, sharing)
-        run = self._backend.generate(prepared, f"local-{self._count}")
+        self.last = run = self._backend.generate(prepared, f"local-{self._count}")
         completion = await fold(run)
         assert (await run.produced()).cached_tokens == completion.usage.cached_tokens
         return completion
@@ -72,6 +78,18 @@ async def test_each_choice_has_the_times_of_its_engine_work(local: Local) -> Non
         assert order == sorted(order)
         assert began_at <= order[0]
         assert order[-1] <= ended_at
+
+
+async def test_an_attempt_that_is_given_up_is_no_part_of_the_answer(local: Local) -> None:
+    tool = Tool("get_weather", "The weather of a city.", {"type": "object", "properties": {}})
+    prompt = ChatPrompt((Message("user", (TextPart("Hello"),)),), (tool,))
+    completion = await local.answer(prompt, response_format=JsonFormat(), max_tokens=200)
+    assert isinstance(completion.choices[0].parts[0], TextPart)
+    run = local.last
+    assert run.answered == (await run.produced()).completion_tokens
+    assert run.answered == completion.usage.completion_tokens
+    # It began to say something, where only a call would have counted.
+    assert 0 < run.dropped < 50
 
 
 async def test_cached_tokens_are_whole_blocks_and_never_the_whole_prompt(local: Local) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -73,7 +73,10 @@ class ScriptedBackend:
     refusal: Exception | None = None
     produced: Usage = field(default_factory=lambda: Usage(3, 2))
     so_far: Usage | None = None
+    answered: int | None = None
+    dropped: int = 0
     closed: int = 0
+    embedded: tuple[int, ...] = ()
     name: str = "local"
     owners: list[str] = field(default_factory=list)
     sharing: list[tuple[str, ...]] = field(default_factory=list)
@@ -99,6 +102,8 @@ class ScriptedBackend:
             error=self.error,
             produced=self.produced,
             so_far=self.so_far,
+            answered=self.answered,
+            dropped=self.dropped,
             on_stop=self._close,
         )
 
@@ -133,7 +138,15 @@ class ScriptedBackend:
         permit.begin()
         return PreparedEmbedding(served, ((1, 2),))
 
-    async def embed(self, prepared: PreparedEmbedding, request_id: str) -> list[memoryview]:
+    async def embed(
+        self,
+        prepared: PreparedEmbedding,
+        request_id: str,
+        on_answer: Callable[[int], None] | None = None,
+    ) -> list[memoryview]:
+        assert on_answer is not None
+        for tokens in self.embedded:
+            on_answer(tokens)
         if self.error is not None:
             raise self.error
         return [memoryview(b"\0\0\0\0")]
@@ -145,13 +158,15 @@ class Ledger:
 
     reserved: list[int] = field(default_factory=list)
     settled: list[int] = field(default_factory=list)
+    admitted: list[int] = field(default_factory=list)
     cancelled: int = 0
     begun: int = 0
     entries: list[UsageRecord] = field(default_factory=list)
     promised: list[UsageRecord] = field(default_factory=list)
     full: bool = False
 
-    async def admit(self, caller: Caller, bucket: Bucket) -> Admission:
+    async def admit(self, caller: Caller, bucket: Bucket, requests: int = 1) -> Admission:
+        self.admitted.append(requests)
         return _Entry(self)
 
     async def outlook(self, caller: Caller, bucket: Bucket, tokens: int) -> Outlook:
@@ -185,11 +200,22 @@ class _Entry:
     async def reserve(self, tokens: int) -> None:
         self.ledger.reserved.append(tokens)
 
+    def split(self, tokens: Sequence[int]) -> list[Admission]:
+        return [_Entry(self.ledger) for _ in tokens]
+
     async def settle(self, tokens: int) -> None:
         self.ledger.settled.append(tokens)
 
     async def cancel(self) -> None:
         self.ledger.cancelled += 1
+
+
+def charged(ledger: Ledger) -> list[tuple[str, int, int, int]]:
+    """How each request ended, and its tokens of prompt, of answer and wasted."""
+    return [
+        (one.outcome, one.prompt_tokens, one.completion_tokens, one.wasted_tokens)
+        for one in ledger.entries
+    ]
 
 
 class ShareAll:
@@ -312,15 +338,97 @@ async def test_a_failure_after_the_first_event_reaches_the_reader_and_is_charged
     deployments: Deployments,
 ) -> None:
     ledger = Ledger()
-    backend = ScriptedBackend(script=EVENTS[:2], error=ModelUnavailable("gone"))
+    backend = ScriptedBackend(script=EVENTS[:2], error=ModelUnavailable("gone"), answered=1)
     served = gateway(deployments, backend, ledger)
     generation = await served.generate(ANYBODY, ASKED, CallContext("req_1"))
     with pytest.raises(ModelUnavailable):
         await fold(generation)
+    assert generation.usage == Usage(3, 1)
     await generation.aclose()
     await served.close()
-    assert ledger.settled == [5]
-    assert [entry.outcome for entry in ledger.entries] == ["failed"]
+    # The prompt and the one token that was sent; the engine had made two.
+    assert (ledger.settled, charged(ledger)) == ([4], [("failed", 3, 1, 1)])
+
+
+async def test_a_failure_of_an_answer_that_is_sent_whole_charges_nothing(
+    deployments: Deployments,
+) -> None:
+    ledger = Ledger()
+    backend = ScriptedBackend(script=EVENTS[:2], error=ModelUnavailable("gone"), answered=2)
+    served = gateway(deployments, backend, ledger)
+    generation = await served.generate(ANYBODY, replace(ASKED, whole=True), CallContext("req_1"))
+    with pytest.raises(ModelUnavailable):
+        await fold(generation)
+    # What is known of it if this process is killed now.
+    (promised,) = ledger.promised
+    assert (promised.prompt_tokens, promised.completion_tokens, promised.wasted_tokens) == (0, 0, 5)
+    await generation.aclose()
+    await served.close()
+    assert (ledger.settled, charged(ledger)) == ([0], [("failed", 0, 0, 5)])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_an_answer_that_cannot_be_written_down_is_charged_as_far_as_it_was_sent(
+    deployments: Deployments, whole: bool
+) -> None:
+    ledger = Ledger()
+    served = gateway(deployments, ScriptedBackend(answered=2), ledger)
+    generation = await served.generate(ANYBODY, replace(ASKED, whole=whole), CallContext("req_1"))
+    await fold(generation)
+    assert [entry.outcome for entry in ledger.promised] == ["ok"]
+    await generation.aclose(RuntimeError("cannot be written down"))
+    await served.close()
+    assert [entry.outcome for entry in ledger.promised] == ["ok", "failed"]
+    assert charged(ledger) == [("failed", 0, 0, 5) if whole else ("failed", 3, 2, 0)]
+
+
+async def test_tokens_behind_the_end_are_waste_however_it_ends(deployments: Deployments) -> None:
+    ledger = Ledger()
+    served = gateway(deployments, ScriptedBackend(dropped=4), ledger)
+    for leaves in (False, True):
+        generation = await served.generate(ANYBODY, ASKED, CallContext("req_1"))
+        if not leaves:
+            await fold(generation)
+        await generation.aclose()
+    await served.close()
+    assert ledger.settled == [5, 5]
+    assert charged(ledger) == [("ok", 3, 2, 4), ("cancelled", 3, 2, 4)]
+
+
+async def test_of_a_batch_that_fails_nothing_is_charged(deployments: Deployments) -> None:
+    ledger = Ledger()
+    backend = ScriptedBackend(script=(), error=ModelUnavailable("gone"))
+    served = gateway(deployments, backend, ledger)
+    with pytest.raises(ModelUnavailable):
+        await served.generate_all(ANYBODY, [ASKED] * 3, CallContext("req_1"))
+    await served.close()
+    assert (ledger.reserved, ledger.settled, backend.closed) == ([24], [0, 0, 0], 3)
+    assert charged(ledger) == [("failed", 0, 0, 5)] * 3
+
+
+async def test_of_a_batch_that_does_not_fit_nothing_is_reserved(deployments: Deployments) -> None:
+    ledger, backend = Ledger(), ScriptedBackend(refusal=ContextLengthExceeded("too long"))
+    served = gateway(deployments, backend, ledger)
+    with pytest.raises(ContextLengthExceeded):
+        await served.generate_all(ANYBODY, [ASKED] * 3, CallContext("req_1"))
+    assert (ledger.reserved, ledger.cancelled, ledger.entries) == ([], 1, [])
+
+
+async def test_shorter_prompts_are_tried_by_the_same_admission(deployments: Deployments) -> None:
+    ledger, backend = Ledger(), ScriptedBackend(refusal=ContextLengthExceeded("too long"))
+    served = gateway(deployments, backend, ledger)
+    left = [ASKED, ASKED]
+
+    def shorten() -> GenerationRequest | None:
+        if left:
+            return left.pop()
+        backend.refusal = None
+        return ASKED
+
+    generation = await served.generate(ANYBODY, ASKED, CallContext("req_1"), shorten)
+    await generation.aclose()
+    await served.close()
+    assert (len(backend.owners), ledger.admitted, ledger.cancelled) == (4, [1], 0)
 
 
 async def test_a_request_that_does_not_fit_costs_nothing(deployments: Deployments) -> None:
@@ -366,6 +474,16 @@ async def test_a_model_is_not_asked_for_what_it_cannot_do(deployments: Deploymen
         await gateway(deployments).embed(
             ANYBODY, EmbeddingRequest("acme/chat", ("x",)), CallContext("r")
         )
+
+
+async def test_embeddings_that_fail_cost_nothing_and_their_work_is_waste(
+    deployments: Deployments,
+) -> None:
+    ledger, asked = Ledger(), EmbeddingRequest("acme/embed", ("x",))
+    backend = ScriptedBackend(embedded=(2, 3), error=ModelUnavailable("gone"))
+    with pytest.raises(ModelUnavailable):
+        await gateway(deployments, backend, ledger).embed(ANYBODY, asked, CallContext("r"))
+    assert (ledger.settled, charged(ledger)) == ([0], [("failed", 0, 0, 5)])
 
 
 async def test_embeddings_settle_their_prompt(deployments: Deployments) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.auth import Principal
 from orchestrator.core.context import CallContext
+from orchestrator.core.costs import Cost
 from orchestrator.core.errors import InvalidRequest, ModelUnavailable
 from orchestrator.core.events import EngineTimings, GenerationFinished, Usage
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest, TextPrompt
@@ -78,9 +79,12 @@ def test_a_reader_who_leaves_is_timed_until_the_engine_has_ended() -> None:
     meter.stop("cancelled")
     assert values(telemetry, "orchestrator.generations.waiting") == {("acme/chat",): 0}
     assert values(telemetry, "orchestrator.cancel_to_engine") == {}
-    meter.settled(Usage(3, 1), "cancelled")
+    meter.settled(Cost(Usage(3, 1), 4), "cancelled")
     assert values(telemetry, "orchestrator.cancel_to_engine") == {("acme/chat",): 1}
     assert values(telemetry, "orchestrator.generations") == {("acme/chat", "chat", "cancelled"): 1}
+    assert values(telemetry, "orchestrator.tokens.wasted") == {("acme/chat", "cancelled"): 4}
+    charged = {("acme/chat", "input", "cancelled"): 3, ("acme/chat", "output", "cancelled"): 1}
+    assert values(telemetry, "orchestrator.tokens") == charged
 
 
 def test_only_errors_of_the_engine_count_as_such() -> None:
@@ -114,7 +118,7 @@ def test_embeddings_have_no_first_token_and_make_none() -> None:
     meter = Meter(telemetry, ANYBODY, "alias", CallContext("req_1", "embeddings"))
     meter.start("acme/embed", EmbeddingRequest("alias", ("a",)))
     assert values(telemetry, "orchestrator.generations.waiting") == {}
-    meter.settled(Usage(7, 0), "ok")
+    meter.settled(Cost(Usage(7, 0)), "ok")
     embed = ("embeddings", "operayde", "acme/embed")
     assert values(telemetry, "gen_ai.client.token.usage") == {(*embed, "input"): 1}
     assert values(telemetry, "orchestrator.tokens") == {("acme/embed", "input", "ok"): 7}
@@ -123,6 +127,6 @@ def test_embeddings_have_no_first_token_and_make_none() -> None:
 def test_the_books_name_the_model_as_it_was_asked_for() -> None:
     telemetry = Telemetry()
     meter = started(telemetry, "responses")
-    record = meter.entry("local", Usage(3, 5), "ok")
+    record = meter.entry("local", Cost(Usage(3, 5)), "ok")
     assert (record.model, record.dialect, record.first_token_s) == ("alias", "responses", None)
-    assert meter.entry("local", Usage(3, 6), "ok").record_id == record.record_id
+    assert meter.entry("local", Cost(Usage(3, 6)), "ok").record_id == record.record_id

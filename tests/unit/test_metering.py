@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -24,7 +25,9 @@ from tests.small_disk import run_on_small_disk
 EVERYTHING = UsageFilter()
 
 
-def record(number: int, *, completion: int = 2, outcome: str = "ok") -> UsageRecord:
+def record(
+    number: int, *, completion: int = 2, outcome: str = "ok", wasted: int = 0
+) -> UsageRecord:
     return UsageRecord(
         request_id=f"req_{number}",
         at=1_700_000_000 + number,
@@ -40,6 +43,7 @@ def record(number: int, *, completion: int = 2, outcome: str = "ok") -> UsageRec
         duration_s=0.5,
         outcome=outcome,  # type: ignore[arg-type]  # one of the three words
         record_id=f"use_{number}",
+        wasted_tokens=wasted,
     )
 
 
@@ -110,6 +114,21 @@ async def test_records_reach_the_store_and_leave_no_journal(tmp_path: Path) -> N
     assert (sums.duration_ms, sums.total_tokens) == (25_000, 250)
 
 
+async def test_a_line_of_an_older_version_has_wasted_nothing(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    async with opened(settings) as (books, database):
+        line = msgspec.to_builtins(record(1, completion=5))
+        del line["wasted_tokens"]
+        books._spool.record("use_1", msgspec.json.encode(line))
+
+        async def is_there() -> bool:
+            return (await total(database)).requests == 1
+
+        await until(is_there)
+        sums = await total(database)
+    assert (sums.completion_tokens, sums.wasted_tokens) == (5, 0)
+
+
 async def test_a_promise_counts_only_when_nothing_better_comes(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     async with opened(settings) as (books, database):
@@ -118,7 +137,7 @@ async def test_a_promise_counts_only_when_nothing_better_comes(tmp_path: Path) -
         books.promise(record(2))
         books.record(record(2))
         # As a crash would leave it: promised, and then nothing.
-        books.promise(record(3, completion=11))
+        books.promise(record(3, completion=11, wasted=13))
     assert len(journals(settings)) == 1
     async with opened(settings) as (_, database):
 
@@ -126,7 +145,8 @@ async def test_a_promise_counts_only_when_nothing_better_comes(tmp_path: Path) -
             return (await total(database)).requests == 3
 
         await until(all_there)
-        assert (await total(database)).completion_tokens == 7 + 2 + 11
+        sums = await total(database)
+        assert (sums.completion_tokens, sums.wasted_tokens) == (7 + 2 + 11, 13)
     assert journals(settings) == []
 
 

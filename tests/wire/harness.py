@@ -162,7 +162,12 @@ class ScriptedBackend:
         self.asked.append(request)
         return PreparedEmbedding(served, [(1, 2, 3)] * len(request.inputs))
 
-    async def embed(self, prepared: PreparedEmbedding, request_id: str) -> list[memoryview]:
+    async def embed(
+        self,
+        prepared: PreparedEmbedding,
+        request_id: str,
+        on_answer: Callable[[int], None] | None = None,
+    ) -> list[memoryview]:
         self.ids.append(request_id)
         if self.error is not None:
             raise self.error

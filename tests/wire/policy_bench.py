@@ -66,7 +66,12 @@ class Backend(LocalBackend):
     def generate(self, prepared: Prepared, request_id: str) -> ScriptedRun:  # type: ignore[override]  # scripted
         return self.script.generate(prepared, request_id)
 
-    async def embed(self, prepared: PreparedEmbedding, request_id: str) -> Sequence[memoryview]:
+    async def embed(
+        self,
+        prepared: PreparedEmbedding,
+        request_id: str,
+        on_answer: Callable[[int], None] | None = None,
+    ) -> Sequence[memoryview]:
         return await self.script.embed(prepared, request_id)
 
 

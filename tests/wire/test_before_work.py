@@ -245,3 +245,83 @@ async def test_long_prompts_of_every_kind_take_the_turn_of_their_tenant(
     assert len(set(owners)) == 1
     assert owners[0].startswith("ten_")
     assert len(owners) == 3
+
+
+BATCH: dict[str, Any] = {
+    "model": "acme/chat",
+    "prompt": ["hello you", "you", "hello"],
+    "max_tokens": 5,
+}
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"rpm_limit": 2}, {"concurrency_limit": 2}, {"tpd_limit": 15}],
+    ids=["a minute", "at the same time", "a day"],
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_batch_takes_its_limits_for_all_prompts_or_for_none(
+    bench: PolicyBench, limits: dict[str, int], stream: bool
+) -> None:
+    roomy = {"rpm_limit": 9, "concurrency_limit": 9, "tpd_limit": 999}
+    _, key = await bench.new_key(**{**roomy, **limits})
+    refused = await bench.call("POST", "/v1/completions", {**BATCH, "stream": stream}, key)
+    assert refused.status_code == 429
+    # It would not fit later either.
+    assert refused.headers["x-should-retry"] == "false"
+    most = {**roomy, **limits}
+    # Refused by the tokens its prompts had been rendered by then, so their places are used.
+    places = most["rpm_limit"] - (3 if "tpd_limit" in limits else 0)
+    assert refused.headers["x-ratelimit-remaining-requests"] == str(places)
+    assert refused.headers["x-ratelimit-remaining-tokens"] == str(most["tpd_limit"])
+    # As many as there is room for are all still possible.
+    fitting = {**BATCH, "prompt": BATCH["prompt"][:2]}
+    assert (await bench.call("POST", "/v1/completions", fitting, key)).status_code == 200
+
+
+async def test_a_batch_counts_as_its_prompts(bench: PolicyBench) -> None:
+    _, key = await bench.new_key(rpm_limit=9, concurrency_limit=3, tpd_limit=999)
+    reply = await bench.call("POST", "/v1/completions", BATCH, key)
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["x-ratelimit-remaining-requests"] == "6"
+    # All of it has ended, and the next one finds the room of it.
+    again = await bench.call("POST", "/v1/completions", BATCH, key)
+    assert again.headers["x-ratelimit-remaining-requests"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {**GENERATING["/v1/chat/completions"], "n": 3}),
+        ("/v1/completions", {**GENERATING["/v1/completions"], "n": 3}),
+        (
+            "/v1beta/models/acme/chat:generateContent",
+            {"contents": [CONTENT], "generationConfig": {"candidateCount": 3}},
+        ),
+        ("/v1/embeddings", {"model": "acme/embed", "input": ["hello"] * 40}),
+        (
+            "/v1beta/models/acme/embed:batchEmbedContents",
+            {"requests": [{"model": "models/acme/embed", "content": CONTENT}] * 40},
+        ),
+    ],
+)
+async def test_several_answers_to_one_prompt_and_a_batch_of_inputs_are_one_request(
+    bench: PolicyBench, path: str, body: dict[str, Any]
+) -> None:
+    _, key = await bench.new_key(rpm_limit=2, concurrency_limit=1, tpd_limit=999)
+    reply = await bench.call("POST", path, body, key)
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["x-ratelimit-remaining-requests"] == "1"
+
+
+async def test_prompts_that_are_repeated_count_in_no_limit_of_their_own(
+    bench: PolicyBench,
+) -> None:
+    _, key = await bench.new_key(rpm_limit=2)
+    for _ in range(20):
+        counted = await bench.call("POST", "/tokenize", COUNTING["/tokenize"], key)
+        assert counted.status_code == 200
+    body = {"model": "acme/chat", "prompt": [[0, 1], [1, 0]], "max_tokens": 5, "echo": True}
+    reply = await bench.call("POST", "/v1/completions", body, key)
+    assert reply.status_code == 200, reply.text
+    assert [choice["text"][:9] for choice in reply.json()["choices"]] == ["hello you", "you hello"]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.core.errors import ContextLengthExceeded, GatewayError, RateLimited
+from orchestrator.core.errors import GatewayError, RateLimited
 from orchestrator.core.events import GenerationFinished, Usage
 from orchestrator.core.request import GenerationRequest
 from orchestrator.generation import Generation
@@ -28,7 +28,7 @@ class Line:
     `report` whoever keeps books of denials.
     """
 
-    generate: Callable[[GenerationRequest], Awaitable[Generation]]
+    generate: Callable[[GenerationRequest, Running], Awaitable[Generation]]
     send: Callable[[ServerEvent], Awaitable[None]]
     refuse: Callable[[GatewayError], Awaitable[None]]
     report: Callable[[GatewayError], None]
@@ -93,6 +93,7 @@ class Running:
             return
         generation = await self._begin()
         self._generation = generation
+        fault: BaseException | None = None
         try:
             events = aiter(generation)
             while not self._is_stopped:
@@ -106,24 +107,35 @@ class Running:
                     return
                 for made in self.response.event(event):
                     await self._line.send(made)
+        except ClientLeftError:
+            raise
+        except Exception as error:
+            fault = error
+            raise
         finally:
             self._can_be_cut = False
-            await generation.aclose()
+            await generation.aclose(fault or self._fault)
         await self._end(error=self._fault)
 
     async def _begin(self) -> Generation:
         """The generation, without the oldest items where all of them are too many."""
-        while True:
-            self._can_be_cut = True
-            try:
-                return await self._line.generate(self._plan.request())
-            except ContextLengthExceeded:
-                shorter = self._plan.shorter()
-                if shorter is None:
-                    raise
-                self._plan = shorter
-            finally:
-                self._can_be_cut = False
+        self._can_be_cut = True
+        try:
+            return await self._line.generate(self._plan.request(), self)
+        finally:
+            self._can_be_cut = False
+
+    def at_fault(self) -> bool:
+        """Whether it is our doing if it ends early: the client did not ask for that, nor leave."""
+        return self._fault is not None
+
+    def shorter(self) -> GenerationRequest | None:
+        """The request without its oldest items, where that is possible."""
+        shorter = self._plan.shorter()
+        if shorter is None:
+            return None
+        self._plan = shorter
+        return shorter.request()
 
     async def _failed(self, error: GatewayError) -> None:
         self._line.report(error)

@@ -192,7 +192,7 @@ class Socket:
             "There is no active response to cancel.", "response_id", "response_cancel_not_active"
         )
 
-    async def _generate(self, request: GenerationRequest) -> Generation:
+    async def _generate(self, request: GenerationRequest, running: Running) -> Generation:
         """A generation of its own, by a key that is good now. Raises: GatewayError."""
         parts, exchange = self._parts, self._exchange
         exchange.principal = await parts.authenticator.authenticate(exchange.secret)
@@ -202,8 +202,9 @@ class Socket:
             context,
             request_id=f"{context.request_id}-{self._responses}",
             call_id=f"{context.call_id}-{self._responses}",
+            at_fault=running.at_fault,
         )
-        return await parts.gateway.generate(exchange.principal, request, context)
+        return await parts.gateway.generate(exchange.principal, request, context, running.shorter)
 
     def _count(self, usage: Usage) -> None:
         """Adds up what the line of the log will tell."""

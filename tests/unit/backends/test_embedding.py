@@ -65,10 +65,13 @@ async def prepared_for(served: ServedModel, request: EmbeddingRequest) -> Prepar
     return await prepare(served, request, "", NO_LIMITS, FairThreads(1, most_running_bytes=1))
 
 
-async def embedded(engine: Engine, served: ServedModel, *rows: Ids) -> list[Ids]:
+async def embedded(
+    engine: Engine, served: ServedModel, *rows: Ids, answered: list[int] | None = None
+) -> list[Ids]:
     placements = Placements([Server("a", cast("TritonClient", engine))])
     embedder = Embedder(placements, timeout_s=1)
-    vectors = await embedder.embed(PreparedEmbedding(served, rows), "r")
+    told = [] if answered is None else answered
+    vectors = await embedder.embed(PreparedEmbedding(served, rows), "r", told.append)
     return [tuple(vector) for vector in vectors]
 
 
@@ -133,7 +136,11 @@ async def test_more_is_cut_into_batches_and_comes_back_in_order(served: ServedMo
     ]
 
 
-@pytest.mark.parametrize("rows", [((9,),), ((1,), (2,), (9,))])
-async def test_a_batch_that_fails_fails_all(served: ServedModel, rows: tuple[Ids, ...]) -> None:
+@pytest.mark.parametrize(("rows", "worked"), [(((9,),), []), (((1, 4), (2,), (9,)), [3])])
+async def test_a_batch_that_fails_fails_all_and_the_work_on_others_is_known(
+    served: ServedModel, rows: tuple[Ids, ...], worked: list[int]
+) -> None:
+    answered: list[int] = []
     with pytest.raises(ModelUnavailable):
-        await embedded(Engine(bad=9), served, *rows)
+        await embedded(Engine(bad=9), served, *rows, answered=answered)
+    assert answered == worked

@@ -104,6 +104,52 @@ async def test_requests_at_the_same_time_make_room_when_they_end(limiter: Limite
     await limiter.admit(who, "chat")
 
 
+async def test_several_requests_are_admitted_together_or_not_at_all(
+    limiter: Limiter, counters: MemoryCounters
+) -> None:
+    tenant = Limits(rpm=9, concurrency=3)
+    who = caller(Limits(rpm=4, tpd=100), tenant)
+    with pytest.raises(RateLimited) as refused:
+        await limiter.admit(who, "chat", 4)
+    assert refused.value.hit == LimitHit("tenant", "concurrency", 3, 3, int(MORNING) + 1)
+    assert refused.value.message == (
+        "The call counts as 4 requests, and 3 of the tenant's 3 requests at the same time are left."
+    )
+    # It will not fit later either.
+    assert refused.value.retryable is False
+    assert not counters.held
+    admission = await limiter.admit(who, "chat", 3)
+    assert admission.headers["x-ratelimit-remaining-requests"] == "1"
+    with pytest.raises(RateLimited) as refused:
+        await limiter.admit(who, "chat", 2)
+    assert refused.value.retryable is None
+    assert "1 of the key's 4 requests a minute are left" in refused.value.message
+    await admission.cancel()
+    assert not counters.held
+    assert (await limiter.admit(who, "chat", 3)).headers["x-ratelimit-remaining-requests"] == "1"
+
+
+async def test_parts_of_an_admission_end_one_by_one(
+    limiter: Limiter, counters: MemoryCounters
+) -> None:
+    who = caller(Limits(rpm=9, concurrency=3, tpd=100))
+    admission = await limiter.admit(who, "chat", 3)
+    admission.begin()
+    await admission.reserve(60)
+    parts = admission.split([10, 20, 30])
+    await admission.cancel()
+    assert sorted(counters.held.values()) == [3, 60]
+    await parts[0].settle(4)
+    await parts[0].settle(4)
+    assert sorted(counters.held.values()) == [2, 50]
+    await parts[1].settle(0)
+    await parts[2].cancel()
+    assert not counters.held
+    again = await limiter.admit(who, "chat")
+    assert again.headers["x-ratelimit-remaining-requests"] == "5"
+    assert again.headers["x-ratelimit-remaining-tokens"] == "96"
+
+
 async def test_a_cancelled_request_is_given_back(limiter: Limiter) -> None:
     who = caller(Limits(rpm=1, tpd=100))
     admission = await limiter.admit(who, "chat")

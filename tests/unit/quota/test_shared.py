@@ -103,6 +103,35 @@ async def test_two_workers_admit_exactly_the_limit_together(start: Start) -> Non
     assert sum(isinstance(one, RateLimited) for one in done) == 40
 
 
+async def test_two_workers_admit_batches_whole_or_not_at_all(start: Start) -> None:
+    clock = lambda: 1_000_000_000.0  # noqa: E731  # one minute for both
+    workers = [await start() for _ in range(2)]
+    limiters = [Limiter(one, now=clock) for one in workers]
+    limits = Limits(rpm=11, concurrency=50, tpd=1000)
+    who = caller(limits)
+    done = await asyncio.gather(
+        *(limiters[index % 2].admit(who, "chat", 3) for index in range(8)), return_exceptions=True
+    )
+    admitted = [one for one in done if not isinstance(one, BaseException)]
+    assert len(admitted) == 3
+    assert sum(sum(one.held.values()) for one in workers) == 9
+    # Two places are left, which no batch of three has taken a part of.
+    for limiter in limiters:
+        await (await limiter.admit(who, "chat")).cancel()
+    for admission in admitted:
+        admission.begin()
+        await admission.reserve(60)
+        for part in admission.split([10, 20, 30]):
+            await part.settle(5)
+    assert sum(sum(one.held.values()) for one in workers) == 0
+
+    async def is_settled() -> bool:
+        seen = [await remaining(one, Limits(tpd=1000)) for one in limiters]
+        return seen == [1000 - 3 * 15] * 2
+
+    await until(is_settled)
+
+
 async def test_a_refusal_by_the_tenant_takes_nothing_from_the_key(start: Start) -> None:
     limiter = Limiter(await start())
     await limiter.admit(caller(Limits(concurrency=9), Limits(concurrency=1)), "chat")

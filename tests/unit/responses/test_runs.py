@@ -29,6 +29,7 @@ class ScriptedWork:
     now: Kept
     fault: Exception | None = None
     closings: int = 0
+    interruptions: int = 0
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
     has_begun: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -46,6 +47,9 @@ class ScriptedWork:
             yield LAST
         finally:
             self.closed.set()
+
+    def interrupt(self) -> None:
+        self.interruptions += 1
 
     def interrupted(self) -> Sequence[bytes]:
         self._become(failed(self.now.body, "server_error", "interrupted"))

@@ -48,7 +48,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 def entry(number: int) -> dict[str, object]:
     names = ("request_id", "tenant_id", "key_id", "model", "route", "dialect")
-    counts = ("prompt_tokens", "completion_tokens", "cached_tokens", "duration_ms")
+    counts = ("prompt_tokens", "completion_tokens", "cached_tokens", "duration_ms", "wasted_tokens")
     return {
         "record_id": f"use_{number}",
         "at": number,

@@ -9,7 +9,7 @@ import pytest
 from alembic import command
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, text
 
 from orchestrator.settings import Settings
 from orchestrator.store import usage
@@ -48,6 +48,7 @@ def entries(count: int = 400) -> list[UsageEntry]:
             first_token_ms=chance.choice((None, 5)),
             duration_ms=chance.randrange(1000),
             outcome=chance.choice(("ok", "ok", "failed", "cancelled")),
+            wasted_tokens=chance.randrange(100),
         )
         for number in range(count)
     ]
@@ -118,6 +119,7 @@ async def test_filters_leave_out_what_does_not_match(each_database: Database) ->
     assert matching
     assert total.requests == len(matching)
     assert total.duration_ms == sum(entry.duration_ms for entry in matching)
+    assert total.wasted_tokens == sum(entry.wasted_tokens for entry in matching) > 0
     assert (nothing.requests, nothing.total_tokens) == (0, 0)
 
 
@@ -235,7 +237,11 @@ async def test_upgrade_sums_what_is_recorded_already(each_settings: Settings) ->
     written = entries(60)
     async with database.migrating() as connection:
         await connection.run_sync(earlier)
-        await connection.execute(insert(UsageEntry), [entry.model_dump() for entry in written])
+        rows = [entry.model_dump(exclude={"wasted_tokens"}) for entry in written]
+        names = list(rows[0])
+        told = ", ".join(f":{name}" for name in names)
+        statement = f"INSERT INTO usage_record ({', '.join(names)}) VALUES ({told})"  # constants
+        await connection.execute(text(statement), rows)
     assert await migrate(each_settings) is True
     async with database.reading() as session:
         days = await usage.summed(session, UsageFilter(), ("day", "key"))
@@ -244,6 +250,8 @@ async def test_upgrade_sums_what_is_recorded_already(each_settings: Settings) ->
     assert sum(one.requests for one in days) == sum(one.requests for one in hours) == 60
     assert sum(one.failed for one in days) == sum(one.outcome == "failed" for one in written)
     assert sum(one.prompt_tokens for one in hours) == sum(one.prompt_tokens for one in written)
+    # Of what was recorded before they were counted none is known.
+    assert sum(one.wasted_tokens for one in hours) == 0
 
 
 async def test_a_place_is_read_with_the_groups_it_was_written_with(
@@ -255,6 +263,11 @@ async def test_a_place_is_read_with_the_groups_it_was_written_with(
         (one,) = await usage.summed(session, UsageFilter(), ("day", "model"))
     place = format_place(one)
     assert parse_place(place, ("day", "model")) == tuple(one.group.values())
-    for text, by in ((place, ("model", "day")), (place, ()), ("x", ("day",)), ("bnVsbA", ("day",))):
+    for told, by in (
+        (place, ("model", "day")),
+        (place, ()),
+        ("x", ("day",)),
+        ("bnVsbA", ("day",)),
+    ):
         with pytest.raises(ValueError, match="is not where a page"):
-            parse_place(text, by)  # type: ignore[arg-type]  # tuples of the four words
+            parse_place(told, by)  # type: ignore[arg-type]  # tuples of the four words

@@ -56,7 +56,7 @@ class Delayed:
         await asyncio.sleep(wait_s)
         return [event]
 
-    async def aclose(self) -> None:
+    async def aclose(self, error: BaseException | None = None) -> None:
         self.closed += 1
 
 
