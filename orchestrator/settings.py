@@ -154,6 +154,10 @@ class TritonSettings(TritonConnection):
     request_timeout_s: Seconds = 600.0
     """The longest that one generation may take."""
     first_token_timeout_s: Seconds = 120.0
+    wait_for_model_s: float = Field(default=30.0, ge=0)
+    """How long calls wait for a model that is lost, from then on, before they fail."""
+    most_waiting: int = Field(default=256, ge=0)
+    """Calls of one worker that may wait for a model; half of them of one tenant."""
     cancel_drain_s: Seconds = 5.0
     """How long a stopped generation may take to end before its call is cut."""
     progress_file: Path | None = None
