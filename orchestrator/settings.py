@@ -78,6 +78,8 @@ class ServerSettings(_Group):
     """Of these, how many one address may have in one worker; 0 takes half of them."""
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that answer calls on the same port; more than one need Redis."""
+    standby: bool = True
+    """Whether one more process, with all imports done, waits to take the place of a dead one."""
     ping_after_s: Seconds = 15.0
     """After how long a silence a stream sends its status, if it has not, and a ping."""
     clamp_max_tokens: bool = False
