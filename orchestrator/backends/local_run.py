@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from orchestrator.backends import Prepared, Run
 from orchestrator.backends.choice import Choice
 from orchestrator.backends.comeback import Comeback
-from orchestrator.core.errors import GatewayError, ModelUnavailable
+from orchestrator.core.errors import ModelUnavailable
 from orchestrator.core.event_source import nobody
 from orchestrator.core.events import (
     EngineTimings,
@@ -42,7 +42,7 @@ class LocalRun(Run):
         self._began_again = False
         self._begun = False
         self._stopped = False
-        self._error: GatewayError | None = None
+        self._error: BaseException | None = None
         self._produced: Usage | None = None
         if comeback.is_served:
             self._send()
@@ -51,24 +51,24 @@ class LocalRun(Run):
 
     def take(self) -> list[GenerationEvent]:
         """See `EventSource.take`; the first come with the first token, the last with the end."""
-        if self._waits is not None:
-            return []
-        if self._error is not None:
-            raise self._error
+        choices = self._choices
+        if not choices:
+            return self._nothing_yet()
         try:
-            events, begun, over = self._take()
+            if (only := self._only) is not None:
+                events, begun, over = only.take(), only.begun, only.over
+            else:
+                events = [event for one in choices if not one.over for event in one.take()]
+                begun, over = any(one.begun for one in choices), all(one.over for one in choices)
         except ModelUnavailable as error:
-            if not self._may_begin_again(error):
-                raise
-            self._began_again = True
-            self._wait(error)
+            self._begin_again_after(error)
             return []
         if begun and not self._begun:
             self._begun = True
             events.insert(0, _started(self._prepared))
         if over:
             self.over = True
-            usage = self._usage(sum([choice.tokens for choice in self._choices]))
+            usage = self._usage(sum([choice.tokens for choice in choices]))
             events.append(GenerationFinished(usage, self._timings()))
         return events
 
@@ -117,22 +117,19 @@ class LocalRun(Run):
         self.is_streamed = self._choices[0].is_streamed
         self.listen(self._on_news)
 
-    def _take(self) -> tuple[list[GenerationEvent], bool, bool]:
-        """Events, whether any choice has begun, and whether all are over. Raises: GatewayError."""
-        if (only := self._only) is not None:
-            return only.take(), only.begun, only.over
-        choices = self._choices
-        events = [event for one in choices if not one.over for event in one.take()]
-        return events, any(one.begun for one in choices), all(one.over for one in choices)
+    def _nothing_yet(self) -> list[GenerationEvent]:
+        """What there is to take while it waits. Raises: GatewayError when that was in vain."""
+        if self._error is not None:
+            raise self._error
+        return []
 
-    def _may_begin_again(self, error: ModelUnavailable) -> bool:
-        """Whether nothing of it was seen yet, and it is not what is stopped or has failed twice."""
-        return (
-            not self._began_again
-            and not self._stopped
-            and not any(choice.begun for choice in self._choices)
-            and self._comeback.is_open_after(error)
-        )
+    def _begin_again_after(self, error: ModelUnavailable) -> None:
+        """Waits where nothing of it was seen yet, for the first time. Raises: `error` elsewhere."""
+        seen = any(choice.begun for choice in self._choices)
+        if seen or self._stopped or self._began_again or not self._comeback.is_open_after(error):
+            raise error
+        self._began_again = True
+        self._wait(error)
 
     def _wait(self, error: ModelUnavailable | None = None) -> None:
         for choice in self._choices:
@@ -145,13 +142,9 @@ class LocalRun(Run):
         self._waits = None
         if self._stopped or waited.cancelled():
             return
-        error = waited.exception()
-        if error is None:
+        self._error = waited.exception()
+        if self._error is None:
             self._send()
-        elif isinstance(error, GatewayError):
-            self._error = error
-        else:
-            raise error
         self._on_news()
 
     def _usage(self, completion_tokens: int) -> Usage:
