@@ -5,22 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import signal
-import socket
 import sys
 import time
-from functools import partial
 from pathlib import Path
-from typing import cast
 
-import uvicorn
-
-from orchestrator.serve.board import Board, Seat
+from orchestrator.serve.board import Board
 from orchestrator.serve.worker_processes import WorkerProcesses
 from orchestrator.settings import Settings
-from orchestrator.supervisor.state import read_state
-from orchestrator.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +20,6 @@ _BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _STABLE_S = 60.0
 _KILL_AFTER_S = 10.0
 """Beyond the drain time, for closing what the application holds."""
-_TRITON_POLL_S = 0.02
 _WORKER, _STANDBY = "op-worker", "op-standby"
 """What the processes are called in lists of the kernel's."""
 
@@ -45,78 +36,19 @@ def run_worker(settings: Settings, fd: int, board_fd: int | None = None) -> int:
     """
     _call_it(_STANDBY)
     # Imported here: the parent, which imports this module, has no use for the application.
-    from orchestrator.app import create_app
-    from orchestrator.serve.descriptors import raise_limit
-    from orchestrator.serve.http1 import BoundedHttp
-    from orchestrator.serve.peers import TrustedProxies
-    from orchestrator.serve.server import GuardedServer
-    from orchestrator.serve.websockets import DrainingWebSocket
+    from orchestrator.serve.application import serve_application
 
     if not (told := sys.stdin.readline().strip()):
         # The appliance has stopped without needing this process.
         return 0
-    number = int(told)
     _call_it(_WORKER)
-    configure_logging(settings.logging)
-    raise_limit()
-    # uvicorn tells of every start and stop, which the parent does already.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    app = create_app(settings, number)
-    _wait_for_first_triton(settings)
-    proxies = TrustedProxies(settings.server.trusted_proxies)
-    http = partial(
-        BoundedHttp,
-        settings=settings.server,
-        proxies=proxies,
-        socket_paths=app.socket_paths,
-        hosts=settings.hosts,
-    )
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        # It is only called, to make one for each connection.
-        http=cast("type[asyncio.Protocol]", http),
-        ws=DrainingWebSocket,
-        ws_max_size=settings.realtime.most_message_bytes,
-        ws_ping_interval=settings.realtime.ping_s,
-        ws_ping_timeout=settings.realtime.ping_s,
-        # Deltas are small: it would cost memory and time for nothing.
-        ws_per_message_deflate=False,
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        # What proxies say is for `http`, which knows which of them are trusted.
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.server.drain_s),
-    )
-    seat = None
-    if board_fd is not None:
-        seat = Seat(Board(board_fd, settings.server.workers), number)
-    server = GuardedServer(
-        config, settings.server, app.registry, is_proxy=proxies.trusts, seat=seat
-    )
-    server.run(sockets=[socket.socket(fileno=fd)])
-    return 0 if server.started else 1
+    return serve_application(settings, int(told), fd, board_fd)
 
 
 def _call_it(name: str) -> None:
     """Says in lists of processes what this one is."""
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(name, encoding="ascii")
-
-
-def _wait_for_first_triton(settings: Settings) -> None:
-    """Lets callers wait in the socket's queue while the first Triton starts, instead of failing.
-
-    The application's imports, which take most of its start, are done by then.
-    """
-    give_up_at = time.monotonic() + settings.triton.start_timeout_s
-    while time.monotonic() < give_up_at:
-        state = read_state(settings.data_dir)
-        if state is None or state.phase != "starting" or state.restarts:
-            return
-        time.sleep(_TRITON_POLL_S)
 
 
 class Worker:
