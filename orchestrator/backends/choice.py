@@ -208,6 +208,11 @@ class CallFirst:
         return self._attempt.made
 
     @property
+    def produced(self) -> int:
+        """All tokens that engines have made, for both attempts."""
+        return sum(attempt.produced for attempt in self._attempts)
+
+    @property
     def dropped(self) -> int:
         """Tokens that belong to no answer, those of an attempt that was given up among them."""
         return self._attempt.dropped + sum(one.produced for one in self._attempts[:-1])

@@ -46,8 +46,9 @@ def cost_of(made: Usage, outcome: Outcome, *, seen: int, dropped: int) -> Cost:
 def cost_of_vectors(prompt_tokens: int, outcome: Outcome, *, answered: int) -> Cost:
     """The same for an embedding: vectors are sent all together or not at all.
 
-    `answered` are the tokens of the inputs that the engine has given vectors for.
+    `answered` are the tokens of the inputs that the engine has given vectors for, those of inputs
+    that it was given twice counted twice.
     """
     if outcome == "failed":
         return Cost(Usage(0, 0), answered)
-    return Cost(Usage(prompt_tokens, 0))
+    return Cost(Usage(prompt_tokens, 0), max(0, answered - prompt_tokens))

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.backends import NO_LIMITS, PreparedEmbedding, ServedModel
+from orchestrator.backends.comeback import WaitingRoom
 from orchestrator.backends.embedding import Embedder, prepare
 from orchestrator.backends.placement import Placements, Server
 from orchestrator.catalogue import EngineRecipe, Model
@@ -69,7 +70,7 @@ async def embedded(
     engine: Engine, served: ServedModel, *rows: Ids, answered: list[int] | None = None
 ) -> list[Ids]:
     placements = Placements([Server("a", cast("TritonClient", engine))])
-    embedder = Embedder(placements, timeout_s=1)
+    embedder = Embedder(placements, timeout_s=1, waiting=WaitingRoom(0))
     told = [] if answered is None else answered
     vectors = await embedder.embed(PreparedEmbedding(served, rows), "r", told.append)
     return [tuple(vector) for vector in vectors]
