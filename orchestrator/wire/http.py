@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import re
 from collections.abc import (
     Awaitable,
     Callable,
-    Coroutine,
     Iterable,
     MutableMapping,
     Sequence,
 )
 from dataclasses import dataclass, field
-from functools import partial
 from time import perf_counter_ns
 from typing import Any, TypeVar
 
@@ -36,11 +33,9 @@ from orchestrator.core.errors import (
 from orchestrator.core.events import Usage
 from orchestrator.core.ids import new_id
 from orchestrator.settings import HostsSettings, IntakeSettings, ServerSettings
-from orchestrator.store.database import StoreError
 from orchestrator.telemetry import Call, names
 from orchestrator.telemetry.calls import server_timing
-from orchestrator.telemetry.process import Telemetry
-from orchestrator.wire.connection import CLIENT_LEFT, CONNECTION, Connection, WhileConnected
+from orchestrator.wire.connection import CONNECTION, Connection, WhileConnected
 from orchestrator.wire.errors import (
     ANTHROPIC_PREFIXES,
     Client,
@@ -51,10 +46,9 @@ from orchestrator.wire.errors import (
     profile_of,
     render_error,
 )
-from orchestrator.wire.given_key import secret_of, secret_of_subprotocols
+from orchestrator.wire.given_key import secret_of
 from orchestrator.wire.intake import (
     SMALL_BODY_BYTES,
-    ClientLeftError,
     Holder,
     Intake,
     new_intake,
@@ -63,8 +57,6 @@ from orchestrator.wire.intake import (
 )
 from orchestrator.wire.openapi import Described, Operation
 from orchestrator.wire.told import Told
-
-logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -75,8 +67,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DRAIN = "orchestrator.drain"
 """A message of our own to the handlers of WebSockets: end, and let end what runs."""
-SWITCHING_PROTOCOLS = 101
-_EXCHANGE = "orchestrator.exchange"
+EXCHANGE = "orchestrator.exchange"
+"""Where `Edge` puts the exchange into the scope of a request."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
@@ -98,7 +90,7 @@ class Exchange(Holder):
         hosts: HostsSettings,
         intake: Intake | None = None,
     ) -> None:
-        self._intake = intake or _default_intake()
+        self._intake = intake or default_intake()
         self._there: bytes | None = None
         self.scope = scope
         self.receive = receive
@@ -331,105 +323,11 @@ class Exchange(Holder):
         return WhileConnected(self, self._connection)
 
 
-class SocketExchange(Exchange):
-    """The upgrade to a WebSocket, and the socket after it.
-
-    Until it is accepted an error is an HTTP reply, which servers send by the extension
-    `websocket.http.response` of ASGI. Source: asgi.readthedocs.io, extensions.
-    """
-
-    def __init__(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        server: ServerSettings,
-        hosts: HostsSettings,
-        intake: Intake | None = None,
-    ) -> None:
-        super().__init__(scope, receive, send, server, hosts, intake)
-        scope["method"] = "GET"
-        if self.secret is None:
-            self.secret = secret_of_subprotocols(scope)
-
-    def send(self, message: Message) -> Awaitable[None]:
-        """Sends one ASGI message, of HTTP or of a WebSocket."""
-        kind = message["type"]
-        if kind.startswith("http."):
-            self.complete = not message.get("more_body", False)
-            message = {**message, "type": f"websocket.{kind}"}
-        if kind in ("http.response.start", "websocket.accept"):
-            self.status = message.get("status", SWITCHING_PROTOCOLS)
-            headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
-            message = {**message, "headers": headers}
-        return self._send(message)
-
-
 OnError = Callable[[Exchange, GatewayError], None]
-Handling = Coroutine[Any, Any, None]
 
 
-class Edge:
-    """The outermost layer: makes the exchange, answers every error, writes the log line."""
-
-    def __init__(
-        self,
-        app: App,
-        server: ServerSettings,
-        hosts: HostsSettings,
-        on_error: OnError | None = None,
-        telemetry: Telemetry | None = None,
-        intake: Intake | None = None,
-    ) -> None:
-        """`on_error` is told of errors before the caller is."""
-        self._telemetry = telemetry or Telemetry()
-        self._app = app
-        self._server = server
-        self._hosts = hosts
-        self._on_error = on_error
-        self._intake = intake or _default_intake()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
-        kind = Exchange if scope["type"] == "http" else SocketExchange
-        exchange = kind(scope, receive, send, self._server, self._hosts, self._intake)
-        scope[_EXCHANGE] = exchange
-        await self._guarded(exchange, partial(self._app, scope, receive, exchange.send))
-
-    def answer(self, route: RawRoute, scope: Scope, receive: Receive, send: Send) -> Handling:
-        """Answers a request over HTTP by `route`, without the application."""
-        scope["route"], scope["path_params"] = route, {}
-        exchange = Exchange(scope, receive, send, self._server, self._hosts, self._intake)
-        return self._guarded(exchange, partial(route.handler, exchange))
-
-    async def _guarded(self, exchange: Exchange, handle: Callable[[], Awaitable[None]]) -> None:
-        """Answers what `handle` raises, and tells of the exchange at its end."""
-        exchange.on_error = self._on_error
-        exchange.told = told = Told(self._telemetry, exchange)
-        try:
-            await handle()
-        except ClientLeftError:
-            exchange.status = CLIENT_LEFT
-        except GatewayError as error:
-            exchange.report(error)
-            await exchange.fail(error)
-        except StoreError as error:
-            logger.warning("request %s: %s", exchange.request_id, error)
-            exchange.report(store_unavailable())
-            await exchange.fail(store_unavailable())
-        except Exception:
-            logger.exception("request %s failed", exchange.call_id)
-            exchange.report(internal_error())
-            await exchange.fail(internal_error())
-        finally:
-            exchange.release()
-            told.end(exchange)
-
-
-def _default_intake() -> Intake:
+def default_intake() -> Intake:
+    """What an application that sets none takes."""
     return new_intake(IntakeSettings(), ServerSettings())[0]
 
 
@@ -476,7 +374,7 @@ class RawRoute(APIRoute):
 
 def exchange_of(scope: Scope) -> Exchange:
     """The exchange that `Edge` made for this request."""
-    exchange: Exchange = scope[_EXCHANGE]
+    exchange: Exchange = scope[EXCHANGE]
     return exchange
 
 

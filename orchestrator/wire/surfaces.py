@@ -39,8 +39,9 @@ from orchestrator.wire import (
     openapi,
     tokenize,
 )
+from orchestrator.wire.edge import Edge
 from orchestrator.wire.errors import GEMINI_PREFIXES, UnknownRoute, render_error
-from orchestrator.wire.http import Edge, OnError, RawRoute, Route, exchange_of, internal_error
+from orchestrator.wire.http import OnError, RawRoute, Route, exchange_of, internal_error
 from orchestrator.wire.intake import Intake, new_intake
 from orchestrator.wire.realtime import routes as realtime_routes
 from orchestrator.wire.sockets import RawSocketRoute, or_no_socket
