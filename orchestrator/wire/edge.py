@@ -12,6 +12,7 @@ from orchestrator.settings import HostsSettings, ServerSettings
 from orchestrator.store.database import StoreError
 from orchestrator.telemetry.process import Telemetry
 from orchestrator.wire.connection import CLIENT_LEFT
+from orchestrator.wire.cors import Cors, cors_of
 from orchestrator.wire.given_key import secret_of_subprotocols
 from orchestrator.wire.http import (
     EXCHANGE,
@@ -50,8 +51,9 @@ class SocketExchange(Exchange):
         server: ServerSettings,
         hosts: HostsSettings,
         intake: Intake | None = None,
+        cors: Cors | None = None,
     ) -> None:
-        super().__init__(scope, receive, send, server, hosts, intake)
+        super().__init__(scope, receive, send, server, hosts, intake, cors)
         scope["method"] = "GET"
         if self.secret is None:
             self.secret = secret_of_subprotocols(scope)
@@ -91,6 +93,7 @@ class Edge:
         self._hosts = hosts
         self._on_error = on_error
         self._intake = intake or default_intake()
+        self._cors = cors_of(server)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -98,15 +101,20 @@ class Edge:
             await self._app(scope, receive, send)
             return
         kind = Exchange if scope["type"] == "http" else SocketExchange
-        exchange = kind(scope, receive, send, self._server, self._hosts, self._intake)
+        exchange = self._exchange(kind, scope, receive, send)
         scope[EXCHANGE] = exchange
         await self._guarded(exchange, partial(self._app, scope, receive, exchange.send))
 
     def answer(self, route: RawRoute, scope: Scope, receive: Receive, send: Send) -> Handling:
         """Answers a request over HTTP by `route`, without the application."""
         scope["route"], scope["path_params"] = route, {}
-        exchange = Exchange(scope, receive, send, self._server, self._hosts, self._intake)
+        exchange = self._exchange(Exchange, scope, receive, send)
         return self._guarded(exchange, partial(route.handler, exchange))
+
+    def _exchange(
+        self, kind: type[Exchange], scope: Scope, receive: Receive, send: Send
+    ) -> Exchange:
+        return kind(scope, receive, send, self._server, self._hosts, self._intake, self._cors)
 
     async def _guarded(self, exchange: Exchange, handle: Callable[[], Awaitable[None]]) -> None:
         """Answers what `handle` raises, and tells of the exchange at its end."""

@@ -12,11 +12,13 @@ import re
 from collections.abc import (
     Awaitable,
     Callable,
+    Collection,
     Iterable,
     MutableMapping,
     Sequence,
 )
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter_ns
 from typing import Any, TypeVar
 
@@ -35,7 +37,9 @@ from orchestrator.core.ids import new_id
 from orchestrator.settings import HostsSettings, IntakeSettings, ServerSettings
 from orchestrator.telemetry import Call, names
 from orchestrator.telemetry.calls import server_timing
+from orchestrator.wire.codings import Coding, coding_of, read_inflated
 from orchestrator.wire.connection import CONNECTION, Connection, WhileConnected
+from orchestrator.wire.cors import Cors
 from orchestrator.wire.errors import (
     ANTHROPIC_PREFIXES,
     Client,
@@ -56,6 +60,7 @@ from orchestrator.wire.intake import (
     too_large,
 )
 from orchestrator.wire.openapi import Described, Operation
+from orchestrator.wire.queries import check_known, given_in
 from orchestrator.wire.told import Told
 
 Scope = MutableMapping[str, Any]
@@ -63,6 +68,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 T = TypeVar("T")
+Check = Callable[[Principal], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DRAIN = "orchestrator.drain"
@@ -89,8 +95,10 @@ class Exchange(Holder):
         server: ServerSettings,
         hosts: HostsSettings,
         intake: Intake | None = None,
+        cors: Cors | None = None,
     ) -> None:
         self._intake = intake or default_intake()
+        self.cors = cors
         self._there: bytes | None = None
         self.scope = scope
         self.receive = receive
@@ -179,9 +187,11 @@ class Exchange(Holder):
         return self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     def _named(self, headers: Headers) -> Headers:
-        """`headers` with the request's id, as the caller's kind of client looks for it."""
+        """`headers` with those of every reply: its id, and what a browser wants to know."""
         request_id = self.request_id.encode()
         headers.append((b"x-request-id", request_id))
+        if self.cors is not None:
+            headers += self.cors.reply_headers(self.scope["path"], self.headers.get(b"origin"))
         if b"anthropic-version" in self.headers or is_under(self.scope["path"], ANTHROPIC_PREFIXES):
             headers.append((b"request-id", request_id))
         if self._left_out:
@@ -199,7 +209,8 @@ class Exchange(Holder):
     async def admit(self, authenticator: Authenticator) -> Principal:
         """The caller; nothing of the body is read for it.
 
-        Raises: PayloadTooLarge, Unauthenticated, StoreUnavailable.
+        Raises: PayloadTooLarge, Unauthenticated, StoreUnavailable, InvalidRequest for a parameter
+        that the route does not know.
         """
         declared, most = self._declared, self._server.max_body_bytes
         if declared is not None and declared > most:
@@ -208,10 +219,16 @@ class Exchange(Holder):
         self.principal = authenticator.recall(self.secret)
         if self.principal is not None:
             self.call.passed(names.AUTHENTICATE, began_ns)
-            return self.principal
-        with self.call.stage(names.AUTHENTICATE):
-            self.principal = await authenticator.authenticate(self.secret)
+        else:
+            with self.call.stage(names.AUTHENTICATE):
+                self.principal = await authenticator.authenticate(self.secret)
+        self.check_query()
         return self.principal
+
+    def check_query(self) -> None:
+        """Raises: InvalidRequest for a parameter that the route does not know."""
+        if query := self.scope["query_string"]:
+            check_known(given_in(query), getattr(self.scope.get("route"), "parameters", ()))
 
     @property
     def _declared(self) -> int | None:
@@ -221,29 +238,33 @@ class Exchange(Holder):
     async def body(self, most_bytes: int | None = None) -> bytes:
         """The whole body, of `most_bytes`, or as many as any body may have.
 
-        Raises: PayloadTooLarge, RequestTimeout, RateLimited, Overloaded, ClientLeftError.
+        Raises: PayloadTooLarge, RequestTimeout, RateLimited, Overloaded, ClientLeftError,
+        UnsupportedCoding, InvalidRequest for what cannot be decompressed.
         """
         most = self._server.max_body_bytes if most_bytes is None else most_bytes
+        if b"content-encoding" in self.headers and (coding := coding_of(self.scope["headers"])):
+            return await self._inflated(coding, most, None)
         body = self._small_body(most)
         return await self._large_body(most) if body is None else body
 
     async def decoded(
         self,
         read: Callable[[bytes], T],
-        check: Callable[[Principal], Awaitable[None]] | None = None,
+        check: Check | None = None,
     ) -> T:
         """What `read` makes of the body. Raises: what `body`, `check` and `read` raise.
 
         Before a body that is not small is read, `check` may refuse its caller.
         """
         most = self._server.max_body_bytes
+        if b"content-encoding" in self.headers and (coding := coding_of(self.scope["headers"])):
+            return await self.work(await self._inflated(coding, most, check), read)
         body = self._small_body(most)
         if body is not None:
             return read(body)
         declared = self._declared
-        if check is not None and (declared is None or declared > SMALL_BODY_BYTES):
-            assert self.principal is not None
-            await check(self.principal)
+        if declared is None or declared > SMALL_BODY_BYTES:
+            await self._may_be_large(check)
         return await self.work(await self._large_body(most), read)
 
     def _small_body(self, most: int) -> bytes | None:
@@ -259,12 +280,31 @@ class Exchange(Holder):
         return None
 
     async def _large_body(self, most: int) -> bytes:
-        limit_s = self._server.body_timeout_s
         there, self._there = self._there, None
+        return await self._in_time(read_body(self.receive, there, self._declared, most, self.keep))
+
+    async def _inflated(self, coding: Coding, most: int, check: Check | None) -> bytes:
+        """What a compressed body holds. Before it is more than little, `check` may refuse."""
+        declared, may_be_large = self._declared, partial(self._may_be_large, check)
+        if declared is not None and declared > most:
+            raise too_large(most, f"{declared} were announced")
+        return await self._in_time(
+            read_inflated(self.receive, coding, most, self.keep, may_be_large)
+        )
+
+    async def _may_be_large(self, check: Check | None) -> None:
+        """Raises: what `check` raises for the caller."""
+        if check is not None:
+            assert self.principal is not None
+            await check(self.principal)
+
+    async def _in_time(self, reading: Awaitable[bytes]) -> bytes:
+        """Raises: RequestTimeout."""
+        limit_s = self._server.body_timeout_s
         try:
             with self.call.stage(names.READ):
                 async with asyncio.timeout(limit_s):
-                    return await read_body(self.receive, there, self._declared, most, self.keep)
+                    return await reading
         except TimeoutError as error:
             raise RequestTimeout(
                 f"The request body must be sent within {limit_s:g} s.", retryable=True
@@ -346,7 +386,10 @@ class Route:
 class RawRoute(APIRoute):
     """A route that FastAPI finds, and that answers on bare ASGI."""
 
-    def __init__(self, prefix: str, route: Route, tag: str) -> None:
+    def __init__(
+        self, prefix: str, route: Route, tag: str, tolerated: Collection[str] = ()
+    ) -> None:
+        """`tolerated` are parameters that its clients send and that change nothing."""
         super().__init__(
             prefix + route.path,
             _described,
@@ -355,6 +398,7 @@ class RawRoute(APIRoute):
             name=route.name,
         )
         handler = self.handler = route.handler
+        self.parameters = frozenset({*route.operation.queried, *tolerated})
         self.described = Described(
             method=route.method,
             path=prefix + route.path,
@@ -367,7 +411,11 @@ class RawRoute(APIRoute):
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             del receive, send
-            await handler(exchange_of(scope))
+            exchange = exchange_of(scope)
+            if route.operation.public:
+                # Of the others, a caller without a good key hears of that first.
+                exchange.check_query()
+            await handler(exchange)
 
         self.app = app
 

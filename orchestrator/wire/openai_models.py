@@ -18,7 +18,8 @@ from orchestrator.wire.errors import Client
 from orchestrator.wire.gemini_replies import ListModelsResponse
 from orchestrator.wire.gemini_replies import ModelReply as GeminiModel
 from orchestrator.wire.http import Exchange, Route
-from orchestrator.wire.openapi import ALWAYS, Operation
+from orchestrator.wire.openapi import ALWAYS, Operation, query_parameter
+from orchestrator.wire.queries import AZURE, Query
 from orchestrator.wire.replies import ErrorReply, Model, ModelList
 
 
@@ -51,6 +52,7 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         entries = gateway.models(principal)
         match exchange.client:
             case None:
+                Query(exchange, AZURE)
                 page = {"object": "list", "data": [model_object(entry) for entry in entries]}
             case "anthropic":
                 page = anthropic_models.page_object(exchange, entries)
@@ -70,11 +72,16 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
 
     listed = Operation(
         reply=(ModelList, ListModelsResponse, AnthropicModelList),
+        # Each for the clients that know it.
+        parameters=[
+            query_parameter(name)
+            for name in (*anthropic_models.PARAMETERS, *gemini_models.PARAMETERS)
+        ],
         errors=(400, *ALWAYS),
         error=ErrorReply,
     )
     one = Operation(
-        reply=(Model, GeminiModel, AnthropicModel), errors=(404, *ALWAYS), error=ErrorReply
+        reply=(Model, GeminiModel, AnthropicModel), errors=(400, 404, *ALWAYS), error=ErrorReply
     )
     return [
         Route("GET", "/models", list_all, "list_models", "List models", listed),
