@@ -228,7 +228,9 @@ class Exchange(Holder):
     def check_query(self) -> None:
         """Raises: InvalidRequest for a parameter that the route does not know."""
         if query := self.scope["query_string"]:
-            check_known(given_in(query), getattr(self.scope.get("route"), "parameters", ()))
+            known = getattr(self.scope.get("route"), "parameters", ())
+            if known is not None:
+                check_known(given_in(query), known)
 
     @property
     def _declared(self) -> int | None:
@@ -373,7 +375,11 @@ def default_intake() -> Intake:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path of a dialect, below the prefix of its surface."""
+    """A path of a dialect, below the prefix of its surface.
+
+    `by_client` routes check the parameters of their query themselves: which there are depends on
+    whose client asks.
+    """
 
     method: str
     path: str
@@ -381,6 +387,7 @@ class Route:
     name: str
     summary: str
     operation: Operation = field(default_factory=Operation)
+    by_client: bool = False
 
 
 class RawRoute(APIRoute):
@@ -398,7 +405,8 @@ class RawRoute(APIRoute):
             name=route.name,
         )
         handler = self.handler = route.handler
-        self.parameters = frozenset({*route.operation.queried, *tolerated})
+        known = frozenset({*route.operation.queried, *tolerated})
+        self.parameters = None if route.by_client else known
         self.described = Described(
             method=route.method,
             path=prefix + route.path,

@@ -60,8 +60,6 @@ _TOLERATED: Mapping[str, tuple[str, ...]] = {
     "realtime": AZURE,
     "messages": ANTHROPIC,
     "gemini": GOOGLE,
-    # All three kinds of client ask there.
-    "models": (*AZURE, *ANTHROPIC, *GOOGLE),
 }
 """Parameters that clients send and that change nothing, by the tags of routes."""
 

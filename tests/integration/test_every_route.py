@@ -132,12 +132,17 @@ async def test_what_clients_send_is_known(
 async def test_a_parameter_of_another_client_is_refused_on_a_shared_path(
     application: Application,
 ) -> None:
-    for url, headers in (
-        ("/v1/models?limit=5", {}),
-        ("/v1/models?pageSize=5", ANTHROPICS),
-        ("/v1/models?limit=5", GOOGLES),
+    for url, headers, shown in (
+        ("/v1/models?limit=5", {}, (False, False)),
+        ("/v1/models?pageSize=5", ANTHROPICS, (True, False)),
+        ("/v1/models?limit=5", GOOGLES, (False, True)),
+        ("/v1/models/demo%2Fchat?limit=5", ANTHROPICS, (False, False)),
     ):
-        assert (await application.ask("GET", url, **headers)).status_code == 400, url
+        reply = await application.ask("GET", url, **headers)
+        assert reply.status_code == 400, url
+        unknown, _, known = reply.text.partition(" is no parameter here; there are ")
+        assert url.partition("?")[2].partition("=")[0] in unknown
+        assert ("after_id" in known, "pageSize" in known) == shown, reply.text
 
 
 async def test_every_path_tells_all_its_methods(application: Application) -> None:
