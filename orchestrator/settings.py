@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -28,12 +29,14 @@ from pydantic_settings import (
 )
 
 from orchestrator.core.addresses import network_of
+from orchestrator.core.origins import origin_of
 
 ENV_PREFIX = "ORCHESTRATOR_"
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
+Origin = Annotated[str, AfterValidator(origin_of)]
 EndpointName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,63}$")]
 """Lower case, as names in the environment come out; `default` is the one Triton of `triton.url`."""
 
@@ -86,6 +89,10 @@ class ServerSettings(_Group):
     """Whether a limit of tokens above the room beside a prompt means that room, and is not 400."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses and networks of proxies that are believed about the client behind them."""
+    cors_origins: tuple[Origin, ...] = ()
+    """Origins whose web pages may call, all but to manage; `*` is any."""
+    cors_management_origins: tuple[Origin, ...] = ()
+    """Origins whose web pages may manage keys and policies, and read usage, audit and metrics."""
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -57,6 +57,18 @@ class ContextLengthExceeded(InvalidRequest):
     reason = "context_length_exceeded"
 
 
+class UnsupportedCoding(InvalidRequest):
+    """The body is compressed in a way that is not known."""
+
+    status = 415
+    reason = "unsupported_content_encoding"
+
+    def __init__(self, message: str, *, accepted: str) -> None:
+        """`accepted` are the ways that are known. Source: RFC 9110 15.5.16."""
+        super().__init__(message, param="Content-Encoding")
+        self.headers = {"accept-encoding": accepted}
+
+
 class Unauthenticated(GatewayError):
     """No key, or one that is unknown, expired or revoked."""
 

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from orchestrator.wire.errors import Headers
 
 _NOT_IN_NAMES = bytes(range(0x20)) + b'\x7f()<>@,;:[]={} \\"'
+_WITHOUT_BODY = (204, 304)
 _NOT_IN_VALUES = bytes({*range(0x20)} - {0x09}) + b"\x7f"
 
 
@@ -24,6 +25,8 @@ class Cycle(RequestResponseCycle):
     done: asyncio.Future[None]
     """Has its result; what there is to wait for where nothing is."""
     _on_left: Callable[[], None] | None = None
+    _ends_by_close = False
+    """Whether the end of the reply's body is the end of the connection."""
 
     def whole_body(self) -> bytes | None:
         """The body, if all of it is there; nothing of it is taken otherwise."""
@@ -80,7 +83,28 @@ class Cycle(RequestResponseCycle):
         """Sends one ASGI message."""
         if self.more_body and not self.response_started:
             self._leave_the_body()
+        if self.scope["http_version"] == "1.0":
+            message = self._of_1_0(message)
         return super().send(message)
+
+    def _of_1_0(self, message: Any) -> Any:
+        """What `message` is in HTTP/1.0, which knows no chunks and must be told to go on.
+
+        A body without a known length ends with the connection. Source: RFC 9112 6.3 and C.2.2.
+        """
+        if message["type"] == "http.response.body":
+            if self._ends_by_close:
+                # What is compared to it by what sends.
+                self.expected_content_length = len(message.get("body", b""))
+            return message
+        headers = [*message.get("headers", ())]
+        has_body = self.scope["method"] != "HEAD" and message["status"] not in _WITHOUT_BODY
+        if has_body and not any(name.lower() == b"content-length" for name, _ in headers):
+            self._ends_by_close = True
+            self.chunked_encoding = self.keep_alive = False
+        elif self.keep_alive:
+            headers.append((b"connection", b"keep-alive"))
+        return {**message, "headers": headers}
 
     def _leave_the_body(self) -> None:
         """Makes the reply the last one: the rest of the body is not waited for.
@@ -108,6 +132,8 @@ class Cycle(RequestResponseCycle):
         lines = [b"%b: %b" % header for header in headers]
         if not self.keep_alive:
             lines.append(b"connection: close")
+        elif self.scope["http_version"] == "1.0":
+            lines.append(b"connection: keep-alive")
         return STATUS_LINE[status] + b"\r\n".join(lines) + b"\r\n\r\n"
 
 

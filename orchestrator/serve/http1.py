@@ -31,6 +31,7 @@ from orchestrator.serve.upgrades import (
 )
 from orchestrator.settings import HostsSettings, ServerSettings
 from orchestrator.wire.connection import CONNECTION
+from orchestrator.wire.paths import plain_path
 
 MOST_PIPELINED = 128
 """Requests of one connection that may wait for the replies before theirs."""
@@ -202,7 +203,8 @@ class BoundedHttp(HttpToolsProtocol):
         """Reads nothing more: what comes next may be anything."""
         self._is_given_up = True
         self._in_head = False
-        reply = refusal(refused, self.url, self._host or b"", self._error_hosts)
+        host, hosts = self._host or b"", self._error_hosts
+        reply = refusal(refused, self.url, host, hosts, self._settings, self.headers)
         if self._in_body and not self.pipeline:
             # The request that is at work will never have the rest of its body.
             cycle = cast("Cycle", self.cycle)
@@ -366,7 +368,7 @@ class BoundedHttp(HttpToolsProtocol):
         authority, target = split_target(self.url)
         try:
             parsed = httptools.parse_url(target)
-            raw_path = parsed.path
+            raw_path = plain_path(parsed.path)
             path = raw_path.decode("ascii")
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError) as error:
             raise Refused(400, "The target of the request cannot be read.") from error
@@ -384,8 +386,9 @@ class BoundedHttp(HttpToolsProtocol):
             access_log=self.access_log,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            # HTTP/1.0 knows no 100, and must not have one. Source: RFC 9110 10.1.1.
+            expect_100_continue=self.expect_100_continue and version != "1.0",
+            keep_alive=self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
         cycle.done = self._done

@@ -10,8 +10,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from orchestrator.core.errors import HeadTooLarge, InvalidRequest, MethodNotAllowed, RequestTimeout
 from orchestrator.core.ids import new_id
 from orchestrator.serve.heads import Refused
-from orchestrator.settings import HostsSettings
-from orchestrator.wire.errors import profile_of, render_error
+from orchestrator.settings import HostsSettings, ServerSettings
+from orchestrator.wire.cors import Cors
+from orchestrator.wire.errors import Headers, profile_of, render_error
+from orchestrator.wire.paths import plain_path
 
 logger = logging.getLogger(__name__)
 
@@ -40,22 +42,31 @@ def refused_by(error: httptools.HttpParserError) -> Refused:
     return Refused(400, f"The request is not valid HTTP/1.1: {error}.")
 
 
-def refusal(refused: Refused, target: bytes, host: bytes, hosts: HostsSettings) -> bytes:
+def refusal(
+    refused: Refused,
+    target: bytes,
+    host: bytes,
+    hosts: HostsSettings,
+    server: ServerSettings,
+    headers: Headers,
+) -> bytes:
     """The whole reply, after which the connection is closed.
 
-    `target` and `host` are those of the request, where they could be read.
+    `target`, `host` and `headers` are those of the request, as far as they could be read.
     """
     kind = _KINDS.get(refused.status, InvalidRequest)
-    path = target.partition(b"?")[0].decode("latin-1")
+    path = plain_path(target.partition(b"?")[0]).decode("latin-1")
     profile = profile_of(path, host.decode("latin-1"), None, None, hosts)
     request_id = new_id("req")
     rendered = render_error(kind(refused.message), profile, request_id)
     logger.warning("request %s was refused: %s", request_id, refused.message)
-    headers = [
+    origin = next((value for name, value in headers if name == b"origin"), None)
+    told = [
         *rendered.headers,
+        *Cors(server).reply_headers(path, origin),
         (b"x-request-id", request_id.encode("ascii")),
         (b"content-length", b"%d" % len(rendered.body)),
         (b"connection", b"close"),
     ]
-    lines = [b"%b: %b\r\n" % header for header in headers]
+    lines = [b"%b: %b\r\n" % header for header in told]
     return b"".join([STATUS_LINE[refused.status], *lines, b"\r\n", rendered.body])

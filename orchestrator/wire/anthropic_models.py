@@ -11,9 +11,9 @@ import msgspec
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.gateway import ModelEntry
 from orchestrator.wire.http import Exchange
-from orchestrator.wire.queries import Query
+from orchestrator.wire.queries import ANTHROPIC, Query
 
-_PARAMETERS = ("limit", "after_id", "before_id", "lifecycle", "lifecycle[]")
+PARAMETERS = ("limit", "after_id", "before_id", "lifecycle", "lifecycle[]")
 _DEFAULT_PAGE = 20
 _MAX_PAGE = 1000
 
@@ -54,7 +54,7 @@ def model_object(entry: ModelEntry) -> dict[str, Any]:
 
 def page_object(exchange: Exchange, entries: Sequence[ModelEntry]) -> dict[str, Any]:
     """The page that the query asks for. Raises: InvalidRequest."""
-    query = Query(exchange, _PARAMETERS)
+    query = Query(exchange, (*PARAMETERS, *ANTHROPIC))
     limit = query.number("limit", _DEFAULT_PAGE, least=1, most=_MAX_PAGE)
     after, before = query.text("after_id"), query.text("before_id")
     ids = [entry.id for entry in entries]

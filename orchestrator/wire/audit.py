@@ -30,7 +30,7 @@ def routes(authenticator: Authenticator, trail: AuditTrail) -> list[Route]:
         """The tenant's part of the audit, the newest line first."""
         principal = await exchange.admit(authenticator)
         require_admin(principal, "read the audit")
-        query = Query(exchange, _PARAMETERS)
+        query = Query(exchange)
         limit = query.number("limit", _DEFAULT_PAGE, least=1, most=_MAX_PAGE)
         before = query.number("before", 0, most=2**62)
         lines = await trail.listed(

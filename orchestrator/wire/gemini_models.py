@@ -13,13 +13,14 @@ from orchestrator.wire.gemini import model_of
 from orchestrator.wire.gemini_replies import ErrorReply, ListModelsResponse, ModelReply
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openapi import ALWAYS, Operation, path_parameter, query_parameter
-from orchestrator.wire.queries import Query
+from orchestrator.wire.queries import GOOGLE, Query
 
-_PARAMETERS = {
+_PAGING = {
     "pageSize": "Most models of one page, 50 unless given.",
     "pageToken": "The `nextPageToken` of the page before.",
 }
-_TOLERATED = ("page_size", "page_token", "filter", "alt", "$alt", "prettyPrint")
+_ALSO = ("page_size", "page_token", "filter")
+PARAMETERS = (*_PAGING, *_ALSO)
 _DEFAULT_PAGE = 50
 _MAX_PAGE = 1000
 _METHODS = {
@@ -43,7 +44,7 @@ def model_object(entry: ModelEntry) -> dict[str, Any]:
 
 def page_object(exchange: Exchange, entries: Sequence[ModelEntry]) -> dict[str, Any]:
     """The page that the query asks for. Raises: InvalidRequest."""
-    query = Query(exchange, (*_PARAMETERS, *_TOLERATED))
+    query = Query(exchange, (*PARAMETERS, *GOOGLE))
     size_name = "page_size" if query.text("page_size") else "pageSize"
     token_name = "page_token" if query.text("page_token") else "pageToken"
     # Google's clients send 0 for a size that was not chosen.
@@ -72,7 +73,10 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         model = gateway.model(principal, model_of(exchange))
         await exchange.reply(orjson.dumps(model_object(model)))
 
-    paging = [query_parameter(name, text) for name, text in _PARAMETERS.items()]
+    paging = [
+        *[query_parameter(name, text) for name, text in _PAGING.items()],
+        *[query_parameter(name) for name in _ALSO],
+    ]
     named = [path_parameter("model", "An id or alias.")]
     return [
         Route(

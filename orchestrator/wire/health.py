@@ -12,7 +12,7 @@ from orchestrator.core.errors import GatewayError
 from orchestrator.health import Readiness, Report
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openapi import Operation
-from orchestrator.wire.replies import Health, Ready
+from orchestrator.wire.replies import ErrorReply, Health, Ready
 
 _WORDS = {"ok": "ok", "degraded": "degraded", "failed": "unavailable"}
 _STARTING = Report("failed", (), ())
@@ -39,8 +39,8 @@ def routes(authenticator: Authenticator, readiness: Readiness | None) -> list[Ro
         status = 503 if report.status == "failed" else 200
         await exchange.reply(orjson.dumps(document), status=status, headers=_NO_STORE)
 
-    alive = Operation(reply=Health, errors=(), public=True)
-    able = Operation(reply=Ready, errors=(), faulty=(503,), public=True)
+    alive = Operation(reply=Health, errors=(400,), error=ErrorReply, public=True)
+    able = Operation(reply=Ready, errors=(400,), error=ErrorReply, faulty=(503,), public=True)
     return [
         Route("GET", "/health", health, "health", "Liveness probe", alive),
         Route("GET", "/health/live", health, "health_live", "Liveness probe", alive),

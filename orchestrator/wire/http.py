@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import re
 from collections.abc import (
     Awaitable,
     Callable,
-    Coroutine,
+    Collection,
     Iterable,
     MutableMapping,
     Sequence,
@@ -36,11 +35,11 @@ from orchestrator.core.errors import (
 from orchestrator.core.events import Usage
 from orchestrator.core.ids import new_id
 from orchestrator.settings import HostsSettings, IntakeSettings, ServerSettings
-from orchestrator.store.database import StoreError
 from orchestrator.telemetry import Call, names
 from orchestrator.telemetry.calls import server_timing
-from orchestrator.telemetry.process import Telemetry
-from orchestrator.wire.connection import CLIENT_LEFT, CONNECTION, Connection, WhileConnected
+from orchestrator.wire.codings import Coding, coding_of, read_inflated
+from orchestrator.wire.connection import CONNECTION, Connection, WhileConnected
+from orchestrator.wire.cors import Cors
 from orchestrator.wire.errors import (
     ANTHROPIC_PREFIXES,
     Client,
@@ -51,10 +50,9 @@ from orchestrator.wire.errors import (
     profile_of,
     render_error,
 )
-from orchestrator.wire.given_key import secret_of, secret_of_subprotocols
+from orchestrator.wire.given_key import secret_of
 from orchestrator.wire.intake import (
     SMALL_BODY_BYTES,
-    ClientLeftError,
     Holder,
     Intake,
     new_intake,
@@ -62,21 +60,21 @@ from orchestrator.wire.intake import (
     too_large,
 )
 from orchestrator.wire.openapi import Described, Operation
+from orchestrator.wire.queries import check_known, given_in
 from orchestrator.wire.told import Told
-
-logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 T = TypeVar("T")
+Check = Callable[[Principal], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DRAIN = "orchestrator.drain"
 """A message of our own to the handlers of WebSockets: end, and let end what runs."""
-SWITCHING_PROTOCOLS = 101
-_EXCHANGE = "orchestrator.exchange"
+EXCHANGE = "orchestrator.exchange"
+"""Where `Edge` puts the exchange into the scope of a request."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
@@ -97,8 +95,10 @@ class Exchange(Holder):
         server: ServerSettings,
         hosts: HostsSettings,
         intake: Intake | None = None,
+        cors: Cors | None = None,
     ) -> None:
-        self._intake = intake or _default_intake()
+        self._intake = intake or default_intake()
+        self.cors = cors
         self._there: bytes | None = None
         self.scope = scope
         self.receive = receive
@@ -192,9 +192,11 @@ class Exchange(Holder):
         return self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     def _named(self, headers: Headers) -> Headers:
-        """`headers` with the request's id, as the caller's kind of client looks for it."""
+        """`headers` with those of every reply: its id, and what a browser wants to know."""
         request_id = self.request_id.encode()
         headers.append((b"x-request-id", request_id))
+        if self.cors is not None:
+            headers += self.cors.reply_headers(self.scope["path"], self.headers.get(b"origin"))
         if b"anthropic-version" in self.headers or is_under(self.scope["path"], ANTHROPIC_PREFIXES):
             headers.append((b"request-id", request_id))
         if self._left_out:
@@ -212,7 +214,8 @@ class Exchange(Holder):
     async def admit(self, authenticator: Authenticator) -> Principal:
         """The caller; nothing of the body is read for it.
 
-        Raises: PayloadTooLarge, Unauthenticated, StoreUnavailable.
+        Raises: PayloadTooLarge, Unauthenticated, StoreUnavailable, InvalidRequest for a parameter
+        that the route does not know.
         """
         declared, most = self._declared, self._server.max_body_bytes
         if declared is not None and declared > most:
@@ -221,10 +224,18 @@ class Exchange(Holder):
         self.principal = authenticator.recall(self.secret)
         if self.principal is not None:
             self.call.passed(names.AUTHENTICATE, began_ns)
-            return self.principal
-        with self.call.stage(names.AUTHENTICATE):
-            self.principal = await authenticator.authenticate(self.secret)
+        else:
+            with self.call.stage(names.AUTHENTICATE):
+                self.principal = await authenticator.authenticate(self.secret)
+        self.check_query()
         return self.principal
+
+    def check_query(self) -> None:
+        """Raises: InvalidRequest for a parameter that the route does not know."""
+        if query := self.scope["query_string"]:
+            known = getattr(self.scope.get("route"), "parameters", ())
+            if known is not None:
+                check_known(given_in(query), known)
 
     @property
     def _declared(self) -> int | None:
@@ -234,29 +245,33 @@ class Exchange(Holder):
     async def body(self, most_bytes: int | None = None) -> bytes:
         """The whole body, of `most_bytes`, or as many as any body may have.
 
-        Raises: PayloadTooLarge, RequestTimeout, RateLimited, Overloaded, ClientLeftError.
+        Raises: PayloadTooLarge, RequestTimeout, RateLimited, Overloaded, ClientLeftError,
+        UnsupportedCoding, InvalidRequest for what cannot be decompressed.
         """
         most = self._server.max_body_bytes if most_bytes is None else most_bytes
+        if b"content-encoding" in self.headers and (coding := coding_of(self.scope["headers"])):
+            return await self._inflated(coding, most, None)
         body = self._small_body(most)
         return await self._large_body(most) if body is None else body
 
     async def decoded(
         self,
         read: Callable[[bytes], T],
-        check: Callable[[Principal], Awaitable[None]] | None = None,
+        check: Check | None = None,
     ) -> T:
         """What `read` makes of the body. Raises: what `body`, `check` and `read` raise.
 
         Before a body that is not small is read, `check` may refuse its caller.
         """
         most = self._server.max_body_bytes
+        if b"content-encoding" in self.headers and (coding := coding_of(self.scope["headers"])):
+            return await self.work(await self._inflated(coding, most, check), read)
         body = self._small_body(most)
         if body is not None:
             return read(body)
         declared = self._declared
-        if check is not None and (declared is None or declared > SMALL_BODY_BYTES):
-            assert self.principal is not None
-            await check(self.principal)
+        if declared is None or declared > SMALL_BODY_BYTES:
+            await self._may_be_large(check)
         return await self.work(await self._large_body(most), read)
 
     def _small_body(self, most: int) -> bytes | None:
@@ -272,12 +287,31 @@ class Exchange(Holder):
         return None
 
     async def _large_body(self, most: int) -> bytes:
-        limit_s = self._server.body_timeout_s
         there, self._there = self._there, None
+        return await self._in_time(read_body(self.receive, there, self._declared, most, self.keep))
+
+    async def _inflated(self, coding: Coding, most: int, check: Check | None) -> bytes:
+        """What a compressed body holds. Before it is more than little, `check` may refuse."""
+        declared, may_be_large = self._declared, partial(self._may_be_large, check)
+        if declared is not None and declared > most:
+            raise too_large(most, f"{declared} were announced")
+        return await self._in_time(
+            read_inflated(self.receive, coding, most, self.keep, may_be_large)
+        )
+
+    async def _may_be_large(self, check: Check | None) -> None:
+        """Raises: what `check` raises for the caller."""
+        if check is not None:
+            assert self.principal is not None
+            await check(self.principal)
+
+    async def _in_time(self, reading: Awaitable[bytes]) -> bytes:
+        """Raises: RequestTimeout."""
+        limit_s = self._server.body_timeout_s
         try:
             with self.call.stage(names.READ):
                 async with asyncio.timeout(limit_s):
-                    return await read_body(self.receive, there, self._declared, most, self.keep)
+                    return await reading
         except TimeoutError as error:
             raise RequestTimeout(
                 f"The request body must be sent within {limit_s:g} s.", retryable=True
@@ -336,111 +370,21 @@ class Exchange(Holder):
         return WhileConnected(self, self._connection)
 
 
-class SocketExchange(Exchange):
-    """The upgrade to a WebSocket, and the socket after it.
-
-    Until it is accepted an error is an HTTP reply, which servers send by the extension
-    `websocket.http.response` of ASGI. Source: asgi.readthedocs.io, extensions.
-    """
-
-    def __init__(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        server: ServerSettings,
-        hosts: HostsSettings,
-        intake: Intake | None = None,
-    ) -> None:
-        super().__init__(scope, receive, send, server, hosts, intake)
-        scope["method"] = "GET"
-        if self.secret is None:
-            self.secret = secret_of_subprotocols(scope)
-
-    def send(self, message: Message) -> Awaitable[None]:
-        """Sends one ASGI message, of HTTP or of a WebSocket."""
-        kind = message["type"]
-        if kind.startswith("http."):
-            self.complete = not message.get("more_body", False)
-            message = {**message, "type": f"websocket.{kind}"}
-        if kind in ("http.response.start", "websocket.accept"):
-            self.status = message.get("status", SWITCHING_PROTOCOLS)
-            headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
-            message = {**message, "headers": headers}
-        return self._send(message)
-
-
 OnError = Callable[[Exchange, GatewayError], None]
-Handling = Coroutine[Any, Any, None]
 
 
-class Edge:
-    """The outermost layer: makes the exchange, answers every error, writes the log line."""
-
-    def __init__(
-        self,
-        app: App,
-        server: ServerSettings,
-        hosts: HostsSettings,
-        on_error: OnError | None = None,
-        telemetry: Telemetry | None = None,
-        intake: Intake | None = None,
-    ) -> None:
-        """`on_error` is told of errors before the caller is."""
-        self._telemetry = telemetry or Telemetry()
-        self._app = app
-        self._server = server
-        self._hosts = hosts
-        self._on_error = on_error
-        self._intake = intake or _default_intake()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
-        kind = Exchange if scope["type"] == "http" else SocketExchange
-        exchange = kind(scope, receive, send, self._server, self._hosts, self._intake)
-        scope[_EXCHANGE] = exchange
-        await self._guarded(exchange, partial(self._app, scope, receive, exchange.send))
-
-    def answer(self, route: RawRoute, scope: Scope, receive: Receive, send: Send) -> Handling:
-        """Answers a request over HTTP by `route`, without the application."""
-        scope["route"], scope["path_params"] = route, {}
-        exchange = Exchange(scope, receive, send, self._server, self._hosts, self._intake)
-        return self._guarded(exchange, partial(route.handler, exchange))
-
-    async def _guarded(self, exchange: Exchange, handle: Callable[[], Awaitable[None]]) -> None:
-        """Answers what `handle` raises, and tells of the exchange at its end."""
-        exchange.on_error = self._on_error
-        exchange.told = told = Told(self._telemetry, exchange)
-        try:
-            await handle()
-        except ClientLeftError:
-            exchange.status = CLIENT_LEFT
-        except GatewayError as error:
-            exchange.report(error)
-            await exchange.fail(error)
-        except StoreError as error:
-            logger.warning("request %s: %s", exchange.request_id, error)
-            exchange.report(store_unavailable())
-            await exchange.fail(store_unavailable())
-        except Exception:
-            logger.exception("request %s failed", exchange.call_id)
-            exchange.report(internal_error())
-            await exchange.fail(internal_error())
-        finally:
-            exchange.release()
-            told.end(exchange)
-
-
-def _default_intake() -> Intake:
+def default_intake() -> Intake:
+    """What an application that sets none takes."""
     return new_intake(IntakeSettings(), ServerSettings())[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path of a dialect, below the prefix of its surface."""
+    """A path of a dialect, below the prefix of its surface.
+
+    `by_client` routes check the parameters of their query themselves: which there are depends on
+    whose client asks.
+    """
 
     method: str
     path: str
@@ -448,12 +392,16 @@ class Route:
     name: str
     summary: str
     operation: Operation = field(default_factory=Operation)
+    by_client: bool = False
 
 
 class RawRoute(APIRoute):
     """A route that FastAPI finds, and that answers on bare ASGI."""
 
-    def __init__(self, prefix: str, route: Route, tag: str) -> None:
+    def __init__(
+        self, prefix: str, route: Route, tag: str, tolerated: Collection[str] = ()
+    ) -> None:
+        """`tolerated` are parameters that its clients send and that change nothing."""
         super().__init__(
             prefix + route.path,
             _described,
@@ -462,6 +410,8 @@ class RawRoute(APIRoute):
             name=route.name,
         )
         handler = self.handler = route.handler
+        known = frozenset({*route.operation.queried, *tolerated})
+        self.parameters = None if route.by_client else known
         self.described = Described(
             method=route.method,
             path=prefix + route.path,
@@ -474,14 +424,18 @@ class RawRoute(APIRoute):
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             del receive, send
-            await handler(exchange_of(scope))
+            exchange = exchange_of(scope)
+            if route.operation.public:
+                # Of the others, a caller without a good key hears of that first.
+                exchange.check_query()
+            await handler(exchange)
 
         self.app = app
 
 
 def exchange_of(scope: Scope) -> Exchange:
     """The exchange that `Edge` made for this request."""
-    exchange: Exchange = scope[_EXCHANGE]
+    exchange: Exchange = scope[EXCHANGE]
     return exchange
 
 

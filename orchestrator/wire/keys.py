@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, cast, get_args
 
 import msgspec
@@ -147,7 +147,8 @@ class _Handlers:
 
     async def list_all(self, exchange: Exchange) -> None:
         """The keys of the caller's tenant, the newest first: all, or a page of `limit`."""
-        principal, query = await _asked(exchange, self._authenticator, _LISTING)
+        principal = await _admitted(exchange, self._authenticator)
+        query = Query(exchange)
         limit = query.number("limit", 0, least=1, most=MAX_PAGE) or None
         which = _which(query)
         after, has_more = query.text("after"), False
@@ -193,18 +194,10 @@ class _Handlers:
         await exchange.send({"type": "http.response.body", "body": b""})
 
 
-async def _asked(
-    exchange: Exchange, authenticator: Authenticator, known: Collection[str]
-) -> tuple[Principal, Query]:
-    """The caller and its parameters. Raises: PolicyDenied for a key that may not manage keys."""
+async def _admitted(exchange: Exchange, authenticator: Authenticator) -> Principal:
+    """The caller. Raises: PolicyDenied for a key that may not manage keys, InvalidRequest."""
     principal = await exchange.admit(authenticator)
     require_admin(principal, "manage keys")
-    return principal, Query(exchange, known)
-
-
-async def _admitted(exchange: Exchange, authenticator: Authenticator) -> Principal:
-    """The caller of a route that has no parameters. Raises: PolicyDenied, InvalidRequest."""
-    principal, _ = await _asked(exchange, authenticator, ())
     return principal
 
 

@@ -10,7 +10,7 @@ from orchestrator.telemetry.exposition import TEXT, of_tenant, render
 from orchestrator.telemetry.process import Telemetry
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openapi import ALWAYS, Operation
-from orchestrator.wire.queries import Query, require_admin
+from orchestrator.wire.queries import require_admin
 from orchestrator.wire.replies import ErrorReply
 
 TritonMetrics = Callable[[], Awaitable[bytes | None]]
@@ -25,7 +25,6 @@ def routes(
         """The numbers of all workers; of keys, those of the caller's tenant only."""
         principal = await exchange.admit(authenticator)
         require_admin(principal, "read metrics")
-        Query(exchange, ())
         scrapes = of_tenant(await telemetry.scrapes(), principal.tenant_id)
         accept = exchange.headers.get(b"accept", b"").decode("latin-1")
         body, media_type = render(scrapes, accept)
@@ -34,14 +33,13 @@ def routes(
     async def triton(exchange: Exchange) -> None:
         """The numbers of the supervised Triton, as it tells them."""
         require_admin(await exchange.admit(authenticator), "read metrics")
-        Query(exchange, ())
         if (body := await triton_metrics()) is None:
             raise ModelUnavailable("There is no supervised Triton at work.", retry_after_s=1.0)
         await exchange.reply(body, media_type=TEXT.encode("ascii"))
 
     told = Operation(
         media=("text/plain", "application/openmetrics-text"),
-        errors=(403, *ALWAYS),
+        errors=(400, 403, *ALWAYS),
         error=ErrorReply,
     )
     return [

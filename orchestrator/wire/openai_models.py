@@ -18,7 +18,8 @@ from orchestrator.wire.errors import Client
 from orchestrator.wire.gemini_replies import ListModelsResponse
 from orchestrator.wire.gemini_replies import ModelReply as GeminiModel
 from orchestrator.wire.http import Exchange, Route
-from orchestrator.wire.openapi import ALWAYS, Operation
+from orchestrator.wire.openapi import ALWAYS, Operation, query_parameter
+from orchestrator.wire.queries import ANTHROPIC, AZURE, GOOGLE, Query
 from orchestrator.wire.replies import ErrorReply, Model, ModelList
 
 
@@ -35,6 +36,11 @@ def model_object(entry: ModelEntry) -> dict[str, Any]:
     }
 
 
+_TOLERATED: Mapping[Client | None, tuple[str, ...]] = {
+    None: AZURE,
+    "anthropic": ANTHROPIC,
+    "google": GOOGLE,
+}
 _WRITTEN: Mapping[Client | None, Callable[[ModelEntry], dict[str, Any]]] = {
     None: model_object,
     "anthropic": anthropic_models.model_object,
@@ -51,6 +57,7 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         entries = gateway.models(principal)
         match exchange.client:
             case None:
+                Query(exchange, _TOLERATED[None])
                 page = {"object": "list", "data": [model_object(entry) for entry in entries]}
             case "anthropic":
                 page = anthropic_models.page_object(exchange, entries)
@@ -65,18 +72,32 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         principal = await exchange.admit(authenticator)
         name: str = exchange.scope["path_params"]["model"]
         exchange.model = name
+        Query(exchange, _TOLERATED[exchange.client])
         written = _WRITTEN[exchange.client]
         await exchange.reply(orjson.dumps(written(gateway.model(principal, name))))
 
     listed = Operation(
         reply=(ModelList, ListModelsResponse, AnthropicModelList),
+        # Each for the clients that know it.
+        parameters=[
+            query_parameter(name)
+            for name in (*anthropic_models.PARAMETERS, *gemini_models.PARAMETERS)
+        ],
         errors=(400, *ALWAYS),
         error=ErrorReply,
     )
     one = Operation(
-        reply=(Model, GeminiModel, AnthropicModel), errors=(404, *ALWAYS), error=ErrorReply
+        reply=(Model, GeminiModel, AnthropicModel), errors=(400, 404, *ALWAYS), error=ErrorReply
     )
     return [
-        Route("GET", "/models", list_all, "list_models", "List models", listed),
-        Route("GET", "/models/{model:path}", retrieve, "retrieve_model", "Retrieve a model", one),
+        Route("GET", "/models", list_all, "list_models", "List models", listed, by_client=True),
+        Route(
+            "GET",
+            "/models/{model:path}",
+            retrieve,
+            "retrieve_model",
+            "Retrieve a model",
+            one,
+            by_client=True,
+        ),
     ]

@@ -64,7 +64,6 @@ from orchestrator.wire.sse import send_completion, send_stream
 _DIALECT = "responses"
 _DEFAULT_PAGE, _MOST_PAGE = 20, 100
 _MOST_EVENTS = 10**9
-_INCLUDE = ("include", "include[]", "include_obfuscation")
 _EXAMPLE = {"model": "demo/chat", "input": "Hello!"}
 
 
@@ -145,7 +144,7 @@ class _Handlers:
     async def retrieve(self, exchange: Exchange) -> None:
         """Tells of a stored response, or streams its events, those to come too."""
         principal = await exchange.admit(self._authenticator)
-        query = Query(exchange, ("stream", "starting_after", *_INCLUDE))
+        query = Query(exchange)
         stream = _flag(query, "stream")
         after = query.number("starting_after", -1, most=_MOST_EVENTS)
         if after >= 0 and not stream:
@@ -161,7 +160,7 @@ class _Handlers:
     async def list_items(self, exchange: Exchange) -> None:
         """Lists what was put in for a response: what came before it, and its own input."""
         principal = await exchange.admit(self._authenticator)
-        query = Query(exchange, ("after", "limit", "order", *_INCLUDE))
+        query = Query(exchange)
         limit = query.number("limit", _DEFAULT_PAGE, least=1, most=_MOST_PAGE)
         order = query.text("order") or "desc"
         if order not in ("asc", "desc"):
@@ -351,16 +350,23 @@ def routes(
     ]
 
 
+_INCLUDE = (
+    query_parameter("include", "changes nothing: everything is always there"),
+    query_parameter("include[]", "the same, as clients write lists"),
+)
 _READING = (
     path_parameter("response_id"),
     query_parameter("stream", "events instead of the response", {"type": "boolean"}),
     query_parameter("starting_after", "the last event already seen", {"type": "integer"}),
+    *_INCLUDE,
+    query_parameter("include_obfuscation", "changes nothing: events are not padded"),
 )
 _LISTING = (
     path_parameter("response_id"),
     query_parameter("after", "the last item already seen"),
     query_parameter("limit", "items of one page", {"type": "integer", "maximum": _MOST_PAGE}),
     query_parameter("order", "desc unless given", {"enum": ["asc", "desc"]}),
+    *_INCLUDE,
 )
 
 

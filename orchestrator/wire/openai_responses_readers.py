@@ -111,6 +111,9 @@ def _shell_output(where: str, given: Mapping[str, Any]) -> Item:
 
 def _output(where: str, given: Mapping[str, Any], kind: str) -> Item:
     output = given.get("output")
+    if output is None and "output" in given:
+        # As in a tool's message of a chat: the tool said nothing. What is missing is a mistake.
+        output = ""
     return {
         "type": kind,
         "status": "completed",

@@ -29,6 +29,7 @@ _MEANINGS: Mapping[int, str] = {
     408: "The body did not come in time.",
     409: "It does not go together with how things are.",
     413: "The body is over the limit.",
+    415: "The body is compressed in a way that is not known.",
     429: "A limit of the key or of its tenant is used up.",
     500: "A fault of the appliance.",
     502: "The engine answered with an error of its own.",
@@ -36,8 +37,8 @@ _MEANINGS: Mapping[int, str] = {
     504: "The engine did not answer in time.",
 }
 ALWAYS = (401, 500, 503)
-INFERENCE = (400, *ALWAYS, 403, 404, 408, 409, 413, 429, 502, 504)
-MANAGEMENT = (400, *ALWAYS, 403, 408, 413)
+INFERENCE = (400, *ALWAYS, 403, 404, 408, 409, 413, 415, 429, 502, 504)
+MANAGEMENT = (400, *ALWAYS, 403, 408, 413, 415)
 
 _LIMIT_HEADERS = (
     "X-RateLimit-Limit-Requests",
@@ -74,6 +75,11 @@ class Operation:
     limited: bool = False
     public: bool = False
     body_required: bool = True
+
+    @property
+    def queried(self) -> list[str]:
+        """The parameters of its query."""
+        return [one["name"] for one in self.parameters if one["in"] == "query"]
 
     @property
     def types(self) -> list[Any]:

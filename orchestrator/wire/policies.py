@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qs
 
 import msgspec
 import orjson
@@ -28,7 +27,7 @@ from orchestrator.wire.bodies import BodyReader, StrictBodyReader
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.intake import MOST_MANAGEMENT_BYTES
 from orchestrator.wire.openapi import MANAGEMENT, Operation, query_parameter
-from orchestrator.wire.queries import Query, require_admin
+from orchestrator.wire.queries import given_in, require_admin
 from orchestrator.wire.replies import (
     ErrorReply,
     Policy,
@@ -157,7 +156,7 @@ class _Handlers:
 
     async def retrieve(self, exchange: Exchange) -> None:
         """One policy of the caller's tenant, with the version in force or the one asked for."""
-        principal = await self._admitted(exchange, "version")
+        principal = await self._admitted(exchange)
         text = _query_value(exchange, "version")
         number = None if text is None else _number("version", text, 2**31 - 1)
         view = await self._admin.get(principal.tenant_id, _id(exchange), number)
@@ -215,7 +214,7 @@ class _Handlers:
 
     async def decisions(self, exchange: Exchange) -> None:
         """The newest recorded decisions; with `differing=true` where a candidate said otherwise."""
-        principal = await self._admitted(exchange, "differing", "limit")
+        principal = await self._admitted(exchange)
         most = _number(
             "limit", _query_value(exchange, "limit") or str(_DEFAULT_LISTED), _MOST_LISTED
         )
@@ -300,11 +299,10 @@ class _Handlers:
         document, module = await self._candidate(principal, policy_id, body.document, body.module)
         return await self._admin.check(document, module, principal.tenant_id)
 
-    async def _admitted(self, exchange: Exchange, *parameters: str) -> Principal:
-        """The caller of a route with these parameters. Raises: PolicyDenied, InvalidRequest."""
+    async def _admitted(self, exchange: Exchange) -> Principal:
+        """The caller. Raises: PolicyDenied, InvalidRequest."""
         principal = await exchange.admit(self._authenticator)
         require_admin(principal, "manage policies")
-        Query(exchange, parameters)
         return principal
 
 
@@ -385,9 +383,7 @@ def _id(exchange: Exchange) -> str:
 
 
 def _query_value(exchange: Exchange, name: str) -> str | None:
-    query = parse_qs(exchange.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    values = query.get(name)
-    return values[0] if values else None
+    return given_in(exchange.scope["query_string"]).get(name)
 
 
 def _number(name: str, text: str, largest: int) -> int:

@@ -1,34 +1,56 @@
-"""Query parameters: checked, and unknown ones named."""
+"""Query parameters: checked, and unknown ones named.
+
+A route knows those that it describes and those that clients of its dialect send whatever they ask
+for. These change nothing here: what they choose among is not there, or is always so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from orchestrator.auth import Principal
 from orchestrator.core.errors import InvalidRequest, PolicyDenied
 from orchestrator.core.moments import parse_moment
-from orchestrator.wire.http import Exchange
+
+if TYPE_CHECKING:
+    from orchestrator.wire.http import Exchange
+
+AZURE = ("api-version", "deployment")
+"""Of the Azure clients in OpenAI's SDKs."""
+ANTHROPIC = ("beta",)
+"""Of the beta half of Anthropic's SDKs, and so of Claude Code."""
+GOOGLE = ("$alt", "alt", "key", "$prettyPrint", "prettyPrint", "quotaUser")
+"""Of Google's clients on every method. Source: Google Cloud APIs, system parameters."""
 
 _MOST_DIGITS = 18
+_MOST_SHOWN = 60
+
+
+def given_in(query: bytes) -> dict[str, str]:
+    """The parameters of a query. Of one that is given twice the first counts."""
+    given = parse_qs(query.decode("latin-1"), keep_blank_values=True)
+    return {name: values[0] for name, values in given.items()}
+
+
+def check_known(given: Iterable[str], known: Collection[str]) -> None:
+    """Raises: InvalidRequest for a parameter that is not in `known`."""
+    for name in given:
+        if name not in known:
+            there = f"there are {', '.join(sorted(known))}" if known else "there is none"
+            shown = name[:_MOST_SHOWN]
+            raise InvalidRequest(f"`{shown}` is no parameter here; {there}.", param=shown)
 
 
 class Query:
-    """The parameters of one request. Of one that is given twice the first counts."""
+    """The parameters of one request, which `Exchange.admit` has checked for unknown ones."""
 
-    def __init__(self, exchange: Exchange, known: Collection[str]) -> None:
-        """Raises: InvalidRequest for a parameter that is not in `known`."""
-        text = exchange.scope["query_string"].decode("latin-1")
-        self._given = {
-            name: values[0] for name, values in parse_qs(text, keep_blank_values=True).items()
-        }
-        # A key in the URL is where some clients put it.
-        for name in self._given:
-            if name not in known and name != "key":
-                there = f"there are {', '.join(sorted(known))}" if known else "there is none"
-                raise InvalidRequest(
-                    f"`{name[:60]}` is no parameter here; {there}.", param=name[:60]
-                )
+    def __init__(self, exchange: Exchange, known: Collection[str] | None = None) -> None:
+        """Raises: InvalidRequest for one that is not in `known`: fewer than the route knows."""
+        self._given = given_in(exchange.scope["query_string"])
+        if known is not None:
+            check_known(self._given, known)
 
     def text(self, name: str) -> str | None:
         """The parameter, `None` when it is not given or empty. Raises: InvalidRequest."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from starlette.routing import WebSocketRoute
 
@@ -15,8 +15,15 @@ _MOST_SHOWN_OF_PATH = 200
 class RawSocketRoute(WebSocketRoute):
     """A route that the router finds, and that speaks bare ASGI."""
 
-    def __init__(self, path: str, handler: Callable[[Exchange], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        path: str,
+        handler: Callable[[Exchange], Awaitable[None]],
+        parameters: Collection[str] = (),
+    ) -> None:
+        """`parameters` are those that its query may have."""
         super().__init__(path, _found, name=path)
+        self.parameters = frozenset(parameters)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             del receive, send

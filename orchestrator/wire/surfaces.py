@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from orchestrator import __version__
 from orchestrator.auth import Authenticator
-from orchestrator.core.errors import GatewayError, MethodNotAllowed
+from orchestrator.core.errors import GatewayError
 from orchestrator.gateway import Gateway
 from orchestrator.health import Readiness
 from orchestrator.settings import (
@@ -39,9 +39,12 @@ from orchestrator.wire import (
     openapi,
     tokenize,
 )
+from orchestrator.wire.edge import Edge
 from orchestrator.wire.errors import GEMINI_PREFIXES, UnknownRoute, render_error
-from orchestrator.wire.http import Edge, OnError, RawRoute, Route, exchange_of, internal_error
+from orchestrator.wire.http import Exchange, OnError, RawRoute, Route, exchange_of, internal_error
 from orchestrator.wire.intake import Intake, new_intake
+from orchestrator.wire.methods import methods_of, not_allowed, options
+from orchestrator.wire.queries import ANTHROPIC, AZURE, GOOGLE
 from orchestrator.wire.realtime import routes as realtime_routes
 from orchestrator.wire.sockets import RawSocketRoute, or_no_socket
 
@@ -49,6 +52,16 @@ OPENAI_PREFIXES = ("/v1", "/api/v1")
 _REALTIME = RealtimeSettings()
 _NO_ROUTES: Mapping[str, Sequence[Route]] = MappingProxyType({})
 _MOST_SHOWN_OF_PATH = 200
+_TOLERATED: Mapping[str, tuple[str, ...]] = {
+    "chat": AZURE,
+    "completions": AZURE,
+    "embeddings": AZURE,
+    "responses": AZURE,
+    "realtime": AZURE,
+    "messages": ANTHROPIC,
+    "gemini": GOOGLE,
+}
+"""Parameters that clients send and that change nothing, by the tags of routes."""
 
 
 class Application(FastAPI):
@@ -158,8 +171,7 @@ def mount(
     # vLLM, whose dialect it is, has it at the root.
     _add(app, "", openai["tokenize"], "tokenize")
     for prefix in OPENAI_PREFIXES:
-        app.router.routes.append(RawSocketRoute(prefix + realtime_routes.PATH, serve))
-        app.socket_paths.add(prefix + realtime_routes.PATH)
+        _add_socket(app, prefix + realtime_routes.PATH, serve)
         for tag, routes in openai.items():
             _add(app, prefix, routes, tag)
     for prefix in GEMINI_PREFIXES:
@@ -175,13 +187,20 @@ def system_fingerprint(version: str) -> str:
 
 def _add(app: Application, prefix: str, routes: Sequence[Route], tag: str) -> None:
     for route in routes:
-        raw = RawRoute(prefix, route, tag)
+        tolerated = _TOLERATED.get(tag, ())
+        raw = RawRoute(prefix, route, tag, tolerated)
         app.router.routes.append(raw)
         if route.method == "POST" and "{" not in route.path:
             # The calls to models are among these. Whoever is first has the path, as in a router.
             app.direct.setdefault((route.method, raw.path), raw)
         if route.method == "GET":
-            app.router.routes.append(RawRoute(prefix, replace(route, method="HEAD"), tag))
+            head = replace(route, method="HEAD")
+            app.router.routes.append(RawRoute(prefix, head, tag, tolerated))
+
+
+def _add_socket(app: Application, path: str, serve: Callable[[Exchange], Awaitable[None]]) -> None:
+    app.router.routes.append(RawSocketRoute(path, serve, realtime_routes.PARAMETERS))
+    app.socket_paths.add(path)
 
 
 def _without_models(route: Route) -> Route:
@@ -194,19 +213,20 @@ async def _routing_failed(request: Request, error: Exception) -> Response:
     """The reply where no route, or none of this method, was found."""
     assert isinstance(error, HTTPException)
     exchange = exchange_of(request.scope)
-    fault = _routing_error(request, error)
+    methods = methods_of(request.app.router.routes, request.scope)
+    if methods and request.method == "OPTIONS":
+        return options(exchange, methods)
+    fault = _routing_error(request, error, methods)
     rendered = render_error(fault, exchange.profile, exchange.request_id)
     response = Response(rendered.body, rendered.status)
     response.raw_headers += rendered.headers
-    for name, value in (error.headers or {}).items():
-        response.headers[name] = value
     return response
 
 
-def _routing_error(request: Request, error: HTTPException) -> GatewayError:
+def _routing_error(request: Request, error: HTTPException, methods: Sequence[str]) -> GatewayError:
     method, path = request.method, request.url.path[:_MOST_SHOWN_OF_PATH]
     if error.status_code == 405:
-        return MethodNotAllowed(f"`{method}` is not allowed on `{path}`.", reason="unknown_url")
+        return not_allowed(method, path, methods)
     if error.status_code == 404:
         return UnknownRoute(f"There is nothing at `{method} {path}`.")
     return internal_error()
@@ -225,7 +245,8 @@ def _describe(app: FastAPI) -> None:
             told.update(openapi.document(app.title, app.version, listed))
         return told
 
-    async def document(_: Request) -> Response:
+    async def document(request: Request) -> Response:
+        exchange_of(request.scope).check_query()
         if not written:
             written.append(orjson.dumps(described()))
         return Response(written[0], media_type="application/json")

@@ -48,7 +48,7 @@ def routes(authenticator: Authenticator, books: StoredBooks) -> list[Route]:
         """Sums of the tenant's usage, as JSON or as CSV."""
         principal = await exchange.admit(authenticator)
         require_admin(principal, "read the usage")
-        query = Query(exchange, _PARAMETERS)
+        query = Query(exchange)
         which = UsageFilter(
             tenant_id=principal.tenant_id,
             start_at=query.moment("start_time"),

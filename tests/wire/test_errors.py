@@ -50,6 +50,10 @@ CASES: dict[str, GatewayError] = {
         retryable=False,
     ),
     "limits down": errors.QuotaUnavailable("The limits cannot be counted.", retry_after_s=1),
+    "compressed in another way": errors.UnsupportedCoding(
+        "`Content-Encoding` may be gzip; `br` was given.",
+        accepted="gzip, deflate",
+    ),
     "too long": errors.ContextLengthExceeded("64 tokens at most; 65.", param="messages"),
     "queue full": errors.Overloaded("No room.", retry_after_s=0.25),
     "store down": errors.StoreUnavailable("The key cannot be checked.", retryable=True),

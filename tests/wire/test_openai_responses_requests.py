@@ -199,6 +199,12 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "top_logprobs": 2.0,
         "chat_template_kwargs": {"enable_thinking": False},
     },
+    "an output that is null": {
+        "input": [
+            {"type": "function_call", "call_id": "call_1", "name": "now", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "call_1", "output": None},
+        ]
+    },
     "the most effort": {"input": "x", "reasoning": {"effort": "xhigh"}},
 }
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -336,6 +342,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         {"input": [{"role": "user", "content": [{"type": "input_text"}]}]},
         "input[0].content[0].text",
         "must be a string",
+    ),
+    "call without an output": (
+        {
+            "input": [
+                {"type": "function_call", "call_id": "call_1", "name": "now", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "call_1"},
+            ]
+        },
+        "input[1].output",
+        "must be a string or a list",
     ),
     "output without a call": (
         {"input": [{"type": "function_call_output", "call_id": "call_9", "output": "x"}]},

@@ -184,13 +184,13 @@ async def test_a_callers_request_id_is_not_the_one_that_engines_are_stopped_by(
 
 
 async def test_what_is_not_there_is_404_and_a_wrong_method_405(service: Bench) -> None:
-    for path in ("/", "/v1", "/v1/chat/completions/", "/docs", "/redoc", "/v2/models"):
+    for path in ("/", "/v1", "/v1/chat/completion", "/docs", "/redoc", "/v2/models"):
         reply = await service.get(path)
         assert reply.status_code == 404, path
         assert reply.json()["error"]["reason"] == "unknown_url"
     reply = await service.client.put(PATH)
     assert reply.status_code == 405
-    assert reply.headers["allow"] == "POST"
+    assert reply.headers["allow"] == "POST, OPTIONS"
     assert reply.json()["code"] == "not_found"
 
 
