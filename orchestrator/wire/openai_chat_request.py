@@ -29,11 +29,13 @@ from orchestrator.core.request import (
     ToolChoice,
 )
 from orchestrator.wire.bodies import check_range, shown
+from orchestrator.wire.openai_custom_tools import input_arguments
 from orchestrator.wire.openai_tools import (
     FunctionBody,
     FunctionName,
     ToolBody,
     ToolChoiceBody,
+    custom_names,
     read_tools,
 )
 from orchestrator.wire.openai_types import (
@@ -64,10 +66,18 @@ class FunctionCall(msgspec.Struct):
     arguments: str = ""
 
 
+class CustomCall(msgspec.Struct):
+    """A call of a custom tool as a model made it."""
+
+    name: str
+    input: str = ""
+
+
 class ToolCall(msgspec.Struct):
     """A call in the history of a conversation."""
 
-    function: FunctionCall
+    function: FunctionCall | None = None
+    custom: CustomCall | None = None
     id: str = ""
     type: str = "function"
 
@@ -143,6 +153,11 @@ class ChatRequest(SamplingFields, kw_only=True):
     def calls_functions(self) -> bool:
         """Whether calls are to be told in the older form."""
         return bool(self.functions) and not self.tools
+
+    @property
+    def custom_tools(self) -> frozenset[str]:
+        """The names of the tools whose calls are to be told as those of custom tools."""
+        return custom_names(self.tools)
 
 
 GUARDED = (
@@ -335,18 +350,27 @@ def _parts(where: str, message: ChatMessage) -> tuple[Part, ...]:
             read = _result_part if message.role in ("tool", "function") else _part
             parts += [read(f"{where}.content[{i}]", part) for i, part in enumerate(content)]
     if assistant:
-        parts += _calls(message)
+        parts += _calls(where, message)
     return tuple(parts)
 
 
-def _calls(message: ChatMessage) -> list[ToolCallPart]:
+def _calls(where: str, message: ChatMessage) -> list[ToolCallPart]:
     calls = [
-        ToolCallPart(call.id, call.function.name, call.function.arguments)
-        for call in message.tool_calls or ()
+        _call(f"{where}.tool_calls[{index}]", call)
+        for index, call in enumerate(message.tool_calls or ())
     ]
     if (older := message.function_call) is not None:
         calls.append(ToolCallPart(_older_call_id(older.name), older.name, older.arguments))
     return calls
+
+
+def _call(where: str, call: ToolCall) -> ToolCallPart:
+    if call.function is not None:
+        return ToolCallPart(call.id, call.function.name, call.function.arguments)
+    if call.custom is not None:
+        return ToolCallPart(call.id, call.custom.name, input_arguments(call.custom.input))
+    name = f"{where}.{'custom' if call.type == 'custom' else 'function'}"
+    raise InvalidRequest(f"`{name}` is required.", param=name)
 
 
 def _result_part(where: str, part: ContentPart) -> TextPart:

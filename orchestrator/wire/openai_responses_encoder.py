@@ -27,8 +27,8 @@ from orchestrator.core.events import (
 )
 from orchestrator.core.messages import ToolCallPart
 from orchestrator.responses.values import Item, Kept, failed, item_id
+from orchestrator.wire.openai_custom_tools import InputText
 from orchestrator.wire.openai_log_probs import chat_log_probs
-from orchestrator.wire.openai_responses_custom import InputText
 from orchestrator.wire.openai_responses_frames import Frames
 from orchestrator.wire.openai_responses_reasoning import packed
 from orchestrator.wire.openai_responses_tools import NO_TOOLS, Offered, Toolbox

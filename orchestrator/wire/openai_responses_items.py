@@ -12,9 +12,10 @@ from orchestrator.core.errors import InvalidRequest, NotFound
 from orchestrator.core.messages import Message, Part, ReasoningPart, Role, TextPart, ToolCallPart
 from orchestrator.responses.values import Item, item_id
 from orchestrator.wire.bodies import json_text, shown
+from orchestrator.wire.openai_custom_tools import input_arguments
 from orchestrator.wire.openai_responses_readers import CALLS, OUTPUTS, message_item, read_item
 from orchestrator.wire.openai_responses_reasoning import unpacked
-from orchestrator.wire.openai_responses_tools import CUSTOM_INPUT, NO_TOOLS, Toolbox
+from orchestrator.wire.openai_responses_tools import NO_TOOLS, Toolbox
 
 _PREFIXES = {
     "message": "msg",
@@ -133,7 +134,7 @@ def _call_of(item: Item, tools: Toolbox) -> ToolCallPart:
             name, arguments = item["name"], item["arguments"]
         case "custom_tool_call":
             name = item["name"]
-            arguments = json_text({CUSTOM_INPUT: item["input"]}, "input")
+            arguments = input_arguments(item["input"])
         case _:
             return ToolCallPart(
                 item["call_id"], "local_shell", json_text(item["action"], "input.action")

@@ -302,3 +302,35 @@ def test_opencode_calls_its_tools(
     )
     assert text == f"{TOOL_SAID}/work\n"
     assert told[-1]["usage"]["completion_tokens"] == len(text)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_chat_calls_a_custom_tool(
+    client: httpx2.Client, scripted_appliance: Serving, streams: bool
+) -> None:
+    key = {"authorization": f"Bearer {scripted_appliance.key}"}
+    path = "/v1/chat/completions"
+    patch = '*** Begin Patch\n+"é"\n'
+    user = {"role": "user", "content": calling("apply_patch", {"input": patch})}
+    custom = {"name": "apply_patch", "description": "Changes files.", "format": {"type": "text"}}
+    body = {"model": MODEL, "tools": [{"type": "custom", "custom": custom}]}
+    if streams:
+        first, *rest = [
+            call
+            for chunk in events(client, path, key, {**body, "messages": [user], "stream": True})
+            for choice in chunk["choices"]
+            for call in choice["delta"].get("tool_calls", ())
+        ]
+        pieces = "".join(piece["custom"]["input"] for piece in rest)
+        call = {"id": first["id"], "type": first["type"], "custom": first["custom"]}
+        call["custom"]["input"] += pieces
+    else:
+        reply = client.post(path, json={**body, "messages": [user]}, headers=key)
+        (choice,) = reply.json()["choices"]
+        assert choice["finish_reason"] == "tool_calls"
+        (call,) = choice["message"]["tool_calls"]
+    assert (call["type"], call["custom"]) == ("custom", {"name": "apply_patch", "input": patch})
+    turns = [user, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    turns.append({"role": "tool", "tool_call_id": call["id"], "content": "Done."})
+    reply = client.post(path, json={**body, "messages": turns}, headers=key)
+    assert reply.json()["choices"][0]["message"]["content"] == f"{TOOL_SAID}Done."

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.core.messages import ReasoningPart, ToolCallPart
 from orchestrator.core.request import SamplingParams
-from orchestrator.wire.openai_responses_custom import InputText
+from orchestrator.wire.openai_custom_tools import InputText
 from orchestrator.wire.openai_responses_items import input_items, messages_of
 from orchestrator.wire.openai_responses_schema import response_object
 from orchestrator.wire.openai_responses_tools import Offered, read_tools
