@@ -57,6 +57,13 @@ class ContextLengthExceeded(InvalidRequest):
     reason = "context_length_exceeded"
 
 
+class InvalidEncryptedContent(InvalidRequest):
+    """What a caller kept encrypted cannot be read. Agents match on the code."""
+
+    code = "invalid_encrypted_content"
+    reason = "invalid_encrypted_content"
+
+
 class Unauthenticated(GatewayError):
     """No key, or one that is unknown, expired or revoked."""
 
