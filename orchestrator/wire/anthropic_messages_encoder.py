@@ -7,9 +7,6 @@ import json
 from collections.abc import Sequence
 from typing import Any, assert_never
 
-import orjson
-from pydantic_core import from_json
-
 from orchestrator.core.events import (
     Choice,
     ChoiceFinished,
@@ -24,6 +21,7 @@ from orchestrator.core.events import (
     Usage,
 )
 from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
+from orchestrator.wire.call_arguments import arguments_object, reply_body
 from orchestrator.wire.sse import EVENT_STREAM, Framing
 
 PINGED_EVENTS = Framing(EVENT_STREAM.content_type, b'event: ping\ndata: {"type":"ping"}\n\n')
@@ -79,7 +77,7 @@ class Encoder:
         """The whole reply."""
         choice = completion.choices[0]
         reason, sequence = _stop(choice.reason, choice.stop_sequence)
-        return orjson.dumps(
+        return reply_body(
             {
                 "id": _message_id(completion.id),
                 "type": "message",
@@ -162,7 +160,7 @@ class Encoder:
                             "type": "tool_use",
                             "id": part.id,
                             "name": part.name,
-                            "input": _input(part.arguments),
+                            "input": arguments_object(part.arguments, cut=True) or {},
                         }
                     )
                 case ReasoningPart(text=text):
@@ -221,12 +219,3 @@ def _usage_object(usage: Usage) -> dict[str, Any]:
 def _signature(part: ReasoningPart) -> str:
     """What clients send back with a thinking block. It is not read here: thoughts are only text."""
     return hashlib.sha256(part.text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _input(arguments: str) -> dict[str, Any]:
-    """The arguments as an object; of a call that was cut, as far as they go."""
-    try:
-        value = from_json(arguments, allow_partial=True) if arguments.strip() else {}
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -16,8 +16,8 @@ from orchestrator.wire.anthropic_messages_types import (
     TurnBody,
     required,
 )
-from orchestrator.wire.bodies import json_text, shown
-from orchestrator.wire.text_only import instead_of
+from orchestrator.wire.bodies import called_text, shown
+from orchestrator.wire.text_only import NotText, instead_of
 
 _ROLES: tuple[Role, ...] = ("user", "assistant", "system")
 _ELSEWHERE = ("server_tool_use", "mcp_tool_use", "container_upload", "fallback")
@@ -101,7 +101,7 @@ def _assistant_parts(where: str, block: Block) -> tuple[Part, ...]:
         case "tool_use":
             call_id = required(f"{where}.id", block.id)
             name = required(f"{where}.name", block.name)
-            return (ToolCallPart(call_id, name, json_text(block.input or {}, f"{where}.input")),)
+            return (ToolCallPart(call_id, name, called_text(block.input or {}, f"{where}.input")),)
         case _:
             return (_text(where, block),)
 
@@ -138,9 +138,7 @@ def texts(where: str, content: str | Sequence[TextBlock]) -> tuple[Part, ...]:
 
 def _text(where: str, block: TextBlock) -> TextPart:
     if block.type != "text":
-        raise InvalidRequest(
-            f"`{where}` is of type {shown(block.type)}; this model takes text only.", param=where
-        )
+        raise NotText(where, block.type)
     return TextPart(required(f"{where}.text", block.text))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
 import orjson
+from pydantic_core import from_json
 
 from orchestrator.core.errors import InvalidRequest
 
@@ -103,7 +105,10 @@ def shown(value: object) -> str:
 
 
 def json_text(value: object, where: str) -> str:
-    """What a caller gave at `where` as JSON text. Raises: InvalidRequest."""
+    """What a caller gave at `where` as JSON text, which orjson can write again.
+
+    Raises: InvalidRequest.
+    """
     try:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError as error:
@@ -111,6 +116,27 @@ def json_text(value: object, where: str) -> str:
             f"`{where}` holds a number of more than 64 bits, or is nested more than 254 deep.",
             param=where,
         ) from error
+
+
+def called_text(value: object, where: str) -> str:
+    """The arguments of a call in the history, or its result, as JSON text.
+
+    Numbers may be of any length here: an agent sends back what a model wrote.
+    Raises: InvalidRequest.
+    """
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        pass
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        from_json(text)
+    except (RecursionError, ValueError) as error:
+        raise InvalidRequest(
+            f"`{where}` holds a number of more than 4,300 digits, or is nested more than 200 deep.",
+            param=where,
+        ) from error
+    return text
 
 
 def check_range(name: str, value: float | None, low: float, high: float) -> None:

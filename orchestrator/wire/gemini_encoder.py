@@ -24,6 +24,7 @@ from orchestrator.core.events import (
     Usage,
 )
 from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
+from orchestrator.wire.call_arguments import arguments_object, reply_body
 from orchestrator.wire.sse import EVENT_STREAM, Framing
 
 JSON_ARRAY = Framing(b"application/json", b"\n")
@@ -95,7 +96,7 @@ class Encoder:
 
     def result(self, completion: Completion) -> bytes:
         """The whole reply."""
-        return orjson.dumps(
+        return reply_body(
             {
                 "candidates": [
                     self._candidate(index, choice)
@@ -236,11 +237,8 @@ def text_tokens(count: int) -> list[dict[str, Any]]:
 
 def _call_part(call: ToolCallPart) -> dict[str, Any] | None:
     """The part of a call, or `None` when its arguments are no JSON object."""
-    try:
-        arguments = orjson.loads(call.arguments) if call.arguments.strip() else {}
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(arguments, dict):
+    arguments = arguments_object(call.arguments)
+    if arguments is None:
         return None
     return {"functionCall": {"id": call.id, "name": call.name, "args": arguments}}
 

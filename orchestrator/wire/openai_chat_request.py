@@ -47,7 +47,7 @@ from orchestrator.wire.openai_types import (
     sampling_params,
     stop_strings,
 )
-from orchestrator.wire.text_only import instead_of
+from orchestrator.wire.text_only import NotText, instead_of
 from orchestrator.wire.thinking import thinking_switch
 
 
@@ -189,7 +189,10 @@ def decode(body: ChatRequest) -> GenerationRequest:
     limit = room_limit("max_completion_tokens", body.max_completion_tokens)
     older_limit = room_limit("max_tokens", body.max_tokens)
     tools, choice = _tools(body)
-    messages, prefill = _messages(body)
+    try:
+        messages, prefill = _messages(body)
+    except NotText as error:
+        raise error.of(body.model) from None
     return GenerationRequest(
         model=required_model(body.model),
         prompt=ChatPrompt(messages, tools, prefill),
@@ -384,10 +387,7 @@ def _part(where: str, part: ContentPart) -> TextPart:
     if part.type == "refusal" and part.refusal is not None:
         return TextPart(part.refusal)
     if part.type != "text":
-        raise InvalidRequest(
-            f"`{where}` is of type {shown(part.type)}; the only modality of this model is `text`.",
-            param=where,
-        )
+        raise NotText(where, part.type)
     if part.text is None:
         raise InvalidRequest(f"`{where}.text` is required.", param=f"{where}.text")
     return TextPart(part.text)

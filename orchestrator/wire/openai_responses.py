@@ -61,8 +61,10 @@ from orchestrator.wire.openapi import INFERENCE, Operation, path_parameter, quer
 from orchestrator.wire.queries import Query
 from orchestrator.wire.replies import ErrorReply
 from orchestrator.wire.sse import send_completion, send_stream
+from orchestrator.wire.text_only import NotText
 
 _DIALECT = "responses"
+_ONE = "/responses/{response_id}"
 _DEFAULT_PAGE, _MOST_PAGE = 20, 100
 _MOST_EVENTS = 10**9
 _INCLUDE = ("include", "include[]", "include_obfuscation")
@@ -100,7 +102,10 @@ class _Handlers:
         """The body, and the items of its input. Raises: InvalidRequest."""
         body = self._reader.read(given)
         check_body(body)
-        return body, input_items(body.input)
+        try:
+            return body, input_items(body.input)
+        except NotText as error:
+            raise error.of(body.model) from None
 
     async def create(self, exchange: Exchange) -> None:
         """Answers: whole, as server-sent events, or in the background."""
@@ -323,11 +328,9 @@ def routes(
 ) -> list[Route]:
     """The routes of this dialect. Reasoning is encrypted with the first of `peppers`."""
     handlers = _Handlers(authenticator, gateway, responses, runs, peppers)
-    one = "/responses/{response_id}"
     making = _operation(Response, body=ResponsesBody, streams=True, limited=True)
     reading = _operation(Response, parameters=_READING, streams=True)
     listing = _operation(ItemList, parameters=_LISTING)
-    counting = _operation(InputTokens, body=ResponsesBody)
     return [
         Route(
             "POST", "/responses", handlers.create, "create_response", "Create a response", making
@@ -338,12 +341,12 @@ def routes(
             handlers.count,
             "count_response_input_tokens",
             "Count input tokens",
-            counting,
+            _operation(InputTokens, body=ResponsesBody),
         ),
-        Route("GET", one, handlers.retrieve, "get_response", "A stored response", reading),
+        Route("GET", _ONE, handlers.retrieve, "get_response", "A stored response", reading),
         Route(
             "GET",
-            f"{one}/input_items",
+            f"{_ONE}/input_items",
             handlers.list_items,
             "list_response_input_items",
             "What was put in for a response",
@@ -351,7 +354,7 @@ def routes(
         ),
         Route(
             "POST",
-            f"{one}/cancel",
+            f"{_ONE}/cancel",
             handlers.cancel,
             "cancel_response",
             "Cancel a background response",
@@ -359,7 +362,7 @@ def routes(
         ),
         Route(
             "DELETE",
-            one,
+            _ONE,
             handlers.delete,
             "delete_response",
             "Delete a stored response",

@@ -27,6 +27,7 @@ from orchestrator.core.events import (
 )
 from orchestrator.core.messages import ToolCallPart
 from orchestrator.responses.values import Item, Kept, failed, item_id
+from orchestrator.wire.field_names import in_words_of
 from orchestrator.wire.openai_custom_tools import InputText
 from orchestrator.wire.openai_log_probs import chat_log_probs
 from orchestrator.wire.openai_responses_frames import Frames
@@ -142,7 +143,9 @@ class ResponseEncoder:
         if not self._created:
             frames.append(self._frames.lifecycle("created", self._body))
             self._created = True
-        self._body = failed({**self._body, "output": self._output}, *_words(error))
+        self._body = failed(
+            {**self._body, "output": self._output}, *_words(in_words_of("responses", error))
+        )
         self._failure = [*frames, self._frames.end(self._body)]
         return self._failure
 

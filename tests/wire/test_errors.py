@@ -51,6 +51,7 @@ CASES: dict[str, GatewayError] = {
     ),
     "limits down": errors.QuotaUnavailable("The limits cannot be counted.", retry_after_s=1),
     "too long": errors.ContextLengthExceeded("64 tokens at most; 65.", param="messages"),
+    "reasoning changed": errors.InvalidEncryptedContent("It was changed.", param="input"),
     "queue full": errors.Overloaded("No room.", retry_after_s=0.25),
     "store down": errors.StoreUnavailable("The key cannot be checked.", retryable=True),
     "policy engine down": errors.PolicyUnavailable("The policy is not there.", retryable=True),

@@ -239,7 +239,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "image": (
         {"messages": [{"role": "user", "content": [IMAGE]}]},
         "messages[0].content[0]",
-        'of type "image_url"; the only modality of this model is `text`',
+        'of type "image_url"; the model `acme/chat` reads text only',
     ),
     "part without text": (
         {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
