@@ -45,7 +45,7 @@ from orchestrator.responses.runs import Runs
 from orchestrator.routing import Router
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
-from orchestrator.store.key_secret import load_pepper
+from orchestrator.store.key_secret import load_pepper, load_previous_peppers
 from orchestrator.supervisor.state import faults_file
 from orchestrator.supervisor.triton_metrics import triton_metrics
 from orchestrator.telemetry.process import Telemetry
@@ -201,7 +201,9 @@ def _mount(
     modules = settings.policy.engine == "embedded"
     candidates = new_candidates(settings, parts.evaluators)
     admin = PolicyAdmin(store, candidates, parts.policies, modules=modules)
-    keys = Keys(store, load_pepper(settings), authenticator)
+    pepper = load_pepper(settings)
+    keys = Keys(store, pepper, authenticator)
+    peppers = [one.secret for one in (pepper, *load_previous_peppers(settings))]
     responses, runs = _start_responses(settings, store, stack)
     surfaces.mount(
         app,
@@ -212,7 +214,7 @@ def _mount(
         drain_s=settings.server.drain_s,
         metrics=_metrics_routes(settings, authenticator, telemetry),
         management={
-            "responses": response_routes(authenticator, gateway, responses, runs),
+            "responses": response_routes(authenticator, gateway, responses, runs, peppers),
             "keys": key_routes(authenticator, keys),
             "policies": policy_routes(authenticator, admin, gateway.explainer()),
             "usage": usage_routes(authenticator, parts.books),

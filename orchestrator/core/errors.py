@@ -69,6 +69,13 @@ class UnsupportedCoding(InvalidRequest):
         self.headers = {"accept-encoding": accepted}
 
 
+class InvalidEncryptedContent(InvalidRequest):
+    """What a caller kept encrypted cannot be read. Agents match on the code."""
+
+    code = "invalid_encrypted_content"
+    reason = "invalid_encrypted_content"
+
+
 class Unauthenticated(GatewayError):
     """No key, or one that is unknown, expired or revoked."""
 

@@ -41,6 +41,7 @@ from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_types import required_model, token_limit
 from orchestrator.wire.openapi import INFERENCE, Operation
 from orchestrator.wire.sse import send_completion, send_stream
+from orchestrator.wire.text_only import NotText
 from orchestrator.wire.thinking import effort_of_budget
 
 MOST_STOPS = 32
@@ -103,6 +104,13 @@ def hides_thoughts(body: MessagesBody) -> bool:
 
 
 def _prompt(body: PromptFields, tools: tuple[Tool, ...]) -> ChatPrompt:
+    try:
+        return _read_prompt(body, tools)
+    except NotText as error:
+        raise error.of(body.model) from None
+
+
+def _read_prompt(body: PromptFields, tools: tuple[Tool, ...]) -> ChatPrompt:
     if not body.messages:
         raise InvalidRequest("`messages` must hold at least one message.", param="messages")
     if body.mcp_servers:

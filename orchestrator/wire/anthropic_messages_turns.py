@@ -17,7 +17,7 @@ from orchestrator.wire.anthropic_messages_types import (
     required,
 )
 from orchestrator.wire.bodies import history_text, shown
-from orchestrator.wire.text_only import instead_of
+from orchestrator.wire.text_only import NotText, instead_of
 
 _ROLES: tuple[Role, ...] = ("user", "assistant", "system")
 _ELSEWHERE = ("server_tool_use", "mcp_tool_use", "container_upload", "fallback")
@@ -138,9 +138,7 @@ def texts(where: str, content: str | Sequence[TextBlock]) -> tuple[Part, ...]:
 
 def _text(where: str, block: TextBlock) -> TextPart:
     if block.type != "text":
-        raise InvalidRequest(
-            f"`{where}` is of type {shown(block.type)}; this model takes text only.", param=where
-        )
+        raise NotText(where, block.type)
     return TextPart(required(f"{where}.text", block.text))
 
 

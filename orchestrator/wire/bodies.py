@@ -104,7 +104,10 @@ def shown(value: object) -> str:
 
 
 def json_text(value: object, where: str) -> str:
-    """What a caller gave at `where` as JSON text. Raises: InvalidRequest."""
+    """What a caller gave at `where` as JSON text, which orjson can write again.
+
+    Raises: InvalidRequest.
+    """
     try:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError as error:

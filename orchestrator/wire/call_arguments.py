@@ -12,7 +12,7 @@ _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 
 def whole_arguments(text: str) -> str | None:
-    """The JSON object in `text` in ASCII and on one line, or None where it is none.
+    """The JSON object in `text` on one line, or None where it is none.
 
     Every number stands as it was written: one of more than 64 bits, or beyond a double, is not
     rounded.
@@ -25,6 +25,11 @@ def whole_arguments(text: str) -> str | None:
     except (ValueError, RecursionError):
         return None
     return _BETWEEN_OR_TEXT.sub(_compact, text) if isinstance(value, dict) else None
+
+
+def in_ascii(document: str) -> str:
+    """A JSON document with other characters escaped: events of a stream are lines."""
+    return _BEYOND_ASCII.sub(_escaped, document)
 
 
 def readable_arguments(text: str) -> str:
@@ -41,7 +46,7 @@ def readable_arguments(text: str) -> str:
 
 def _compact(found: re.Match[str]) -> str:
     text = found.group()
-    return _BEYOND_ASCII.sub(_escaped, text) if text.startswith('"') else ""
+    return text if text.startswith('"') else ""
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -54,7 +54,7 @@ from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_types import MOST_CHOICES, required_model, token_limit
 from orchestrator.wire.openapi import INFERENCE, Operation, path_parameter, query_parameter
 from orchestrator.wire.sse import send_completion, send_stream
-from orchestrator.wire.text_only import instead_of
+from orchestrator.wire.text_only import NotText, instead_of
 from orchestrator.wire.thinking import effort_of_budget
 
 MOST_STOPS = 5
@@ -82,7 +82,7 @@ def decode(model: str, body: GenerateBody) -> GenerationRequest:
     check_range(f"{_GENERATION}.candidateCount", config.candidate_count, 1, MOST_CHOICES)
     return GenerationRequest(
         model=required_model(model),
-        prompt=ChatPrompt(_messages(body), tools),
+        prompt=ChatPrompt(_messages(model, body), tools),
         sampling=_sampling(config),
         max_tokens=token_limit(f"{_GENERATION}.maxOutputTokens", config.max_output_tokens),
         stop=_stops(listed(config.stop_sequences)),
@@ -102,7 +102,7 @@ def decode_count(model: str, body: CountBody) -> GenerationRequest:
             raise InvalidRequest("`contents` is required.", param="contents")
         whole = GenerateBody(contents=body.contents)
     tools, _ = read_tools(listed(whole.tools), whole.tool_config)
-    return GenerationRequest(required_model(model), ChatPrompt(_messages(whole), tools))
+    return GenerationRequest(required_model(model), ChatPrompt(_messages(model, whole), tools))
 
 
 def text_of(where: str, content: Content) -> str:
@@ -111,7 +111,14 @@ def text_of(where: str, content: Content) -> str:
     return "".join(_text(f"{where}.parts[{index}]", part) for index, part in enumerate(parts))
 
 
-def _messages(body: GenerateBody) -> tuple[Message, ...]:
+def _messages(model: str, body: GenerateBody) -> tuple[Message, ...]:
+    try:
+        return _read_messages(body)
+    except NotText as error:
+        raise error.of(model) from None
+
+
+def _read_messages(body: GenerateBody) -> tuple[Message, ...]:
     if not body.contents:
         raise InvalidRequest("`contents` must hold at least one content.", param="contents")
     messages: list[Message] = []
@@ -210,8 +217,7 @@ def _text(where: str, part: ContentPart) -> str:
     if part.text is not None:
         return part.text
     kinds = given_members(part)
-    what = f"of type `{kinds[0]}`" if kinds else "empty"
-    raise InvalidRequest(f"`{where}` is {what}; this model takes text only.", param=where)
+    raise NotText(where, kinds[0] if kinds else None)
 
 
 def _sampling(config: GenerationConfig) -> SamplingParams:

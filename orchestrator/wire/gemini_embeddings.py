@@ -23,6 +23,7 @@ from orchestrator.wire.header_pairs import header_pairs
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_embeddings import MOST_INPUTS
 from orchestrator.wire.openai_types import required_model
+from orchestrator.wire.text_only import NotText
 
 
 def decode(model: str, body: EmbedBody) -> EmbeddingRequest:
@@ -49,7 +50,10 @@ def _request(model: str, bodies: Sequence[EmbedBody], places: Sequence[str]) -> 
                 f"`{where}model` must be the model of the path, `models/{model}`.",
                 param=f"{where}model",
             )
-        text = text_of(f"{where}content", body.content)
+        try:
+            text = text_of(f"{where}content", body.content)
+        except NotText as error:
+            raise error.of(model) from None
         if not text:
             raise InvalidRequest(f"`{where}content` is empty.", param=f"{where}content")
         inputs.append(text)
@@ -88,6 +92,7 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         request = await exchange.decoded(asked, gateway.check_limits)
         with exchange.while_connected():
             context = exchange.context("gemini_embeddings")
+            exchange.dialect = "gemini_batch" if batch else context.dialect
             embeddings = await gateway.embed(principal, request, context)
             exchange.usage = Usage(embeddings.prompt_tokens, 0)
             reply = encode(embeddings, batch=batch)

@@ -24,7 +24,7 @@ from orchestrator.core.events import (
     Usage,
 )
 from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
-from orchestrator.wire.call_arguments import whole_arguments
+from orchestrator.wire.call_arguments import in_ascii, whole_arguments
 from orchestrator.wire.sse import EVENT_STREAM, Framing
 
 JSON_ARRAY = Framing(b"application/json", b"\n")
@@ -137,7 +137,7 @@ class Encoder:
             case ToolCallPart() as call:
                 part = _call_part(call)
                 self._ends[event.choice].malformed |= part is None
-                return () if part is None else (self._part(event.choice, part),)
+                return () if part is None else (self._part(event.choice, in_ascii(part).encode()),)
             case TextPart(text=text) if self._unquoted:
                 return (self._part(event.choice, _dumps({"text": _unquoted(text)})),)
             case _:
@@ -235,13 +235,13 @@ def text_tokens(count: int) -> list[dict[str, Any]]:
     return [{"modality": "TEXT", "tokenCount": count}]
 
 
-def _call_part(call: ToolCallPart) -> bytes | None:
-    """The part of a call, or `None` when its arguments are no JSON object."""
+def _call_part(call: ToolCallPart) -> str | None:
+    """The part of a call as JSON, or `None` when its arguments are no JSON object."""
     arguments = whole_arguments(call.arguments)
     if arguments is None:
         return None
-    head = _dumps({"id": call.id, "name": call.name})[:-1]
-    return b'{"functionCall":' + head + b',"args":' + arguments.encode("ascii") + b"}}"
+    head = orjson.dumps({"id": call.id, "name": call.name}).decode()[:-1]
+    return f'{{"functionCall":{head},"args":{arguments}}}}}'
 
 
 def _unquoted(text: str) -> str:

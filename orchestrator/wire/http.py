@@ -43,13 +43,13 @@ from orchestrator.wire.cors import Cors
 from orchestrator.wire.errors import (
     ANTHROPIC_PREFIXES,
     Client,
-    ErrorReply,
     Headers,
     Profile,
     is_under,
     profile_of,
     render_error,
 )
+from orchestrator.wire.field_names import in_words_of
 from orchestrator.wire.given_key import secret_of
 from orchestrator.wire.intake import (
     SMALL_BODY_BYTES,
@@ -126,7 +126,7 @@ class Exchange(Holder):
         self.principal: Principal | None = None
         self.model = "-"
         self.usage: Usage | None = None
-        self.error = ""
+        self.dialect = self.error = ""
         self.call = Call(self.request_id, self.call_id)
         self.told: Told | None = None
         self.server_timing = False
@@ -172,8 +172,8 @@ class Exchange(Holder):
 
     def context(self, dialect: str) -> CallContext:
         """What the pipeline is to know of this call beside its content."""
-        client = self.scope.get("client")
-        client_ip = client[0] if client else None
+        self.dialect = dialect
+        client_ip = (self.scope.get("client") or (None,))[0]
         return CallContext(self.request_id, dialect, client_ip, self.call_id, self._is_there)
 
     def _is_there(self) -> bool:
@@ -344,7 +344,7 @@ class Exchange(Holder):
         """Sends `error` in the caller's words, if nothing has been sent yet."""
         if self.started:
             return
-        rendered: ErrorReply = render_error(error, self.profile, self.request_id)
+        rendered = render_error(in_words_of(self.dialect, error), self.profile, self.request_id)
         length = (b"content-length", b"%d" % len(rendered.body))
         await self._send_whole(rendered.status, [*rendered.headers, length], rendered.body)
 

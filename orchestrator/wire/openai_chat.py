@@ -35,6 +35,7 @@ from orchestrator.wire.openai_chunks import (
     last_frames,
     whole_reply,
 )
+from orchestrator.wire.openai_custom_tools import InputText, input_of
 from orchestrator.wire.openai_log_probs import chat_log_probs
 from orchestrator.wire.openai_types import json_body
 from orchestrator.wire.spelling import check_spelling
@@ -56,18 +57,23 @@ class Encoder:
         fingerprint: str,
         log_probs: bool = False,
         older_calls: bool = False,
+        custom_tools: frozenset[str] = frozenset(),
     ) -> None:
-        """`older_calls` tells of calls as OpenAI did before there were tools."""
+        """`older_calls` writes calls as OpenAI did before there were tools, and calls of
+        `custom_tools` have an input in place of arguments.
+        """
         self._choices = choices
         self._include_usage = include_usage
         self._log_probs = log_probs
         self._older_calls = older_calls
+        self._custom_tools = custom_tools
         self._fingerprint = fingerprint
         self._envelope = b""
         self._heads = [b'data: {"choices":[{"index":0,"delta":']
         self._end = chunk_end(include_usage=include_usage)
         self._running = b',"logprobs":null,"finish_reason":null}' + self._end
         self._calls = [0] * choices
+        self._inputs: list[InputText | None] = [None] * choices
 
     def event(self, event: GenerationEvent) -> Sequence[bytes]:
         """The chunks that `event` brings about."""
@@ -81,13 +87,13 @@ class Encoder:
                 delta = f'{{"reasoning_content":{escaped(event.text)}}}'
                 return (self._chunk(event.choice, delta),)
             case PartDelta():
-                return (self._chunk(event.choice, self._arguments(event)),)
+                return self._arguments(event)
             case GenerationStarted():
                 return self._started(event)
             case PartStarted(kind="tool_call"):
                 return (self._chunk(event.choice, self._tool_call(event)),)
             case PartStarted() | PartFinished():
-                return ()
+                return self._input(event.choice, at_end=True)
             case ChoiceFinished():
                 reason = self._reason(event.reason)
                 return (self._last_chunk(event.choice, reason, event.logprobs),)
@@ -136,6 +142,12 @@ class Encoder:
     def _tool_call(self, event: PartStarted) -> str:
         index = self._calls[event.choice]
         self._calls[event.choice] += 1
+        if event.tool_name in self._custom_tools:
+            self._inputs[event.choice] = InputText()
+            return (
+                f'{{"tool_calls":[{{"index":{index},"id":{escaped(event.tool_call_id)},'
+                f'"type":"custom","custom":{{"name":{escaped(event.tool_name)},"input":""}}}}]}}'
+            )
         if self._older_calls:
             return f'{{"function_call":{{"name":{escaped(event.tool_name)},"arguments":""}}}}'
         return (
@@ -144,14 +156,38 @@ class Encoder:
             '"arguments":""}}]}'
         )
 
-    def _arguments(self, event: PartDelta) -> str:
+    def _arguments(self, event: PartDelta) -> Sequence[bytes]:
+        if self._inputs[event.choice] is not None:
+            return self._input(event.choice, event.text)
         if self._older_calls:
-            return f'{{"function_call":{{"arguments":{escaped(event.text)}}}}}'
-        index = self._calls[event.choice] - 1
-        return (
-            f'{{"tool_calls":[{{"index":{index},'
-            f'"function":{{"arguments":{escaped(event.text)}}}}}]}}'
-        )
+            delta = f'{{"function_call":{{"arguments":{escaped(event.text)}}}}}'
+        else:
+            index = self._calls[event.choice] - 1
+            function = f'{{"arguments":{escaped(event.text)}}}'
+            delta = f'{{"tool_calls":[{{"index":{index},"function":{function}}}]}}'
+        return (self._chunk(event.choice, delta),)
+
+    def _input(self, choice: int, arguments: str = "", *, at_end: bool = False) -> Sequence[bytes]:
+        """What more of the arguments, or their end, adds to the input of an open custom call."""
+        reader = self._inputs[choice]
+        if reader is None:
+            return ()
+        more = reader.feed(arguments)
+        if at_end:
+            more += reader.finish()
+            self._inputs[choice] = None
+        if not more:
+            return ()
+        index = self._calls[choice] - 1
+        delta = f'{{"tool_calls":[{{"index":{index},"custom":{{"input":{escaped(more)}}}}}]}}'
+        return (self._chunk(choice, delta),)
+
+    def _call_object(self, call: ToolCallPart) -> dict[str, Any]:
+        if call.name in self._custom_tools:
+            custom = {"name": call.name, "input": input_of(call.arguments)}
+            return {"id": call.id, "type": "custom", "custom": custom}
+        function = {"name": call.name, "arguments": call.arguments}
+        return {"id": call.id, "type": "function", "function": function}
 
     def _choice_object(self, index: int, choice: Choice) -> dict[str, Any]:
         content, reasoning = "", ""
@@ -163,8 +199,7 @@ class Encoder:
                 case ReasoningPart(text=text):
                     reasoning += text
                 case ToolCallPart():
-                    function = {"name": part.name, "arguments": part.arguments}
-                    calls.append({"id": part.id, "type": "function", "function": function})
+                    calls.append(self._call_object(part))
                 case _:
                     assert_never(part)
         message: dict[str, Any] = {
@@ -214,6 +249,7 @@ def routes(authenticator: Authenticator, gateway: Gateway, fingerprint: str) -> 
             fingerprint=fingerprint,
             log_probs=request.top_logprobs is not None,
             older_calls=body.calls_functions,
+            custom_tools=body.custom_tools,
         )
         send = send_stream if body.stream else send_completion
         with exchange.while_connected():

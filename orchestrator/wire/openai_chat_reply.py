@@ -59,12 +59,25 @@ class CalledFunction(msgspec.Struct, kw_only=True):
     arguments: str
 
 
-class ChatToolCall(msgspec.Struct, kw_only=True):
+class CalledCustomTool(msgspec.Struct, kw_only=True):
+    """A call of a custom tool; `input` is the text that the model wrote for it."""
+
+    name: str
+    input: str
+
+
+class ChatToolCall(msgspec.Struct, kw_only=True, tag_field="type", tag="function"):
     """A call with its id."""
 
     id: str
-    type: Literal["function"]
     function: CalledFunction
+
+
+class ChatCustomCall(msgspec.Struct, kw_only=True, tag_field="type", tag="custom"):
+    """A call of a custom tool with its id."""
+
+    id: str
+    custom: CalledCustomTool
 
 
 class ChatAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -74,7 +87,7 @@ class ChatAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
     content: str | None
     refusal: str | None
     reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
-    tool_calls: list[ChatToolCall] | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[ChatToolCall | ChatCustomCall] | msgspec.UnsetType = msgspec.UNSET
     function_call: CalledFunction | msgspec.UnsetType = msgspec.UNSET
 
 

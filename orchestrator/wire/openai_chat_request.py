@@ -29,11 +29,13 @@ from orchestrator.core.request import (
     ToolChoice,
 )
 from orchestrator.wire.bodies import check_range, shown
+from orchestrator.wire.openai_custom_tools import input_arguments
 from orchestrator.wire.openai_tools import (
     FunctionBody,
     FunctionName,
     ToolBody,
     ToolChoiceBody,
+    custom_names,
     read_tools,
 )
 from orchestrator.wire.openai_types import (
@@ -45,7 +47,7 @@ from orchestrator.wire.openai_types import (
     sampling_params,
     stop_strings,
 )
-from orchestrator.wire.text_only import instead_of
+from orchestrator.wire.text_only import NotText, instead_of
 from orchestrator.wire.thinking import thinking_switch
 
 
@@ -64,10 +66,18 @@ class FunctionCall(msgspec.Struct):
     arguments: str = ""
 
 
+class CustomCall(msgspec.Struct):
+    """A call of a custom tool as a model made it."""
+
+    name: str
+    input: str = ""
+
+
 class ToolCall(msgspec.Struct):
     """A call in the history of a conversation."""
 
-    function: FunctionCall
+    function: FunctionCall | None = None
+    custom: CustomCall | None = None
     id: str = ""
     type: str = "function"
 
@@ -144,6 +154,11 @@ class ChatRequest(SamplingFields, kw_only=True):
         """Whether calls are to be told in the older form."""
         return bool(self.functions) and not self.tools
 
+    @property
+    def custom_tools(self) -> frozenset[str]:
+        """The names of the tools whose calls are to be told as those of custom tools."""
+        return custom_names(self.tools)
+
 
 GUARDED = (
     "max_tokens", "max_completion_tokens", "top_k", "min_p", "repetition_penalty", "route_hint",
@@ -174,7 +189,10 @@ def decode(body: ChatRequest) -> GenerationRequest:
     limit = room_limit("max_completion_tokens", body.max_completion_tokens)
     older_limit = room_limit("max_tokens", body.max_tokens)
     tools, choice = _tools(body)
-    messages, prefill = _messages(body)
+    try:
+        messages, prefill = _messages(body)
+    except NotText as error:
+        raise error.of(body.model) from None
     return GenerationRequest(
         model=required_model(body.model),
         prompt=ChatPrompt(messages, tools, prefill),
@@ -335,18 +353,27 @@ def _parts(where: str, message: ChatMessage) -> tuple[Part, ...]:
             read = _result_part if message.role in ("tool", "function") else _part
             parts += [read(f"{where}.content[{i}]", part) for i, part in enumerate(content)]
     if assistant:
-        parts += _calls(message)
+        parts += _calls(where, message)
     return tuple(parts)
 
 
-def _calls(message: ChatMessage) -> list[ToolCallPart]:
+def _calls(where: str, message: ChatMessage) -> list[ToolCallPart]:
     calls = [
-        ToolCallPart(call.id, call.function.name, call.function.arguments)
-        for call in message.tool_calls or ()
+        _call(f"{where}.tool_calls[{index}]", call)
+        for index, call in enumerate(message.tool_calls or ())
     ]
     if (older := message.function_call) is not None:
         calls.append(ToolCallPart(_older_call_id(older.name), older.name, older.arguments))
     return calls
+
+
+def _call(where: str, call: ToolCall) -> ToolCallPart:
+    if call.function is not None:
+        return ToolCallPart(call.id, call.function.name, call.function.arguments)
+    if call.custom is not None:
+        return ToolCallPart(call.id, call.custom.name, input_arguments(call.custom.input))
+    name = f"{where}.{'custom' if call.type == 'custom' else 'function'}"
+    raise InvalidRequest(f"`{name}` is required.", param=name)
 
 
 def _result_part(where: str, part: ContentPart) -> TextPart:
@@ -360,10 +387,7 @@ def _part(where: str, part: ContentPart) -> TextPart:
     if part.type == "refusal" and part.refusal is not None:
         return TextPart(part.refusal)
     if part.type != "text":
-        raise InvalidRequest(
-            f"`{where}` is of type {shown(part.type)}; the only modality of this model is `text`.",
-            param=where,
-        )
+        raise NotText(where, part.type)
     if part.text is None:
         raise InvalidRequest(f"`{where}.text` is required.", param=f"{where}.text")
     return TextPart(part.text)

@@ -35,6 +35,7 @@ from orchestrator.wire.openai_responses_items import (
     with_ids,
     without_oldest,
 )
+from orchestrator.wire.openai_responses_reasoning import ReasoningSeal
 from orchestrator.wire.openai_responses_replies import (
     DeletedResponse,
     InputTokens,
@@ -46,7 +47,7 @@ from orchestrator.wire.openai_responses_schema import (
     check_body,
     decode,
     response_object,
-    wants_packed_reasoning,
+    wants_encrypted_reasoning,
 )
 from orchestrator.wire.openai_responses_tools import Toolbox, read_tools
 from orchestrator.wire.openai_responses_work import (
@@ -60,8 +61,10 @@ from orchestrator.wire.openapi import INFERENCE, Operation, path_parameter, quer
 from orchestrator.wire.queries import Query
 from orchestrator.wire.replies import ErrorReply
 from orchestrator.wire.sse import send_completion, send_stream
+from orchestrator.wire.text_only import NotText
 
 _DIALECT = "responses"
+_ONE = "/responses/{response_id}"
 _DEFAULT_PAGE, _MOST_PAGE = 20, 100
 _MOST_EVENTS = 10**9
 _EXAMPLE = {"model": "demo/chat", "input": "Hello!"}
@@ -80,19 +83,28 @@ class _Handlers:
     """One for each route."""
 
     def __init__(
-        self, authenticator: Authenticator, gateway: Gateway, responses: Responses, runs: Runs
+        self,
+        authenticator: Authenticator,
+        gateway: Gateway,
+        responses: Responses,
+        runs: Runs,
+        peppers: Sequence[bytes],
     ) -> None:
         self._authenticator = authenticator
         self._gateway = gateway
         self._responses = responses
         self._runs = runs
+        self._peppers = peppers
         self._reader = BodyReader(ResponsesBody)
 
     def _read(self, given: bytes) -> tuple[ResponsesBody, list[Item]]:
         """The body, and the items of its input. Raises: InvalidRequest."""
         body = self._reader.read(given)
         check_body(body)
-        return body, input_items(body.input)
+        try:
+            return body, input_items(body.input)
+        except NotText as error:
+            raise error.of(body.model) from None
 
     async def create(self, exchange: Exchange) -> None:
         """Answers: whole, as server-sent events, or in the background."""
@@ -112,7 +124,7 @@ class _Handlers:
             kept,
             logprobs=asked.request.top_logprobs is not None,
             tools=asked.tools,
-            packs_reasoning=wants_packed_reasoning(body),
+            seal=self._seal(principal) if wants_encrypted_reasoning(body) else None,
         )
         if body.background:
             await self._run(exchange, principal, asked.request, encoder)
@@ -227,7 +239,8 @@ class _Handlers:
             before = await self._responses.history(principal.tenant_id, previous_id, exchange)
         whole = [*before, *items]
         tools = read_tools(body.tools or ())
-        decoding = partial(decode, body, whole, tools)
+        seal = self._seal(principal)
+        decoding = partial(decode, body, whole, tools, seal)
         request = await exchange.work_on(exchange.held_bytes, decoding)
         exchange.model = request.model
         exchange.leave_out(tools.left_out)
@@ -248,6 +261,7 @@ class _Handlers:
 
         Looking for them takes one place among the calls that count tokens.
         """
+        seal = self._seal(principal)
         model = self._gateway.model(principal, body.model)
         limit = room_limit("max_output_tokens", body.max_output_tokens)
         room = model.context_tokens - (limit or 1)
@@ -257,12 +271,13 @@ class _Handlers:
         fewest, most = 1, len(items) - 1
         while fewest < most:
             middle = (fewest + most) // 2
-            request = decode(body, without_oldest(items, middle), tools)
+            request = decode(body, without_oldest(items, middle), tools, seal)
             if await self._fits(partial(self._gateway.recount, principal, request, context), room):
                 most = middle
             else:
                 fewest = middle + 1
-        return decode(body, without_oldest(items, min(fewest, len(items) - 1)), tools)
+        rest = without_oldest(items, min(fewest, len(items) - 1))
+        return decode(body, rest, tools, seal)
 
     async def _fits(self, count: Callable[[], Awaitable[int]], room: int) -> bool:
         try:
@@ -270,6 +285,9 @@ class _Handlers:
         except ContextLengthExceeded:
             # So much longer that it was not counted.
             return False
+
+    def _seal(self, principal: Principal) -> ReasoningSeal:
+        return ReasoningSeal(self._peppers, principal.tenant_id)
 
     def _stores(self, body: ResponsesBody) -> bool:
         """Whether the response is to be stored: unless the caller or the operator says no.
@@ -301,15 +319,17 @@ class _Handlers:
 
 
 def routes(
-    authenticator: Authenticator, gateway: Gateway, responses: Responses, runs: Runs
+    authenticator: Authenticator,
+    gateway: Gateway,
+    responses: Responses,
+    runs: Runs,
+    peppers: Sequence[bytes],
 ) -> list[Route]:
-    """The routes of this dialect."""
-    handlers = _Handlers(authenticator, gateway, responses, runs)
-    one = "/responses/{response_id}"
+    """The routes of this dialect. Reasoning is encrypted with the first of `peppers`."""
+    handlers = _Handlers(authenticator, gateway, responses, runs, peppers)
     making = _operation(Response, body=ResponsesBody, streams=True, limited=True)
     reading = _operation(Response, parameters=_READING, streams=True)
     listing = _operation(ItemList, parameters=_LISTING)
-    counting = _operation(InputTokens, body=ResponsesBody)
     return [
         Route(
             "POST", "/responses", handlers.create, "create_response", "Create a response", making
@@ -320,12 +340,12 @@ def routes(
             handlers.count,
             "count_response_input_tokens",
             "Count input tokens",
-            counting,
+            _operation(InputTokens, body=ResponsesBody),
         ),
-        Route("GET", one, handlers.retrieve, "get_response", "A stored response", reading),
+        Route("GET", _ONE, handlers.retrieve, "get_response", "A stored response", reading),
         Route(
             "GET",
-            f"{one}/input_items",
+            f"{_ONE}/input_items",
             handlers.list_items,
             "list_response_input_items",
             "What was put in for a response",
@@ -333,7 +353,7 @@ def routes(
         ),
         Route(
             "POST",
-            f"{one}/cancel",
+            f"{_ONE}/cancel",
             handlers.cancel,
             "cancel_response",
             "Cancel a background response",
@@ -341,7 +361,7 @@ def routes(
         ),
         Route(
             "DELETE",
-            one,
+            _ONE,
             handlers.delete,
             "delete_response",
             "Delete a stored response",

@@ -27,10 +27,11 @@ from orchestrator.core.events import (
 )
 from orchestrator.core.messages import ToolCallPart
 from orchestrator.responses.values import Item, Kept, failed, item_id
+from orchestrator.wire.field_names import in_words_of
+from orchestrator.wire.openai_custom_tools import InputText
 from orchestrator.wire.openai_log_probs import chat_log_probs
-from orchestrator.wire.openai_responses_custom import InputText
 from orchestrator.wire.openai_responses_frames import Frames
-from orchestrator.wire.openai_responses_reasoning import packed
+from orchestrator.wire.openai_responses_reasoning import ReasoningSeal
 from orchestrator.wire.openai_responses_tools import NO_TOOLS, Offered, Toolbox
 
 _PREFIXES = {"text": "msg", "reasoning": "rs", "tool_call": "fc", "custom": "ctc"}
@@ -55,13 +56,13 @@ class ResponseEncoder:
         first: int = 0,
         logprobs: bool = False,
         tools: Toolbox = NO_TOOLS,
-        packs_reasoning: bool = False,
+        seal: ReasoningSeal | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`first` is the number of the first event: with any other than 0 it has been created.
 
-        `tools` are those that were offered. With `packs_reasoning` the text of reasoning items
-        stands in `encrypted_content` too.
+        `tools` are those that were offered. With `seal` the text of reasoning items stands in
+        `encrypted_content` too.
         """
         self._tenant_id = kept.tenant_id
         self._items = kept.items
@@ -70,7 +71,7 @@ class ResponseEncoder:
         self._created = first > 0
         self._logprobs = logprobs
         self._offered = tools.offered
-        self._packs_reasoning = packs_reasoning
+        self._seal = seal
         self._now = now
         self._output: list[Item] = []
         self._open: Item | None = None
@@ -142,7 +143,9 @@ class ResponseEncoder:
         if not self._created:
             frames.append(self._frames.lifecycle("created", self._body))
             self._created = True
-        self._body = failed({**self._body, "output": self._output}, *_words(error))
+        self._body = failed(
+            {**self._body, "output": self._output}, *_words(in_words_of("responses", error))
+        )
         self._failure = [*frames, self._frames.end(self._body)]
         return self._failure
 
@@ -211,8 +214,8 @@ class ResponseEncoder:
         else:
             kind = "text" if item["type"] == "message" else "reasoning"
             item["content"] = [_new_part(kind, text, logprobs)]
-            if self._packs_reasoning and kind == "reasoning":
-                item["encrypted_content"] = packed(text)
+            if self._seal is not None and kind == "reasoning":
+                item["encrypted_content"] = self._seal.seal(text)
         item["status"] = status
         self._output.append(item)
         self._open = None

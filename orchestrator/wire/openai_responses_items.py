@@ -12,9 +12,10 @@ from orchestrator.core.errors import InvalidRequest, NotFound
 from orchestrator.core.messages import Message, Part, ReasoningPart, Role, TextPart, ToolCallPart
 from orchestrator.responses.values import Item, item_id
 from orchestrator.wire.bodies import json_text, shown
+from orchestrator.wire.openai_custom_tools import input_arguments
 from orchestrator.wire.openai_responses_readers import CALLS, OUTPUTS, message_item, read_item
-from orchestrator.wire.openai_responses_reasoning import unpacked
-from orchestrator.wire.openai_responses_tools import CUSTOM_INPUT, NO_TOOLS, Toolbox
+from orchestrator.wire.openai_responses_reasoning import ReasoningSeal
+from orchestrator.wire.openai_responses_tools import NO_TOOLS, Toolbox
 
 _PREFIXES = {
     "message": "msg",
@@ -102,12 +103,14 @@ def without_oldest(items: Sequence[Item], count: int) -> list[Item]:
     return [item for item in rest if item["type"] not in OUTPUTS or item["call_id"] in called]
 
 
-def messages_of(items: Iterable[Item], tools: Toolbox = NO_TOOLS) -> tuple[Message, ...]:
+def messages_of(
+    items: Iterable[Item], tools: Toolbox = NO_TOOLS, seal: ReasoningSeal | None = None
+) -> tuple[Message, ...]:
     """The conversation that `items` add up to, calls by the names that the model knows.
 
     A call belongs to the assistant's message before it, and reasoning to the one behind it, as
     they do in a chat. What a server of OpenAI's did for another model is left out: nothing of it
-    is here.
+    is here. `seal` reads encrypted reasoning. Raises: InvalidRequest where it cannot.
     """
     # Parts of a message are collected in its list: a turn may have a hundred thousand calls.
     turns: list[tuple[Role, list[Part], str | None]] = []
@@ -116,7 +119,7 @@ def messages_of(items: Iterable[Item], tools: Toolbox = NO_TOOLS) -> tuple[Messa
             case "message":
                 _add(turns, item["role"], TextPart(_text_of(item)), _takes_text)
             case "reasoning":
-                if text := _reasoning_of(item):
+                if text := _reasoning_of(item, seal):
                     turns.append(("assistant", [ReasoningPart(text)], None))
             case kind if kind in CALLS:
                 _add(turns, "assistant", _call_of(item, tools), _takes_calls)
@@ -133,7 +136,7 @@ def _call_of(item: Item, tools: Toolbox) -> ToolCallPart:
             name, arguments = item["name"], item["arguments"]
         case "custom_tool_call":
             name = item["name"]
-            arguments = json_text({CUSTOM_INPUT: item["input"]}, "input")
+            arguments = input_arguments(item["input"])
         case _:
             return ToolCallPart(
                 item["call_id"], "local_shell", json_text(item["action"], "input.action")
@@ -171,7 +174,9 @@ def _joined(parts: Iterable[Mapping[str, Any]]) -> str:
     return "".join(part.get("text", part.get("refusal", "")) for part in parts)
 
 
-def _reasoning_of(item: Item) -> str:
+def _reasoning_of(item: Item, seal: ReasoningSeal | None) -> str:
     """The reasoning itself, or what a summary tells of it."""
-    text = _joined(item["content"]) or unpacked(item.get("encrypted_content"))
+    text = _joined(item["content"])
+    if not text and seal is not None and (sealed := item.get("encrypted_content")):
+        text = seal.open(sealed)
     return text or "\n".join(part["text"] for part in item["summary"])

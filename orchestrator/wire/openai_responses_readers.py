@@ -12,7 +12,7 @@ from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.messages import Role
 from orchestrator.responses.values import Item
 from orchestrator.wire.bodies import json_text, shown
-from orchestrator.wire.text_only import instead_of
+from orchestrator.wire.text_only import NotText, instead_of
 
 CALLS = ("function_call", "custom_tool_call", "local_shell_call")
 OUTPUTS = ("function_call_output", "custom_tool_call_output", "local_shell_call_output")
@@ -198,9 +198,7 @@ def _part(where: str, given: Any) -> Item:
     if kind == "refusal":
         return {"type": "refusal", "refusal": _string(where, given, "refusal")}
     if kind not in _TEXTS:
-        raise InvalidRequest(
-            f"`{where}` is of type {shown(kind)}; this model takes text only.", param=where
-        )
+        raise NotText(where, kind)
     return {"type": "input_text", "text": _string(where, given, "text")}
 
 

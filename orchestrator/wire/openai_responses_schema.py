@@ -23,6 +23,7 @@ from orchestrator.core.request import (
 from orchestrator.responses.values import Item
 from orchestrator.wire.bodies import check_at_least, check_range, shown
 from orchestrator.wire.openai_responses_items import check_calls, messages_of
+from orchestrator.wire.openai_responses_reasoning import ReasoningSeal
 from orchestrator.wire.openai_responses_tools import Toolbox, read_choice, tool_objects
 from orchestrator.wire.openai_types import (
     SamplingFields,
@@ -121,17 +122,19 @@ def check_body(body: ResponsesBody) -> None:
     _check_metadata(body.metadata or {})
 
 
-def decode(body: ResponsesBody, items: Sequence[Item], box: Toolbox) -> GenerationRequest:
+def decode(
+    body: ResponsesBody, items: Sequence[Item], box: Toolbox, seal: ReasoningSeal | None = None
+) -> GenerationRequest:
     """The request without its dialect. `items` are all that was said, what came before too.
 
-    `box` holds the tools of `body`.
+    `box` holds the tools of `body`; `seal` reads encrypted reasoning.
 
     Raises: InvalidRequest.
     """
     if not items:
         raise InvalidRequest("`input` must hold a text or an item.", param="input")
     check_calls(items)
-    messages = messages_of(items, box)
+    messages = messages_of(items, box, seal)
     if body.instructions is not None:
         messages = (Message("system", (TextPart(body.instructions),)), *messages)
     choice, tools = read_choice(body.tool_choice, box)
@@ -151,7 +154,7 @@ def decode(body: ResponsesBody, items: Sequence[Item], box: Toolbox) -> Generati
     )
 
 
-def wants_packed_reasoning(body: ResponsesBody) -> bool:
+def wants_encrypted_reasoning(body: ResponsesBody) -> bool:
     """Whether reasoning items are to have their text in `encrypted_content` too."""
     return _REASONING in (body.include or ())
 

@@ -16,11 +16,9 @@ from orchestrator.core.messages import Tool
 from orchestrator.core.request import ToolChoice
 from orchestrator.core.value import value
 from orchestrator.wire.bodies import shown
+from orchestrator.wire.openai_custom_tools import custom_tool
 
-CUSTOM_INPUT = "input"
-"""The one argument of the function that stands for a custom tool."""
 MOST_TOOLS = 128
-_MOST_FORMAT = 64 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _HOSTED = re.compile(
@@ -178,22 +176,16 @@ def _function(where: str, given: Mapping[str, Any]) -> Tool:
 
 
 def _custom(where: str, given: Mapping[str, Any]) -> Tool:
-    """A function of one text, whose description says what the text must look like."""
-    description = _description(where, given)
     form = given.get("format")
-    grammar = form.get("definition") if isinstance(form, dict) else None
-    if isinstance(form, dict) and isinstance(grammar, str):
-        if len(grammar) > _MOST_FORMAT:
-            raise InvalidRequest(
-                f"`{where}.format.definition` may have {_MOST_FORMAT} characters at most; it has"
-                f" {len(grammar)}.",
-                param=f"{where}.format.definition",
-            )
-        syntax = form.get("syntax") if isinstance(form.get("syntax"), str) else "its"
-        description += f"\n\nThe input must follow this {syntax} grammar:\n{grammar}"
-    text = {"type": "string", "description": "The whole input of the tool, as plain text."}
-    schema = {"type": "object", "properties": {CUSTOM_INPUT: text}, "required": [CUSTOM_INPUT]}
-    return Tool(_name(where, given), description.strip(), schema)
+    members = form if isinstance(form, dict) else {}
+    grammar, syntax = members.get("definition"), members.get("syntax")
+    return custom_tool(
+        _name(where, given),
+        _description(where, given),
+        where=f"{where}.format.definition",
+        syntax=syntax if isinstance(syntax, str) else "",
+        grammar=grammar if isinstance(grammar, str) else "",
+    )
 
 
 def _name(where: str, given: Mapping[str, Any]) -> str:

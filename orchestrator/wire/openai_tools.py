@@ -12,6 +12,7 @@ from orchestrator.core.json_schema import check_schema
 from orchestrator.core.messages import Tool
 from orchestrator.core.request import ToolChoice
 from orchestrator.wire.bodies import shown
+from orchestrator.wire.openai_custom_tools import custom_tool
 
 MOST_TOOLS = 128
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -26,15 +27,38 @@ class FunctionBody(msgspec.Struct):
     strict: bool | None = None
 
 
+class Grammar(msgspec.Struct):
+    """What the input of a custom tool must follow; `syntax` is `lark` or `regex`."""
+
+    definition: str
+    syntax: str = ""
+
+
+class CustomFormat(msgspec.Struct):
+    """The input of a custom tool: `text`, or `grammar`."""
+
+    type: str = "text"
+    grammar: Grammar | None = None
+
+
+class CustomBody(msgspec.Struct):
+    """A tool whose input is a text. Its grammar is told to the model and not enforced."""
+
+    name: str
+    description: str | None = None
+    format: CustomFormat | None = None
+
+
 class ToolBody(msgspec.Struct):
-    """A tool; only functions can be offered."""
+    """A tool: a `function`, or a `custom` one."""
 
     type: str
     function: FunctionBody | None = None
+    custom: CustomBody | None = None
 
 
 class FunctionName(msgspec.Struct):
-    """A function by its name."""
+    """A function, or a custom tool, by its name."""
 
     name: str
 
@@ -44,6 +68,12 @@ class NamedTool(msgspec.Struct):
 
     type: str = "function"
     function: FunctionName | None = None
+    custom: FunctionName | None = None
+
+    @property
+    def named(self) -> FunctionName | None:
+        """The tool of that type, if it is there."""
+        return {"function": self.function, "custom": self.custom}.get(self.type)
 
 
 class AllowedTools(msgspec.Struct):
@@ -53,11 +83,9 @@ class AllowedTools(msgspec.Struct):
     tools: list[NamedTool]
 
 
-class ToolChoiceBody(msgspec.Struct):
+class ToolChoiceBody(NamedTool):
     """The tool that must be called, or those that may be."""
 
-    type: str = "function"
-    function: FunctionName | None = None
     allowed_tools: AllowedTools | None = None
 
 
@@ -79,10 +107,10 @@ def read_tools(
         tools = () if mode.mode == "none" else tools
     elif choice.type == "allowed_tools" and choice.allowed_tools is not None:
         mode = _mode("tool_choice.allowed_tools.mode", choice.allowed_tools.mode)
-        named = [_name(tool.type, tool.function) for tool in choice.allowed_tools.tools]
+        named = [_name(tool) for tool in choice.allowed_tools.tools]
         tools = tuple(_find(tools, name) for name in named)
     else:
-        mode = ToolChoice("named", _name(choice.type, choice.function))
+        mode = ToolChoice("named", _name(choice))
         _find(tools, mode.name)
     if mode.mode == "required" and not tools:
         raise InvalidRequest(
@@ -92,6 +120,17 @@ def read_tools(
     if mode.mode in ("required", "named"):
         _check_strict(bodies)
     return tools, mode
+
+
+def custom_names(bodies: list[ToolBody] | None) -> frozenset[str]:
+    """The names of custom tools. Of tools with the same name the first one counts."""
+    first: dict[str, bool] = {}
+    for body in bodies or ():
+        if body.custom is not None and body.type == "custom":
+            first.setdefault(body.custom.name, True)
+        elif body.function is not None:
+            first.setdefault(body.function.name, False)
+    return frozenset(name for name, is_custom in first.items() if is_custom)
 
 
 def _mode(where: str, word: str) -> ToolChoice:
@@ -106,13 +145,14 @@ def _mode(where: str, word: str) -> ToolChoice:
             )
 
 
-def _name(kind: str, function: FunctionName | None) -> str:
-    if kind != "function" or function is None:
+def _name(tool: NamedTool) -> str:
+    if tool.named is None:
         raise InvalidRequest(
-            f"`tool_choice` must name a `function`; one of type {shown(kind)} was given.",
+            "`tool_choice` must name a `function` or a `custom` tool;"
+            f" one of type {shown(tool.type)} was given.",
             param="tool_choice",
         )
-    return function.name
+    return tool.named.name
 
 
 def _find(tools: tuple[Tool, ...], name: str) -> Tool:
@@ -125,22 +165,46 @@ def _find(tools: tuple[Tool, ...], name: str) -> Tool:
 
 
 def _tool(where: str, tool: ToolBody) -> Tool:
-    if tool.type != "function":
-        raise InvalidRequest(
-            f"`{where}.type` must be `function`; {shown(tool.type)} was given.",
-            param=f"{where}.type",
-        )
-    function = tool.function
+    match tool.type:
+        case "function":
+            return _function(f"{where}.function", tool.function)
+        case "custom":
+            return _custom(f"{where}.custom", tool.custom)
+        case other:
+            raise InvalidRequest(
+                f"`{where}.type` must be `function` or `custom`; {shown(other)} was given.",
+                param=f"{where}.type",
+            )
+
+
+def _function(where: str, function: FunctionBody | None) -> Tool:
     if function is None:
-        raise InvalidRequest(f"`{where}.function` is required.", param=f"{where}.function")
-    if not _FUNCTION_NAME.fullmatch(function.name):
-        raise InvalidRequest(
-            f"`{where}.function.name` must have 1 to 64 of the characters a-z, A-Z, 0-9, `_` "
-            f"and `-`; {shown(function.name)} was given.",
-            param=f"{where}.function.name",
-        )
+        raise InvalidRequest(f"`{where}` is required.", param=where)
     parameters = function.parameters or {"type": "object", "properties": {}}
-    return Tool(function.name, function.description or "", parameters)
+    return Tool(_checked_name(where, function.name), function.description or "", parameters)
+
+
+def _custom(where: str, custom: CustomBody | None) -> Tool:
+    if custom is None:
+        raise InvalidRequest(f"`{where}` is required.", param=where)
+    grammar = custom.format.grammar if custom.format is not None else None
+    return custom_tool(
+        _checked_name(where, custom.name),
+        custom.description or "",
+        where=f"{where}.format.grammar.definition",
+        syntax=grammar.syntax if grammar is not None else "",
+        grammar=grammar.definition if grammar is not None else "",
+    )
+
+
+def _checked_name(where: str, name: str) -> str:
+    if not _FUNCTION_NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"`{where}.name` must have 1 to 64 of the characters a-z, A-Z, 0-9, `_` "
+            f"and `-`; {shown(name)} was given.",
+            param=f"{where}.name",
+        )
+    return name
 
 
 def _check_strict(bodies: list[ToolBody]) -> None:

@@ -12,6 +12,7 @@ from orchestrator.core.errors import GatewayError
 from orchestrator.core.events import Completion, GenerationEvent, GenerationFinished, fold
 from orchestrator.store.database import StoreError
 from orchestrator.wire.errors import Headers, error_members
+from orchestrator.wire.field_names import in_words_of
 from orchestrator.wire.header_pairs import header_pairs
 from orchestrator.wire.http import Exchange, internal_error, store_unavailable
 
@@ -168,7 +169,8 @@ def _fault_before_events(exchange: Exchange, error: Exception) -> GatewayError:
 
 async def _send_error(exchange: Exchange, encoder: Encoder, error: GatewayError) -> None:
     exchange.error = error.code
-    for frame in encoder.error(error_members(error, exchange.profile, exchange.request_id)):
+    told = in_words_of(exchange.dialect, error)
+    for frame in encoder.error(error_members(told, exchange.profile, exchange.request_id)):
         await exchange.send(_body(frame))
 
 

@@ -302,3 +302,118 @@ def test_opencode_calls_its_tools(
     )
     assert text == f"{TOOL_SAID}/work\n"
     assert told[-1]["usage"]["completion_tokens"] == len(text)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_chat_calls_a_custom_tool(
+    client: httpx2.Client, scripted_appliance: Serving, streams: bool
+) -> None:
+    key = {"authorization": f"Bearer {scripted_appliance.key}"}
+    path = "/v1/chat/completions"
+    patch = '*** Begin Patch\n+"é"\n'
+    user = {"role": "user", "content": calling("apply_patch", {"input": patch})}
+    custom = {"name": "apply_patch", "description": "Changes files.", "format": {"type": "text"}}
+    body = {"model": MODEL, "tools": [{"type": "custom", "custom": custom}]}
+    if streams:
+        first, *rest = [
+            call
+            for chunk in events(client, path, key, {**body, "messages": [user], "stream": True})
+            for choice in chunk["choices"]
+            for call in choice["delta"].get("tool_calls", ())
+        ]
+        pieces = "".join(piece["custom"]["input"] for piece in rest)
+        call = {"id": first["id"], "type": first["type"], "custom": first["custom"]}
+        call["custom"]["input"] += pieces
+    else:
+        reply = client.post(path, json={**body, "messages": [user]}, headers=key)
+        (choice,) = reply.json()["choices"]
+        assert choice["finish_reason"] == "tool_calls"
+        (call,) = choice["message"]["tool_calls"]
+    assert (call["type"], call["custom"]) == ("custom", {"name": "apply_patch", "input": patch})
+    turns = [user, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    turns.append({"role": "tool", "tool_call_id": call["id"], "content": "Done."})
+    reply = client.post(path, json={**body, "messages": turns}, headers=key)
+    assert reply.json()["choices"][0]["message"]["content"] == f"{TOOL_SAID}Done."
+
+
+BODIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat": ("/v1/chat/completions", {"model": MODEL, "messages": []}),
+    "responses": ("/v1/responses", {"model": MODEL, "input": []}),
+    "anthropic": ("/v1/messages", {"model": MODEL, "max_tokens": 9, "messages": []}),
+    "gemini": (f"/v1beta/models/{MODEL}:generateContent", {"contents": []}),
+}
+"""The path and an empty request of each dialect."""
+
+
+def refused(serving: Serving, client: httpx2.Client, dialect: str, **members: Any) -> str:
+    """The message of the 400 that a request of the dialect with `members` gets."""
+    path, body = BODIES[dialect]
+    key = {"authorization": f"Bearer {serving.key}"}
+    reply = client.post(path, json={**body, **members}, headers=key)
+    assert reply.status_code == 400, reply.text
+    message: str = reply.json()["error"]["message"]
+    return message
+
+
+IMAGES: dict[str, tuple[dict[str, Any], str]] = {
+    "chat": (
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        '`messages[0].content[0]` is of type "image_url"',
+    ),
+    "responses": (
+        {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+        '`input[0].content[0]` is of type "input_image"',
+    ),
+    "anthropic": (
+        {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+        '`messages[0].content[0]` is of type "image"',
+    ),
+    "gemini": (
+        {"contents": [{"parts": [{"inlineData": {"mimeType": "image/png", "data": ""}}]}]},
+        '`contents[0].parts[0]` is of type "inlineData"',
+    ),
+}
+
+
+@pytest.mark.parametrize("dialect", IMAGES)
+def test_a_picture_of_the_user_is_refused_by_place_and_model(
+    client: httpx2.Client, scripted_appliance: Serving, dialect: str
+) -> None:
+    members, told = IMAGES[dialect]
+    message = refused(scripted_appliance, client, dialect, **members)
+    assert message == f"{told}; the model `{MODEL}` reads text only."
+
+
+FORMATS: dict[str, tuple[dict[str, Any], str]] = {
+    "chat": (
+        {
+            "messages": [{"role": "user", "content": "x"}],
+            "response_format": {"type": "json_object"},
+        },
+        "response_format",
+    ),
+    "responses": ({"input": "x", "text": {"format": {"type": "json_object"}}}, "text.format"),
+    "anthropic": (
+        {
+            "messages": [{"role": "user", "content": "x"}],
+            "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}},
+        },
+        "output_config.format",
+    ),
+    "gemini": (
+        {
+            "contents": {"parts": {"text": "x"}},
+            "generationConfig": {"responseMimeType": "application/json"},
+        },
+        "generationConfig.responseSchema",
+    ),
+}
+
+
+@pytest.mark.parametrize("dialect", FORMATS)
+def test_what_an_engine_lacks_is_named_as_the_dialect_has_it(
+    client: httpx2.Client, scripted_appliance: Serving, dialect: str
+) -> None:
+    members, named = FORMATS[dialect]
+    message = refused(scripted_appliance, client, dialect, **members)
+    assert message.startswith(f"`{named}` needs guided decoding")

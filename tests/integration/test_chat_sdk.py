@@ -338,7 +338,7 @@ def test_other_parts_are_refused_with_what_the_model_takes(
 ) -> None:
     error = refused(client, messages=[{"role": "user", "content": [part]}])
     assert error.param == "messages[0].content[0]"
-    assert "the only modality of this model is `text`" in error.message
+    assert "the model `demo/chat` reads text only" in error.message
 
 
 def test_an_answer_that_is_begun_is_continued(client: openai.OpenAI) -> None:

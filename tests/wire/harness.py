@@ -237,7 +237,7 @@ async def bench(
             _no_lifespan, server=settings.server, hosts=settings.hosts, telemetry=telemetry
         )
         stored, runs = _responses(settings, stack)
-        told = response_routes(authenticator, gateway, stored, runs)
+        told = response_routes(authenticator, gateway, stored, runs, [b"pepper of the tests"])
         surfaces.mount(
             app,
             authenticator=authenticator,

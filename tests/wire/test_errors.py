@@ -55,6 +55,7 @@ CASES: dict[str, GatewayError] = {
         accepted="gzip, deflate",
     ),
     "too long": errors.ContextLengthExceeded("64 tokens at most; 65.", param="messages"),
+    "reasoning changed": errors.InvalidEncryptedContent("It was changed.", param="input"),
     "queue full": errors.Overloaded("No room.", retry_after_s=0.25),
     "store down": errors.StoreUnavailable("The key cannot be checked.", retryable=True),
     "policy engine down": errors.PolicyUnavailable("The policy is not there.", retryable=True),

@@ -213,12 +213,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "image": (
         {"contents": [{"parts": [{"text": "x"}, {"inlineData": {"data": "", "mimeType": "i"}}]}]},
         "contents[0].parts[1]",
-        "of type `inlineData`; this model takes text only",
+        'of type "inlineData"; the model `acme/chat` reads text only',
     ),
     "file": (
         {"contents": [{"role": "model", "parts": [{"file_data": {"file_uri": "x"}}]}]},
         "contents[0].parts[0]",
-        "of type `fileData`",
+        'of type "fileData"',
     ),
     "empty part": ({"contents": [{"parts": [{}]}]}, "contents[0].parts[0]", "is empty"),
     "file in the instruction": (
@@ -356,12 +356,12 @@ def test_very_many_calls_find_their_answers() -> None:
     assert answered == [f"i{n}" for n in reversed(range(count))] + [f"call_{count + 1}"]
 
 
-@pytest.mark.parametrize("value", ["9" * 100, "[" * 400 + "]" * 400], ids=["number", "nesting"])
-def test_values_that_cannot_be_told_on_are_refused(value: str) -> None:
+def test_values_that_cannot_be_told_on_are_refused() -> None:
+    value = "[" * 400 + "]" * 400
     reader = GeminiReader(GenerateBody)
     answered = {"functionResponse": {"name": "f", "response": {"a": 0}}}
     called = {"functionCall": {"name": "f", "args": {"a": 0}}}
     for role, part in (("user", answered), ("model", called)):
         body = json.dumps({"contents": [{"role": role, "parts": [part]}]}).replace("0", value)
-        with pytest.raises(InvalidRequest, match="64 bits"):
+        with pytest.raises(InvalidRequest, match="nested more than 254 deep"):
             decode("m", reader.read(body.encode()))

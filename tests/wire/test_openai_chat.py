@@ -24,7 +24,7 @@ from orchestrator.core.events import (
     Usage,
     fold,
 )
-from orchestrator.core.messages import ReasoningPart, TextPart
+from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
 from orchestrator.wire.errors import error_members
 from orchestrator.wire.openai_chat import Encoder
 from tests.scripted_run import ScriptedRun
@@ -34,6 +34,7 @@ from .golden import check
 from .harness import answer
 
 DRAWN = TokenLogprob(7, b"Hi", -0.25, (LikelyToken(7, b"Hi", -0.25), LikelyToken(8, b"\xf0", -2)))
+PATCH = '{"input": "+\\u00e9 \\"a\\"\\n"}'
 HALVES = (TokenLogprob(1, "é".encode()[:1], -1), TokenLogprob(2, "é".encode()[1:], -math.inf))
 STREAMS: dict[str, tuple[GenerationEvent, ...]] = {
     "text": answer("Your", " data", "\n\"stays\" \\ here: é 東 😀"),
@@ -67,6 +68,22 @@ STREAMS: dict[str, tuple[GenerationEvent, ...]] = {
         ChoiceFinished(0, "tool_calls"),
         GenerationFinished(Usage(9, 20)),
     ),
+    "custom calls": (
+        STARTED,
+        PartStarted(0, "tool_call", "call_1", "apply_patch"),
+        PartDelta(0, "tool_call", '{"inp'),
+        PartDelta(0, "tool_call", 'ut": "+\\u00e9 '),
+        PartDelta(0, "tool_call", '\\"a\\"\\n"}'),
+        PartFinished(0, ToolCallPart("call_1", "apply_patch", PATCH)),
+        PartStarted(0, "tool_call", "call_2", "apply_patch"),
+        PartDelta(0, "tool_call", "bare"),
+        PartFinished(0, ToolCallPart("call_2", "apply_patch", "bare")),
+        PartStarted(0, "tool_call", CALL.id, CALL.name),
+        PartDelta(0, "tool_call", CALL.arguments),
+        PartFinished(0, CALL),
+        ChoiceFinished(0, "tool_calls"),
+        GenerationFinished(Usage(9, 20)),
+    ),
     "two choices": (
         STARTED,
         PartStarted(1, "text"),
@@ -90,6 +107,7 @@ def encoder(name: str, *, include_usage: bool = False) -> Encoder:
         fingerprint="fp_test",
         log_probs=name == "log probabilities",
         older_calls=name == "older calls",
+        custom_tools=frozenset(["apply_patch"] if name == "custom calls" else ()),
     )
 
 

@@ -30,11 +30,49 @@ TOOL = {
         "strict": True,
     },
 }
+GRAMMAR = {"syntax": "lark", "definition": "start: /.+/s"}
+CUSTOM: dict[str, Any] = {
+    "type": "custom",
+    "custom": {
+        "name": "apply_patch",
+        "description": "Changes files.",
+        "format": {"type": "grammar", "grammar": GRAMMAR},
+    },
+}
 NOW = {"type": "function", "function": {"name": "now"}}
 BY_NAME = {"type": "function", "function": {"name": "now"}}
 OPTIONAL = sorted(set(ChatRequest.__struct_fields__) - {"model", "messages"})
 IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
 REQUESTS: dict[str, dict[str, Any]] = {
+    "custom tools": {
+        "messages": [
+            USER,
+            {
+                "role": "assistant",
+                "tool_calls": [
+                    {
+                        "id": "call_1",
+                        "type": "custom",
+                        "custom": {"name": "apply_patch", "input": '+"é"\n'},
+                    }
+                ],
+            },
+            {"role": "tool", "tool_call_id": "call_1", "content": "done"},
+        ],
+        "tools": [CUSTOM, {"type": "custom", "custom": {"name": "shell"}}, NOW],
+        "tool_choice": {"type": "custom", "custom": {"name": "apply_patch"}},
+    },
+    "custom tools that are allowed": {
+        "messages": [USER],
+        "tools": [CUSTOM, NOW],
+        "tool_choice": {
+            "type": "allowed_tools",
+            "allowed_tools": {
+                "mode": "required",
+                "tools": [{"type": "custom", "custom": {"name": "apply_patch"}}],
+            },
+        },
+    },
     "smallest": {"messages": [USER]},
     "everything": {
         "messages": [
@@ -201,7 +239,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "image": (
         {"messages": [{"role": "user", "content": [IMAGE]}]},
         "messages[0].content[0]",
-        'of type "image_url"; the only modality of this model is `text`',
+        'of type "image_url"; the model `acme/chat` reads text only',
     ),
     "part without text": (
         {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
@@ -287,8 +325,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "not among `tools`",
     ),
     "named nothing": ({"tool_choice": {"type": "function"}}, "tool_choice", "name a `function`"),
-    "custom tool by name": (
-        {"tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice", '"custom"',
+    "tool of another kind by name": (
+        {"tool_choice": {"type": "mcp", "custom": {"name": "x"}}}, "tool_choice", '"mcp"',
     ),
     "unknown choice of tools": (
         {"tool_choice": "any"}, "tool_choice", '`required` or an object; "any" was given',
@@ -312,7 +350,42 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "tools[0].function.parameters.additionalProperties",
         "because the schema is strict",
     ),
-    "unknown tool": ({"tools": [{"type": "web"}]}, "tools[0].type", '`function`; "web" was given'),
+    "unknown tool": ({"tools": [{"type": "web"}]}, "tools[0].type", '`custom`; "web" was given'),
+    "custom tool without it": ({"tools": [{"type": "custom"}]}, "tools[0].custom", "required"),
+    "custom tool with a bad name": (
+        {"tools": [{"type": "custom", "custom": {"name": "a b"}}]},
+        "tools[0].custom.name",
+        '"a b" was given',
+    ),
+    "custom tool with a long grammar": (
+        {
+            "tools": [{"type": "custom", "custom": {"name": "a", "format": {
+                "type": "grammar", "grammar": {"definition": "x" * 65_537},
+            }}}],
+        },
+        "tools[0].custom.format.grammar.definition",
+        "65536 characters at most; it has 65537",
+    ),
+    "choice of a custom tool without its name": (
+        {"tools": [CUSTOM], "tool_choice": {"type": "custom", "function": {"name": "apply_patch"}}},
+        "tool_choice",
+        '"custom" was given',
+    ),
+    "choice of a custom tool that is not there": (
+        {"tools": [NOW], "tool_choice": {"type": "custom", "custom": {"name": "apply_patch"}}},
+        "tool_choice",
+        "not among `tools`",
+    ),
+    "call of a custom tool without it": (
+        {"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "c", "type": "custom"}]}]},
+        "messages[1].tool_calls[0].custom",
+        "required",
+    ),
+    "call without a function": (
+        {"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "c"}]}]},
+        "messages[1].tool_calls[0].function",
+        "required",
+    ),
     "tool without function": ({"tools": [{"type": "function"}]}, "tools[0].function", "required"),
     "bad function name": (
         {"tools": [{"type": "function", "function": {"name": "a b"}}]},

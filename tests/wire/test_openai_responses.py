@@ -39,6 +39,7 @@ from orchestrator.wire.openai_responses_items import (
     input_items,
     with_ids,
 )
+from orchestrator.wire.openai_responses_reasoning import ReasoningSeal
 from orchestrator.wire.openai_responses_replies import Response as Described
 from orchestrator.wire.openai_responses_schema import (
     response_object,
@@ -116,12 +117,15 @@ def kept(**more: Any) -> Kept:
     return Kept("ten_1", response_object(body, ID, 1_700_000_000, stored=True), items)
 
 
+SEAL = ReasoningSeal([b"pepper of the tests"], "ten_1", random=lambda count: b"r" * count)
+
+
 def encoder(name: str = "text", **more: Any) -> ResponseEncoder:
     return ResponseEncoder(
         kept(**more),
         logprobs=name == "log probabilities",
         tools=read_tools([FUNCTION, NAMESPACE, CUSTOM, SEARCH]),
-        packs_reasoning=name == "reasoning",
+        seal=SEAL if name == "reasoning" else None,
         now=lambda: 1_700_000_002.9,
     )
 

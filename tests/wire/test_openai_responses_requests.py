@@ -331,7 +331,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "image": (
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
         "input[0].content[0]",
-        '"input_image"; this model takes text only',
+        '"input_image"; this model reads text only',
     ),
     "part that is none": (
         {"input": [{"role": "user", "content": ["x"]}]},

@@ -1,4 +1,4 @@
-"""Tools that a model does not know as they are: custom ones, namespaces, packed reasoning."""
+"""Tools that a model does not know as they are: custom ones, and those of namespaces."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.messages import ReasoningPart, ToolCallPart
+from orchestrator.core.messages import ToolCallPart
 from orchestrator.core.request import SamplingParams
-from orchestrator.wire.openai_responses_custom import InputText
+from orchestrator.wire.openai_custom_tools import InputText
 from orchestrator.wire.openai_responses_items import input_items, messages_of
 from orchestrator.wire.openai_responses_schema import response_object
 from orchestrator.wire.openai_responses_tools import Offered, read_tools
 
-from .test_openai_responses import STREAMS, documents, encoder, written
 from .test_openai_responses_requests import CUSTOM, FUNCTION, ID, NAMESPACE, read
 
 
@@ -72,21 +71,6 @@ def test_names_in_a_namespace_come_back_as_they_went_in() -> None:
         assert {tool.name for tool in box.tools} == box.offered.keys()
         assert box.name_of("spawn", "agents") == "agents__spawn_"
     assert box.name_of("gone", "mcp__files__") == "mcp__files__gone"
-
-
-def test_reasoning_comes_back_from_what_was_packed() -> None:
-    events = documents(written(STREAMS["reasoning"], encoder("reasoning")))
-    (item,) = [
-        event["item"]
-        for event in events
-        if event["type"] == "response.output_item.done" and event["item"]["type"] == "reasoning"
-    ]
-    assert isinstance(item["encrypted_content"], str)
-    del item["content"]
-    (message,) = messages_of(input_items([item]))
-    assert message.parts == (ReasoningPart("hm"),)
-    for foreign in ("gAAAAA", "op1.!", "op1.gA==", "op1.é"):
-        assert messages_of(input_items([{**item, "encrypted_content": foreign}])) == ()
 
 
 def test_a_custom_call_in_the_history_is_the_call_of_a_function() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.core.errors import GatewayError, InvalidRequest
 from orchestrator.wire.errors import error_members
+from orchestrator.wire.field_names import in_words_of
 
 INVALID_EVENT = "invalid_event"
 INVALID_VALUE = "invalid_value"
@@ -25,7 +26,8 @@ def no_audio(what: str, param: str | None) -> InvalidRequest:
 
 def error_object(error: GatewayError, event_id: str | None = None) -> dict[str, Any]:
     """The `error` of an event of that name; `event_id` is the client's event that caused it."""
-    members = error_members(error, "platform", "")["error"]
+    told = in_words_of("realtime", error)
+    members = error_members(told, "platform", "")["error"]
     code = members["code"]
     return {
         "type": members["type"] if error.status < 500 else "server_error",

@@ -115,7 +115,7 @@ def _text(part: ContentPart, role: ItemRole, where: str) -> str:
     if part.type in _AUDIO_PARTS:
         raise no_audio(f"`{where}` of type `{part.type}`", f"{where}.type")
     if part.type == "input_image":
-        raise invalid(f"`{where}` is an image; this model takes text only.", f"{where}.type")
+        raise invalid(f"`{where}` is an image; this model reads text only.", f"{where}.type")
     allowed = ("output_text" if role == "assistant" else "input_text", "text")
     if part.type not in allowed:
         raise invalid(

@@ -1,14 +1,22 @@
-"""The input of a custom tool: a text that a model writes as the one argument of a function."""
+"""Custom tools, whose input is a text: a model knows each as a function of one text.
+
+Chat and Responses offer them alike. Source: OpenAI API reference, custom tools.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 
+import orjson
 from pydantic_core import from_json
 
-from orchestrator.wire.openai_responses_tools import CUSTOM_INPUT
+from orchestrator.core.errors import InvalidRequest
+from orchestrator.core.messages import Tool
 
+CUSTOM_INPUT = "input"
+"""The one argument of the function that stands for a custom tool."""
+_MOST_FORMAT = 64 * 1024
 _HEAD = re.compile(r'\s*\{\s*"' + CUSTOM_INPUT + r'"\s*:\s*"')
 _MOST_HEAD = 64
 """Arguments whose text does not begin within so many characters are read at their end."""
@@ -20,6 +28,37 @@ _WHOLE = re.compile(
 )
 """Characters of a JSON text that are complete, halves of a surrogate pair kept together."""
 _LONGEST_ESCAPE = 12
+
+
+def custom_tool(
+    name: str, description: str, *, where: str, syntax: str = "", grammar: str = ""
+) -> Tool:
+    """The function that stands for a custom tool.
+
+    `grammar`, which stands at `where` in the body, is told to the model and not enforced.
+    Raises: InvalidRequest where it is too long.
+    """
+    if len(grammar) > _MOST_FORMAT:
+        raise InvalidRequest(
+            f"`{where}` may have {_MOST_FORMAT} characters at most; it has {len(grammar)}.",
+            param=where,
+        )
+    if grammar:
+        description += f"\n\nThe input must follow this {syntax or 'its'} grammar:\n{grammar}"
+    text = {"type": "string", "description": "The whole input of the tool, as plain text."}
+    schema = {"type": "object", "properties": {CUSTOM_INPUT: text}, "required": [CUSTOM_INPUT]}
+    return Tool(name, description.strip(), schema)
+
+
+def input_arguments(text: str) -> str:
+    """The arguments of the function that stands for a custom tool, for a call in the history."""
+    return orjson.dumps({CUSTOM_INPUT: text}).decode()
+
+
+def input_of(arguments: str) -> str:
+    """The input of a call that is complete, or cut. The same as `InputText` makes of its pieces."""
+    reader = InputText()
+    return reader.feed(arguments) + reader.finish()
 
 
 class InputText:

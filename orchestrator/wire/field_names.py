@@ -1,0 +1,51 @@
+"""What the pipeline calls the members of a request, in the words of the dialect that it came in.
+
+Below the edge errors name members as OpenAI's chat does. A caller of another dialect looks for them
+in its own body.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+
+from orchestrator.core.errors import GatewayError, InvalidRequest
+
+_WORDS: Mapping[str, Mapping[str, str]] = {
+    "completions": {"messages": "prompt"},
+    "responses": {
+        "messages": "input",
+        "prompt": "input",
+        "max_tokens": "max_output_tokens",
+        "response_format": "text.format",
+        "logprobs": "include",
+    },
+    "messages": {"prompt": "messages", "response_format": "output_config.format"},
+    "gemini": {
+        "messages": "contents",
+        "prompt": "contents",
+        "max_tokens": "generationConfig.maxOutputTokens",
+        "response_format": "generationConfig.responseSchema",
+        "tool_choice": "toolConfig.functionCallingConfig",
+        "logprobs": "generationConfig.responseLogprobs",
+        "top_logprobs": "generationConfig.logprobs",
+    },
+    "gemini_embeddings": {"input": "content", "dimensions": "outputDimensionality"},
+    "gemini_batch": {"input": "requests", "dimensions": "requests[0].outputDimensionality"},
+    "realtime": {"messages": "conversation", "max_tokens": "max_output_tokens"},
+}
+"""By the word for the dialect in a call's context; what is not here has the same name in both."""
+
+
+def in_words_of(dialect: str, error: GatewayError) -> GatewayError:
+    """`error` with the dialect's own names of members; the same error where they are chat's."""
+    theirs = error.param
+    ours = _WORDS.get(dialect, {}).get(theirs or "")
+    if theirs is None or ours is None or not isinstance(error, InvalidRequest):
+        return error
+    told = copy.copy(error)
+    told.param = ours
+    told.message = re.sub(rf"`{re.escape(theirs)}(?=[`.\[])", lambda _: f"`{ours}", error.message)
+    told.args = (told.message,)
+    return told
