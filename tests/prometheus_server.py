@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
 import yaml
 
 from orchestrator.settings import PROJECT_ROOT
 from tests.integration.serving import free_port
+from tests.programs import program
 
 DASHBOARDS = PROJECT_ROOT / "docker" / "grafana" / "dashboards"
 RULES = PROJECT_ROOT / "docker" / "prometheus" / "rules" / "appliance.yaml"
@@ -73,17 +72,9 @@ def alert_queries() -> list[Query]:
     return [Query(rule["alert"], rule["expr"]) for rule in rules]
 
 
-def binary(name: str) -> str:
-    """Where `prometheus` or `promtool` is; without it the test is skipped."""
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"there is no {name} on this machine (Debian's package prometheus has it)")
-    return found
-
-
 def check_rules(path: Path) -> None:
     """Has promtool read the rules in `path`."""
-    command = [binary("promtool"), "check", "rules", str(path)]
+    command = [program("promtool"), "check", "rules", str(path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -136,7 +127,7 @@ def scraping(folder: Path, jobs: Mapping[str, Sequence[str]]) -> Iterator[Promet
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
             [
-                binary("prometheus"),
+                program("prometheus"),
                 f"--config.file={file}",
                 f"--storage.tsdb.path={folder / 'series'}",
                 f"--web.listen-address=127.0.0.1:{port}",
