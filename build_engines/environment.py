@@ -1,7 +1,7 @@
 """Makes the project's own environment: `python environment.py [--dev]`, run by `bootstrap.py`.
 
-Nothing but the standard library and what keeps to it. Costs nothing when the environment is up to date; an install that was
-interrupted is taken up again.
+Nothing but the standard library, and modules that keep to it. Costs nothing when the environment is
+up to date; an install that was interrupted is taken up again.
 """
 
 from __future__ import annotations
