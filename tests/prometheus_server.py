@@ -21,7 +21,7 @@ from tests.programs import program
 
 DASHBOARDS = PROJECT_ROOT / "docker" / "grafana" / "dashboards"
 RULES = PROJECT_ROOT / "docker" / "prometheus" / "rules" / "appliance.yaml"
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 100.0
 _SERIES = re.compile(r"\b(?:orchestrator|gen_ai|http_server|process|nv)_\w+")
 _VARIABLES = {"$model": ".*", "$tenant": ".*", "$__rate_interval": "15s", "$__range": "1m"}
 
@@ -88,7 +88,7 @@ class Prometheus:
     def ask(self, expression: str) -> list[Any]:
         """The series that `expression` gives now."""
         reply = requests.get(
-            f"{self.url}/api/v1/query", params={"query": expression}, timeout=30
+            f"{self.url}/api/v1/query", params={"query": expression}, timeout=60
         ).json()
         assert reply["status"] == "success", reply
         result: list[Any] = reply["data"]["result"]
@@ -100,7 +100,7 @@ class Prometheus:
         reply = requests.get(
             f"{self.url}/api/v1/query_exemplars",
             params={"query": expression, "start": str(now - 600), "end": str(now)},
-            timeout=30,
+            timeout=60,
         ).json()
         found: list[Any] = reply["data"]
         return found

@@ -17,7 +17,7 @@ from tests.programs import program
 
 NAMES = ("nginx", "caddy", "haproxy")
 _SHIPPED = PROJECT_ROOT / "docker" / "proxy"
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 100.0
 _NGINX = """
 daemon off;
 pid {folder}/pid;

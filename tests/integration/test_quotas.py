@@ -195,12 +195,12 @@ def test_a_killed_worker_leaves_nothing_reserved_and_forgets_nothing_used(box: B
     post(box.serving, key, chat("hello", max_tokens=10))
     used = 10
     # The reply leaves first, what it did not need of its reservation comes back a moment later.
-    wait_until(lambda: box.left(key) == BUDGET - used, 10, "the call is settled")
-    wait_until(lambda: box.settled(key_id) == used, 10, "the store has been told")
+    wait_until(lambda: box.left(key) == BUDGET - used, 60, "the call is settled")
+    wait_until(lambda: box.settled(key_id) == used, 60, "the store has been told")
     endless = chat(script(emit="x", repeat=600, delay_ms=20), max_tokens=600)
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(post, box.serving, key, endless) for _ in range(2)]
-        wait_until(lambda: box.left(key) < BUDGET - 1000, 30, "two reservations")
+        wait_until(lambda: box.left(key) < BUDGET - 1000, 60, "two reservations")
         for worker in box.serving.workers():
             worker.send_signal(signal.SIGKILL)
         for one in running:

@@ -287,7 +287,7 @@ async def main(folder):
         fill(folder / "filler")
         answered = await serve_until_refused(answered)
         (folder / "filler").unlink()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while books.problems():
                 await asyncio.sleep(0.02)
         books.check()

@@ -166,9 +166,15 @@ async def test_store_at_another_revision_says_both(database: Database) -> None:
 
 
 def test_folder_that_may_not_be_written_is_named(tmp_path: Path, nobody: None) -> None:
-    shut = tmp_path / "shut"
-    with pytest.raises(SettingsError, match=r"^`data_dir`: `.*shut` cannot be written: "):
-        Database(Settings(data_dir=shut))
+    if os.getuid() != 0:
+        # The superuser's is shut to others as it is.
+        tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(SettingsError, match=r"^`data_dir`: `.*shut` cannot be written: "):
+            Database(Settings(data_dir=tmp_path / "shut"))
+    finally:
+        if os.getuid() != 0:
+            tmp_path.chmod(0o755)
 
 
 def test_existing_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
