@@ -11,6 +11,7 @@ import shutil
 import sys
 import sysconfig
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -31,6 +32,13 @@ _DEBIAN = {"promtool": "prometheus", "unshare": "util-linux", "npm": "nodejs and
 """Debian's packages that are not named like their program."""
 
 
+def lacking(what: str) -> NoReturn:
+    """Skips the test, for which this machine lacks something; where all of it must be, fails it."""
+    if os.environ.get("TEST_PROGRAMS") == "required":
+        pytest.fail(what)
+    pytest.skip(what)
+
+
 def find(name: str) -> str | None:
     """Where the program `name` is; `None` without it."""
     path = os.pathsep.join([os.environ.get("PATH", ""), *_FOLDERS])
@@ -47,7 +55,7 @@ def program(name: str) -> str:
     found = find(name)
     if found is None:
         package = _DEBIAN.get(name, name)
-        pytest.skip(f"`{name}` is not on this machine (in Debian the package {package})")
+        lacking(f"`{name}` is not on this machine (in Debian the package {package})")
     return found
 
 
@@ -61,7 +69,7 @@ def postgresql_programs() -> Path:
     for folder in (*debian, *others, _POSTGRESQL_PROGRAMS):
         if all(os.access(folder / name, os.X_OK) for name in ("initdb", "postgres", "psql")):
             return folder
-    pytest.skip("PostgreSQL is not on this machine (in Debian the package postgresql)")
+    lacking("PostgreSQL is not on this machine (in Debian the package postgresql)")
 
 
 def npm() -> list[str]:

@@ -7,10 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from orchestrator.settings import PROJECT_ROOT
-from tests.programs import program
+from tests.programs import lacking, program
 
 _MOUNT = (
     'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && for one in "$@"; do eval "$one"; done'
@@ -45,4 +43,4 @@ def _unshare() -> list[str]:
         probe = [*line, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
         if subprocess.run(probe, check=False, capture_output=True).returncode == 0:
             return line
-    pytest.skip("this user may mount nothing, not in a namespace of its own either")
+    return lacking("this user may mount nothing, not in a namespace of its own either")

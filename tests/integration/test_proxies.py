@@ -22,7 +22,7 @@ from websockets.sync.client import connect
 from tests.integration.limited import MODEL, bearer
 from tests.integration.scripted.repository import ScriptedRepository, script
 from tests.integration.serving import Serving, running
-from tests.programs import program
+from tests.programs import lacking, program
 from tests.proxies import NAMES, running_proxy
 from tests.unit.serve.odd_requests import BROKEN_CHUNKS, OFFERS, REFUSED
 
@@ -169,7 +169,7 @@ def test_each_caller_has_its_own_replies(behind: Serving) -> None:
 def test_curl_that_offers_http2_is_answered(behind: Serving, method: str, tmp_path: Path) -> None:
     curl = program("curl")
     if b"HTTP2" not in subprocess.check_output([curl, "--version"]):
-        pytest.skip("the curl of this machine knows no HTTP/2")
+        lacking("the curl of this machine knows no HTTP/2")
     tokens = [secrets.token_hex(8) for _ in range(3)]
     arguments: list[str] = []
     for token in tokens:

@@ -64,7 +64,7 @@ def render(tmp_path_factory: pytest.TempPathFactory) -> Render:
         values = tmp_path_factory.mktemp("helm") / "values.json"
         return lambda given: _by_program(helm, values, given)
     if importlib.util.find_spec("helm_python") is None:
-        pytest.skip("there is no Helm on this machine")
+        programs.lacking("there is no Helm on this machine")
     return _by_library
 
 
