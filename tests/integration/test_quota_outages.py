@@ -18,7 +18,7 @@ from tests.integration.serving import Serving, wait_until
 from tests.redis_server import RedisServer, running_redis
 
 WORKERS = 4
-TIMEOUT_S = 0.25
+TIMEOUT_S = 1.0
 ROOMY_S = 60.0
 """Far above the time-out, as the machine may be busy, and far below the outage."""
 OUTAGE_S = 12.0
@@ -153,7 +153,7 @@ def test_a_hung_redis_costs_callers_no_more_than_the_setting(
     assert statistics.median(times) < usual_s + TIMEOUT_S / 2
     redis.wake()
     wait_until(
-        lambda: post(serving, key, chat("hi", max_tokens=5)).status_code == 200, 20, "it is back"
+        lambda: post(serving, key, chat("hi", max_tokens=5)).status_code == 200, 60, "it is back"
     )
 
 
@@ -174,7 +174,7 @@ def test_a_local_share_holds_the_limit_while_redis_is_gone(
     assert 10 <= found.count(200) <= 40
     redis.start()
     wait_until(
-        lambda: serving.log.count("Redis answers again") == WORKERS, 30, "every worker is back"
+        lambda: serving.log.count("Redis answers again") == WORKERS, 100, "every worker is back"
     )
     # What was granted meanwhile is counted: nothing is granted twice in this minute.
     again = [post(serving, key, chat("hi")).status_code for _ in range(60)]

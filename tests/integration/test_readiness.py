@@ -45,7 +45,7 @@ def serving(
     settings = {
         **scripted_repository.settings,
         "STORE__URL": database.new_database(),
-        "STORE__KEY_GRACE_S": 6,
+        "STORE__KEY_GRACE_S": 10,
         "REDIS__URL": redis.url,
         "REDIS__WORKER_TTL_S": 4,
     }
