@@ -153,7 +153,8 @@ def as_user(name: str | None) -> list[str]:
 
 def _within_reach(programs: Path, as_other: list[str], folder: Path) -> Path:
     """The folder `programs`, or a copy where that user can run them: a home may be closed to it."""
-    line = [*as_other, str(programs / "postgres"), "--version"]
+    # `setpriv` starts it with rights that are gone once it loads its library.
+    line = [*as_other, str(programs / "initdb"), "--version"]
     if subprocess.run(line, check=False, capture_output=True, cwd="/").returncode == 0:
         return programs
     assert programs.is_relative_to(PACKAGED_POSTGRESQL)
