@@ -181,9 +181,9 @@ def test_existing_folder_that_may_not_be_written_is_named(tmp_path: Path) -> Non
     shut = tmp_path / "shut"
     shut.mkdir(mode=0o755)
     if os.geteuid() == 0:
-        tmp_path.chmod(0o755)
-        for parent in list(tmp_path.parents)[:3]:
-            parent.chmod(0o755)
+        # Open to others on the way there, and nothing closed that is open: one may be /tmp.
+        for folder in (tmp_path, *list(tmp_path.parents)[:3]):
+            folder.chmod(folder.stat().st_mode | 0o055)
         os.seteuid(65534)
     else:
         shut.chmod(0o555)
