@@ -39,7 +39,7 @@ async def test_sqlite_is_set_up_for_readers_beside_a_writer(database: Database) 
     assert await _pragma(database, "journal_mode") == "wal"
     assert await _pragma(database, "synchronous") == 1
     assert await _pragma(database, "foreign_keys") == 1
-    assert await _pragma(database, "busy_timeout") == 200
+    assert await _pragma(database, "busy_timeout") == 1000
 
 
 async def test_folder_and_files_belong_to_their_owner_alone(
