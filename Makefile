@@ -22,7 +22,9 @@ define environment
 @for python in "$(python)" $(PYTHON) python3.12 python3.11 python3 python python2; do \
 	if "$$python" -S -c "" >/dev/null 2>&1; then exec "$$python" -S build_engines/bootstrap.py $(1); fi; \
 done; \
-echo "make: the appliance needs Python 3.11 or 3.12, found none" >&2; exit 1
+echo "make: the appliance needs Python 3.11 or 3.12, found none; in Debian 12 and Ubuntu 24.04:" \
+	"sudo apt-get install --no-install-recommends" \
+	"git make curl python3-venv libpython3-dev libatomic1" >&2; exit 1
 endef
 
 .DEFAULT_GOAL := help
@@ -77,8 +79,8 @@ doctor: ## look at everything that is needed, and say what to do
 
 lock: ## lock the requirements anew, with hashes
 	$(call environment)
-	for name in uv base dev bench test-models; do \
-		case $$name in test-models) dependencies=--no-deps;; *) dependencies=;; esac; \
+	for name in uv base dev bench test-models test-programs; do \
+		case $$name in test-*) dependencies=--no-deps;; *) dependencies=;; esac; \
 		$(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-header $$dependencies requirements/$$name.in --output-file requirements/$$name.txt || exit 1; \
 	done

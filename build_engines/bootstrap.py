@@ -12,6 +12,11 @@ import sys
 
 WANTED = ((3, 11), (3, 12))
 NAMES = ("python3.12", "python3.11", "python3", "python")
+# One line for Debian 12 and Ubuntu 24.04; README names it, too.
+PACKAGES = (
+    "sudo apt-get install --no-install-recommends"
+    " git make curl python3-venv libpython3-dev libatomic1"
+)
 HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  # pathlib is not in 2.7
 
 # What a candidate tells of itself. Triton's stub runs in the interpreter's shared library, which
@@ -42,17 +47,20 @@ def main():
     if sys.executable.startswith(os.path.join(venv, "bin", "")):  # noqa: PTH118
         # Our own environment's Python, on every start but the first.
         hand_over(sys.executable)
-    found = []
+    found, described = [], set()
     for path in [asked] if asked else candidates():
         version, fault = examine(path)
         if version and not fault:
             hand_over(path)
-        if version:
+        # The same one may be on the path under several names.
+        if version and (os.path.realpath(path), fault) not in described:
+            described.add((os.path.realpath(path), fault))
             found.append("%s (%s%s)" % (version, path, ": " + fault if fault else ""))
     what = ", ".join(found) if found else "none"
     sys.stderr.write(
         "make: the appliance needs Python 3.11 or 3.12 with its shared library, found %s;"
-        " install one, or name it: make run PYTHON=/path/to/python3.12\n" % what
+        " install one, or name it: make run PYTHON=/path/to/python3.12;"
+        " in Debian 12 and Ubuntu 24.04: %s\n" % (what, PACKAGES)
     )
     return 1
 
@@ -86,13 +94,12 @@ def examine(path):
     text = ".".join(str(part) for part in version)
     if tuple(version[:2]) not in WANTED:
         return text, "not 3.11 or 3.12"
+    lacks = []
     if not shared:
-        return text, "without " + name
+        lacks.append(name)
     if not has_pip:
-        return text, "without ensurepip, in Debian the package python%d.%d-venv" % tuple(
-            version[:2]
-        )
-    return text, ""
+        lacks.append("ensurepip (python%d.%d-venv)" % tuple(version[:2]))
+    return text, "without " + " and ".join(lacks) if lacks else ""
 
 
 def hand_over(path):

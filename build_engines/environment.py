@@ -1,7 +1,7 @@
 """Makes the project's own environment: `python environment.py [--dev]`, run by `bootstrap.py`.
 
-Standard library only. Costs nothing when the environment is up to date; an install that was
-interrupted is taken up again.
+Nothing but the standard library, and modules that keep to it. Costs nothing when the environment is
+up to date; an install that was interrupted is taken up again.
 """
 
 from __future__ import annotations
@@ -22,13 +22,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 BASE, DEV = ("base.txt",), ("base.txt", "dev.txt")
-TEST_MODELS = "test-models.txt"
+TEST_PARTS = ("test-models.txt", "test-programs.txt")
+"""What tests read and start; installed without what it depends on."""
 STAMP = "appliance.json"
 UNFINISHED = "appliance.unfinished"
 """There while packages are installed: uv cannot go on where it was cut short within one."""
 MIN_GLIBC = (2, 35)
 MIN_LIBSTDCXX = b"GLIBCXX_3.4.30"
 NEEDED_BYTES = 1_500_000_000
+NEEDED_FOR_TESTS_BYTES = 2_500_000_000
+NEEDED_MEMORY_BYTES = 1_000_000_000
+LIBRARIES = {
+    "libatomic.so.1": "libatomic1",
+    "libgcc_s.so.1": "libgcc-s1",
+    "libstdc++.so.6": "libstdc++6",
+    "libz.so.1": "zlib1g",
+}
+"""What the packages load from the machine, with the packages of Debian and Ubuntu."""
 MACHINES = ("x86_64", "aarch64")
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")
 
@@ -72,9 +82,13 @@ def is_current(venv: Path, *, dev: bool) -> bool:
 
 def install(venv: Path, *, dev: bool) -> None:
     """Makes or repairs `venv`. Raises: BootstrapError, OSError."""
+    # Here, because the path to it is there only where this file is the program.
+    from orchestrator import cgroup
+
     began_at = time.monotonic()
     check_machine()
-    check_disk(venv)
+    check_memory(cgroup.total_memory_bytes())
+    check_disk(venv, NEEDED_FOR_TESTS_BYTES if dev else NEEDED_BYTES)
     python = venv / "bin" / "python"
     if (venv / UNFINISHED).exists() or not _works(python):
         _say(f"making {venv} with Python {platform.python_version()} …")
@@ -86,8 +100,11 @@ def install(venv: Path, *, dev: bool) -> None:
         lock = REQUIREMENTS / "uv.txt"
         _run([python, "-I", *PIP, "-q", "install", "--no-user", "--require-hashes", "-r", lock])
     files = [REQUIREMENTS / name for name in (DEV if dev else BASE)]
-    count = sum(line[:1].isalnum() for file in files for line in file.open(encoding="utf-8"))
-    _say(f"installing {count} packages, about 250 MB to download the first time …")
+    parts = [REQUIREMENTS / name for name in (TEST_PARTS if dev else ())]
+    locked = [*files, *parts]
+    count = sum(line[:1].isalnum() for file in locked for line in file.open(encoding="utf-8"))
+    size = 550 if dev else 250
+    _say(f"installing {count} packages, about {size} MB to download the first time …")
     env = _uv_environment(python)
     command: list[str | Path] = [
         venv / "bin" / "uv",
@@ -99,8 +116,8 @@ def install(venv: Path, *, dev: bool) -> None:
     ]
     locks: list[str | Path] = [part for file in files for part in ("-r", file)]
     _run([*command, *locks], env, venv)
-    if dev:
-        _run([*command, "--no-deps", "-r", REQUIREMENTS / TEST_MODELS], env, venv)
+    for part in parts:
+        _run([*command, "--no-deps", "-r", part], env, venv)
     _put_on_path(venv)
     _write_stamp(venv, dev=dev)
     _say(f"the environment is ready ({time.monotonic() - began_at:.0f} s)")
@@ -122,36 +139,52 @@ def check_machine() -> None:
         ) from None
     if have < MIN_GLIBC:
         raise BootstrapError(f"needs glibc 2.35 or newer, this Linux has {name} {version}")
-    try:
-        ctypes.CDLL("libstdc++.so.6")
-    except OSError:
+    if missing := [name for name in LIBRARIES if not _loads(name)]:
+        packages = " ".join(LIBRARIES[name] for name in missing)
         raise BootstrapError(
-            "needs the library libstdc++.so.6, which is not installed"
-            " (in Debian and Ubuntu the package libstdc++6)"
-        ) from None
+            f"needs {' and '.join(missing)}, not found on this machine;"
+            f" in Debian and Ubuntu: sudo apt-get install {packages}"
+        )
     if (library := _mapped("libstdc++.so.6")) and MIN_LIBSTDCXX not in library.read_bytes():
         raise BootstrapError(
             f"needs a libstdc++ with {MIN_LIBSTDCXX.decode()} (GCC 12), `{library}` is older"
         )
 
 
-def check_disk(venv: Path) -> None:
-    """Raises: BootstrapError when the environment will not fit."""
+def check_memory(total_bytes: int) -> None:
+    """Raises: BootstrapError when Triton and the demonstration models will not fit."""
+    if total_bytes < NEEDED_MEMORY_BYTES:
+        raise BootstrapError(
+            f"needs {NEEDED_MEMORY_BYTES / 1e9:.1f} GB of memory,"
+            f" this machine or its control group has {total_bytes / 1e9:.1f} GB"
+        )
+
+
+def check_disk(venv: Path, needed_bytes: int) -> None:
+    """Raises: BootstrapError when the environment, of `needed_bytes`, will not fit."""
     if (venv / "bin" / "uv").exists() and not (venv / UNFINISHED).exists():
         # Most of it is there already; what is missing cannot be told beforehand.
         return
     folder = next(parent for parent in (venv, *venv.parents) if parent.is_dir())
     # What an unfinished environment takes up is free again when it is made anew.
     free = shutil.disk_usage(folder).free + _size_bytes(venv)
-    if free < NEEDED_BYTES:
+    if free < needed_bytes:
         raise BootstrapError(
-            f"needs {NEEDED_BYTES / 1e9:.1f} GB of free disk space in `{folder}`,"
+            f"needs {needed_bytes / 1e9:.1f} GB of free disk space in `{folder}`,"
             f" there is {free / 1e9:.1f} GB; VENV=/another/folder moves the environment"
         )
 
 
 def _size_bytes(folder: Path) -> int:
     return sum(entry.lstat().st_size for entry in folder.rglob("*") if entry.is_file())
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _mapped(name: str) -> Path | None:
@@ -231,7 +264,7 @@ def _write_stamp(venv: Path, *, dev: bool) -> None:
 def _digest(*, dev: bool) -> str:
     """Of everything that the environment is made from."""
     digest = hashlib.sha256(str(ROOT).encode())
-    for name in ("uv.txt", *((*DEV, TEST_MODELS) if dev else BASE)):
+    for name in ("uv.txt", *((*DEV, *TEST_PARTS) if dev else BASE)):
         digest.update((REQUIREMENTS / name).read_bytes())
     return digest.hexdigest()
 
@@ -262,4 +295,6 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    # Run isolated, as this is, Python leaves the project out.
+    sys.path.insert(0, str(ROOT))
     sys.exit(main(sys.argv[1:]))

@@ -57,7 +57,7 @@ class Receiver:
         found = [span for span in list(self.spans) if span.trace_id == trace_id]
         return sorted(found, key=lambda span: (span.began_ns, -span.ended_ns))
 
-    def wait_for(self, is_there: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    def wait_for(self, is_there: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Returns when `is_there`. Raises: TimeoutError."""
         give_up_at = time.monotonic() + timeout_s
         while not is_there():

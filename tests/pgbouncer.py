@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-import pytest
-
-from tests.postgresql import PostgresServer, as_postgres, free_port
+from tests.postgresql import PostgresServer, as_user, free_port, server_user
+from tests.programs import program
 
 _START_TIMEOUT_S = 60.0
 
@@ -21,9 +19,7 @@ class PgBouncer:
 
     def __init__(self, server: PostgresServer) -> None:
         """Skips the test where the program is missing."""
-        program = shutil.which("pgbouncer", path=f"/usr/sbin:{os.environ.get('PATH', '')}")
-        if program is None:
-            pytest.skip("`pgbouncer` is not on this machine")
+        binary = program("pgbouncer")
         self.port = free_port()
         self._server = server
         self._folder = Path(tempfile.mkdtemp(prefix="orchestrator-pgbouncer-"))
@@ -37,11 +33,11 @@ class PgBouncer:
             f"auth_type = any\nauth_file = {self._folder}/users\n"
             "pool_mode = transaction\ndefault_pool_size = 2\n"
         )
-        if as_user := as_postgres():
-            shutil.chown(self._folder, "postgres")
+        if (user := server_user()) is not None:
+            shutil.chown(self._folder, user)
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [*as_user, program, str(config)], stdout=log, stderr=log, cwd="/"
+                [*as_user(user), binary, str(config)], stdout=log, stderr=log, cwd="/"
             )
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not self._answers():
@@ -60,6 +56,6 @@ class PgBouncer:
         shutil.rmtree(self._folder)
 
     def _answers(self) -> bool:
-        line = ["psql", "-X", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
+        line = [program("psql"), "-X", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
         done = subprocess.run([*line, "-c", "SELECT 1"], check=False, capture_output=True)
         return done.returncode == 0

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.programs import PACKAGED_POSTGRESQL, postgresql_programs, program
 
 _SUPERUSER = "postgres"
 _START_TIMEOUT_S = 60.0
@@ -25,13 +25,15 @@ class PostgresServer:
 
     def __init__(self) -> None:
         """Skips the test where the programs are missing."""
-        self._initdb = _program("initdb")
-        self._postgres = _program("postgres")
-        self._psql = _program("psql")
-        self._as_user = as_postgres()
+        programs = postgresql_programs()
+        user = server_user()
+        self._as_user = as_user(user)
         self.folder = Path(tempfile.mkdtemp(prefix="orchestrator-pg-"))
-        if self._as_user:
-            shutil.chown(self.folder, _SUPERUSER)
+        if user is not None:
+            shutil.chown(self.folder, user)
+            programs = _within_reach(programs, self._as_user, self.folder)
+        self._initdb, self._postgres = str(programs / "initdb"), str(programs / "postgres")
+        self._psql = str(programs / "psql")
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
@@ -133,25 +135,33 @@ def database_of(url: str) -> str:
     return url.rpartition("/")[2]
 
 
-def _program(name: str) -> str:
-    """The program of PostgreSQL. Debian keeps most of them off the path."""
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    path = os.pathsep.join([*map(str, folders), os.environ.get("PATH", "")])
-    found = shutil.which(name, path=path)
-    if found is None:
-        pytest.skip(f"PostgreSQL's `{name}` is not on this machine")
-    return found
-
-
-def as_postgres() -> list[str]:
-    """What a command line begins with to run as another user: PostgreSQL refuses the superuser."""
+def server_user() -> str | None:
+    """As whom PostgreSQL runs: it refuses the superuser. `None` where this user will do."""
     if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return _SUPERUSER if _SUPERUSER in names else "nobody"
+
+
+def as_user(name: str | None) -> list[str]:
+    """What a command line begins with to run as the user `name`."""
+    if name is None:
         return []
-    try:
-        pwd.getpwnam(_SUPERUSER)
-    except KeyError:
-        pytest.skip(f"PostgreSQL does not run as root, and there is no user `{_SUPERUSER}`")
-    return [_program("setpriv"), f"--reuid={_SUPERUSER}", f"--regid={_SUPERUSER}", "--clear-groups"]
+    group = pwd.getpwnam(name).pw_gid
+    return [program("setpriv"), f"--reuid={name}", f"--regid={group}", "--clear-groups"]
+
+
+def _within_reach(programs: Path, as_other: list[str], folder: Path) -> Path:
+    """The folder `programs`, or a copy where that user can run them: a home may be closed to it."""
+    # `setpriv` starts it with rights that are gone once it loads its library.
+    line = [*as_other, str(programs / "initdb"), "--version"]
+    if subprocess.run(line, check=False, capture_output=True, cwd="/").returncode == 0:
+        return programs
+    assert programs.is_relative_to(PACKAGED_POSTGRESQL)
+    libraries = PACKAGED_POSTGRESQL.with_suffix(".libs")
+    for one in (PACKAGED_POSTGRESQL, libraries):
+        shutil.copytree(one, folder / one.name, ignore=shutil.ignore_patterns("include", "*.a"))
+    return folder / programs.relative_to(PACKAGED_POSTGRESQL.parent)
 
 
 def _children(process: int) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
 import yaml
 
 from orchestrator.settings import PROJECT_ROOT
 from tests.integration.serving import free_port
+from tests.programs import program
 
 DASHBOARDS = PROJECT_ROOT / "docker" / "grafana" / "dashboards"
 RULES = PROJECT_ROOT / "docker" / "prometheus" / "rules" / "appliance.yaml"
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 100.0
 _SERIES = re.compile(r"\b(?:orchestrator|gen_ai|http_server|process|nv)_\w+")
 _VARIABLES = {"$model": ".*", "$tenant": ".*", "$__rate_interval": "15s", "$__range": "1m"}
 
@@ -73,17 +72,9 @@ def alert_queries() -> list[Query]:
     return [Query(rule["alert"], rule["expr"]) for rule in rules]
 
 
-def binary(name: str) -> str:
-    """Where `prometheus` or `promtool` is; without it the test is skipped."""
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"there is no {name} on this machine (Debian's package prometheus has it)")
-    return found
-
-
 def check_rules(path: Path) -> None:
     """Has promtool read the rules in `path`."""
-    command = [binary("promtool"), "check", "rules", str(path)]
+    command = [program("promtool"), "check", "rules", str(path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -97,7 +88,7 @@ class Prometheus:
     def ask(self, expression: str) -> list[Any]:
         """The series that `expression` gives now."""
         reply = requests.get(
-            f"{self.url}/api/v1/query", params={"query": expression}, timeout=30
+            f"{self.url}/api/v1/query", params={"query": expression}, timeout=60
         ).json()
         assert reply["status"] == "success", reply
         result: list[Any] = reply["data"]["result"]
@@ -109,7 +100,7 @@ class Prometheus:
         reply = requests.get(
             f"{self.url}/api/v1/query_exemplars",
             params={"query": expression, "start": str(now - 600), "end": str(now)},
-            timeout=30,
+            timeout=60,
         ).json()
         found: list[Any] = reply["data"]
         return found
@@ -136,7 +127,7 @@ def scraping(folder: Path, jobs: Mapping[str, Sequence[str]]) -> Iterator[Promet
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
             [
-                binary("prometheus"),
+                program("prometheus"),
                 f"--config.file={file}",
                 f"--storage.tsdb.path={folder / 'series'}",
                 f"--web.listen-address=127.0.0.1:{port}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,13 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from orchestrator.settings import PROJECT_ROOT
+from tests.programs import program
 
 NAMES = ("nginx", "caddy", "haproxy")
 _SHIPPED = PROJECT_ROOT / "docker" / "proxy"
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 100.0
 _NGINX = """
 daemon off;
 pid {folder}/pid;
@@ -37,18 +35,12 @@ http {{
 """
 
 
-def program(name: str) -> str:
-    """Where the proxy is on this machine; skips the test without it."""
-    # Debian has servers where only root looks for them.
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if found is None:
-        pytest.skip(f"there is no {name} on this machine")
-    return found
-
-
 @contextmanager
 def running_proxy(name: str, folder: Path, upstream: int) -> Iterator[int]:
-    """The port of a proxy before the port `upstream` of the loopback. It speaks no TLS."""
+    """The port of a proxy before the port `upstream` of the loopback. It speaks no TLS.
+
+    Skips the test where there is no such proxy.
+    """
     binary = program(name)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

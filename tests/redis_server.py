@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,19 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.programs import program
 
-_START_TIMEOUT_S = 10.0
+_START_TIMEOUT_S = 60.0
 
 
 class RedisServer:
-    """A running `redis-server` on the loopback that keeps nothing on the disk."""
+    """A running Redis, or Valkey, on the loopback that keeps nothing on the disk."""
 
     def __init__(self, folder: Path) -> None:
-        binary = shutil.which("redis-server")
-        if binary is None:
-            pytest.skip("there is no redis-server on this machine")
-        self._binary = binary
+        """Skips the test where there is neither Redis nor Valkey."""
+        self._binary = program("redis-server")
         self._folder = folder
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from orchestrator.settings import PROJECT_ROOT
+from tests.programs import lacking, program
 
 _MOUNT = (
     'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && for one in "$@"; do eval "$one"; done'
@@ -32,18 +30,17 @@ def run_on_small_disk(folder: Path, size: str, *commands: str) -> str:
         text=True,
         cwd=PROJECT_ROOT,
         env={**os.environ, "python": sys.executable, "PYTHONPATH": str(PROJECT_ROOT)},
-        timeout=110,
+        timeout=280,
     )
     sys.stderr.write(done.stderr)
     return done.stdout
 
 
 def _unshare() -> list[str]:
-    if shutil.which("unshare") is None:
-        pytest.skip("`unshare` is not on this machine")
+    program("unshare")
     for rights in ([], ["--user", "--map-root-user"]):
         line = ["unshare", *rights, "--mount"]
         probe = [*line, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
         if subprocess.run(probe, check=False, capture_output=True).returncode == 0:
             return line
-    pytest.skip("this user may mount nothing, not in a namespace of its own either")
+    return lacking("this user may mount nothing, not in a namespace of its own either")

@@ -17,7 +17,6 @@ from orchestrator.core.ids import new_id
 from orchestrator.doctor.finding import Finding, failed, ok, warning
 from orchestrator.doctor.ports import ready_status
 from orchestrator.policy.opa import without_password
-from orchestrator.policy.start import open_question
 from orchestrator.quota.redis_calls import REFUSALS, reason
 from orchestrator.settings import Settings, SettingsError, TritonConnection
 from orchestrator.store.database import Database, StoreError, checked_url
@@ -106,7 +105,12 @@ async def policy(settings: Settings) -> list[Finding]:
         else f"OPA at {without_password(settings.policy.opa_url)}"
     )
     try:
+        # Imported here: it loads a library of the machine, whose absence is a finding of its own.
+        from orchestrator.policy.start import open_question
+
         await open_question(settings)
+    except SettingsError as error:
+        return [failed("policy", str(error), "install that library")]
     except GatewayError:
         advice = "start that server with orchestrator/policy/rego loaded"
         if engine == "embedded":

@@ -87,6 +87,7 @@ class TokenJournal:
         self._number = 0
         self._next = _Group()
         self._flying: _Group | None = None
+        self._storing = asyncio.Lock()
         self._unsynced = asyncio.Event()
         self._unstored = asyncio.Event()
         self._is_behind = False
@@ -192,12 +193,14 @@ class TokenJournal:
 
     async def store(self) -> None:
         """Adds to the store what it lacks. Raises: StoreError."""
-        while self._flying is not None or self._next.last:
-            if self._flying is None:
-                # Nothing joins a group on its way: whether it arrived must have one answer.
-                self._flying, self._next = self._next, _Group()
-            await self._add(self._flying)
-            self._flying = None
+        # One at a time: a second caller would call a group stored that is still on its way.
+        async with self._storing:
+            while self._flying is not None or self._next.last:
+                if self._flying is None:
+                    # Nothing joins a group on its way: whether it arrived must have one answer.
+                    self._flying, self._next = self._next, _Group()
+                await self._add(self._flying)
+                self._flying = None
         if self._file >= 0 and self.may_forget() and self._size > _FORGET_OVER_BYTES:
             os.ftruncate(self._file, 0)
             self._size = self._reserved = 0

@@ -13,9 +13,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from regopy import Bundle, Interpreter, LogLevel
-
 from orchestrator.rego import NoAnswerError
+from orchestrator.settings import SettingsError
+
+try:
+    from regopy import Bundle, Interpreter, LogLevel
+except OSError as error:
+    # It loads libraries of the machine, which may be gone since the environment was made.
+    raise SettingsError(
+        f"the policy engine cannot be loaded: {error}"
+        " (in Debian and Ubuntu install the package libatomic1)"
+    ) from error
 
 _ENTRY = "gateway/authz/decision"
 _OWN = "own"

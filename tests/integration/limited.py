@@ -20,7 +20,7 @@ def new_key(serving: Serving, **limits: object) -> tuple[str, str]:
     """Secret and id of a new key with `limits`."""
     body = {"label": "limited", "policy_id": "pol_default", **limits}
     reply = requests.post(
-        f"{serving.base_url}/keys", json=body, headers=bearer(serving.key), timeout=30
+        f"{serving.base_url}/keys", json=body, headers=bearer(serving.key), timeout=60
     )
     assert reply.status_code == 201, reply.text
     return reply.json()["secret"], reply.json()["id"]

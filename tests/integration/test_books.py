@@ -113,7 +113,7 @@ def usage(serving: Serving, **query: str) -> Any:
         f"{serving.base_url}/usage",
         params=query,
         headers={"authorization": f"Bearer {serving.key}"},
-        timeout=30,
+        timeout=60,
     )
     assert reply.status_code == 200, reply.text
     return reply.json()
@@ -164,7 +164,7 @@ async def test_a_killed_appliance_finds_its_books_complete_at_the_next_start(
     assert len(journals(serving.data_dir)) >= 1
     again = Serving(tmp_path, repository.settings).wait_ready()
     try:
-        wait_until(lambda: len(journals(again.data_dir)) == 0, 30, "the journal is brought in")
+        wait_until(lambda: len(journals(again.data_dir)) == 0, 60, "the journal is brought in")
         total = usage(again)["total"]
         assert again.stop() == 0, again.log
     finally:
@@ -300,6 +300,6 @@ def _total(serving: Serving) -> int:
     reply = httpx2.get(
         f"{serving.base_url}/usage",
         headers={"authorization": f"Bearer {serving.key}"},
-        timeout=30,
+        timeout=60,
     )
     return int(reply.json()["total"]["requests"]) if reply.status_code == 200 else -1

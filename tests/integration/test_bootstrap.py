@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -73,6 +74,7 @@ def test_wrong_python_by_name_is_one_sentence(tmp_path: Path) -> None:
     [
         (describing((3, 12, 1), shared=False), "without libpython3.so"),
         (describing((3, 12, 1), pip=False), "python3.12-venv"),
+        (describing((3, 12, 1), shared=False, pip=False), "libpython3.so and ensurepip"),
         (describing((3, 13, 0)), "not 3.11 or 3.12"),
         (DEAD_SHIM, "found none"),
     ],
@@ -123,7 +125,7 @@ def test_environment_is_current_only_for_these_locks(
 ) -> None:
     locks = tmp_path / "requirements"
     locks.mkdir()
-    for name in ("uv.txt", "base.txt", "dev.txt", "test-models.txt"):
+    for name in ("uv.txt", "base.txt", "dev.txt", *environment.TEST_PARTS):
         (locks / name).write_text("one==1\n", encoding="utf-8")
     monkeypatch.setattr(environment, "REQUIREMENTS", locks)
     folder = tmp_path / "environment"
@@ -142,14 +144,46 @@ def test_environment_is_current_only_for_these_locks(
     assert not environment.is_current(folder, dev=True)
 
 
-def test_too_little_disk_space_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(environment, "NEEDED_BYTES", 2**62)
+def test_too_little_disk_space_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         environment.BootstrapError, match=r"GB of free disk space in `.*`, there is"
     ):
-        environment.check_disk(tmp_path / "environment")
+        environment.check_disk(tmp_path / "environment", 2**62)
+
+
+def test_too_little_memory_is_one_sentence() -> None:
+    with pytest.raises(environment.BootstrapError, match=r"needs 1.0 GB of memory.* has 0.5 GB"):
+        environment.check_memory(512 * 1024 * 1024)
+
+
+def test_missing_libraries_are_named_with_their_packages_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = {"libabsent.so.1": "libabsent1", "libnowhere.so.2": "libnowhere2"}
+    monkeypatch.setattr(environment, "LIBRARIES", {**environment.LIBRARIES, **absent})
+    sentence = (
+        r"needs libabsent\.so\.1 and libnowhere\.so\.2, not found on this machine;"
+        r" in Debian and Ubuntu: sudo apt-get install libabsent1 libnowhere2$"
+    )
+    with pytest.raises(environment.BootstrapError, match=sentence):
+        environment.install(tmp_path / "environment", dev=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_line_for_debian_and_ubuntu_is_the_same_everywhere(tmp_path: Path) -> None:
+    program(tmp_path / "python", DEAD_SHIM)
+    said = run_bootstrap(tmp_path, {"PYTHON": str(tmp_path / "python")}).stderr
+    line = said[said.index("sudo apt-get") :].strip()
+    assert f"\n{line}\n" in (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+    # `make` without any Python says it, too.
+    for name in ("sh", "make"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    bare = {"PATH": str(tmp_path), "VENV": str(tmp_path / "environment")}
+    make = ["make", "-C", str(PROJECT_ROOT), "doctor"]
+    done = subprocess.run(make, env=bare, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"found none; in Debian 12 and Ubuntu 24.04: {line}\n" in done.stderr
+    assert not (tmp_path / "environment").exists()
 
 
 def test_this_machine_passes_its_own_check() -> None:

@@ -27,7 +27,7 @@ LIMITS = {
     "SERVER__LINGER_S": 2,
     "SERVER__KEEP_ALIVE_S": 5,
 }
-SLOWEST_S = 20.0
+SLOWEST_S = 60.0
 """For a good request, on a machine that does much else."""
 GONE_S = 90.0
 
@@ -164,7 +164,7 @@ def test_bad_connections_do_not_use_descriptors_up(narrow: Serving) -> None:
         assert connections(narrow) < 200
         good_ones(narrow, 50)
         assert narrow.worker().num_fds() < 250
-        ready = requests.get(f"{narrow.url}/health/ready", timeout=30)
+        ready = requests.get(f"{narrow.url}/health/ready", timeout=60)
         assert ready.status_code == 200, ready.text
         wait_until(lambda: connections(narrow) == 0, GONE_S, "bad connections are closed")
     for word in ("Too many open files", "cannot be written", "Traceback"):
@@ -173,7 +173,7 @@ def test_bad_connections_do_not_use_descriptors_up(narrow: Serving) -> None:
     usage = requests.get(
         f"{narrow.base_url}/usage",
         headers={"Authorization": f"Bearer {narrow.key}"},
-        timeout=30,
+        timeout=60,
     )
     assert usage.status_code == 200
 
@@ -238,7 +238,7 @@ def test_a_head_too_large_is_refused_in_the_words_of_its_dialect(
     scripted_appliance: Serving, path: str, words: dict[str, object]
 ) -> None:
     url = f"{scripted_appliance.url}{path}"
-    reply = requests.post(url, headers={"X-Large": "a" * 70_000}, data=b"{}", timeout=30)
+    reply = requests.post(url, headers={"X-Large": "a" * 70_000}, data=b"{}", timeout=60)
     assert reply.status_code == 431
     assert words.items() <= reply.json()["error"].items()
     assert "65536 bytes" in reply.text

@@ -27,7 +27,7 @@ class Described:
 
     def __init__(self, serving: Serving) -> None:
         self.serving = serving
-        reply = requests.get(f"{serving.url}/openapi.json", timeout=30)
+        reply = requests.get(f"{serving.url}/openapi.json", timeout=60)
         self.document: dict[str, Any] = reply.json()
         self.seen: set[tuple[str, str]] = set()
 

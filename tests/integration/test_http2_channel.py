@@ -17,7 +17,7 @@ from orchestrator.triton.http2 import Http2Channel, frames
 from orchestrator.triton.transport import SERVICE, RpcFailed, Status, Transport
 from tests.integration.serving import free_port
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 class Echo:

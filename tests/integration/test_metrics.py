@@ -19,7 +19,7 @@ NEEDS_GPU = ("nv_trt_llm_", "nv_gpu_")
 
 
 def scraped(url: str) -> list[Sample]:
-    text = requests.get(url, timeout=30).text
+    text = requests.get(url, timeout=60).text
     return [sample for one in text_string_to_metric_families(text) for sample in one.samples]
 
 
@@ -51,7 +51,7 @@ def test_one_scrape_counts_the_requests_of_all_workers(watched: Observed) -> Non
     def counted() -> bool:
         return total(scraped(watched.metrics_url), ended, model=MODEL, outcome="ok") == was + asked
 
-    wait_until(counted, 30, "all requests are counted")
+    wait_until(counted, 60, "all requests are counted")
     samples = scraped(watched.metrics_url)
     assert workers(watched) == {str(number) for number in range(WORKERS)}
     tokens = "orchestrator_tokens_total"
@@ -66,7 +66,7 @@ def test_a_scrape_of_open_metrics_points_at_traces(watched: Observed) -> None:
     trace_id = "5" * 32
     watched.chat({"traceparent": f"00-{trace_id}-{'7' * 16}-01"}, max_tokens=3)
     reply = requests.get(
-        watched.metrics_url, headers={"accept": "application/openmetrics-text"}, timeout=30
+        watched.metrics_url, headers={"accept": "application/openmetrics-text"}, timeout=60
     )
     assert reply.headers["content-type"].startswith("application/openmetrics-text")
     read = openmetrics.text_string_to_metric_families
@@ -83,27 +83,27 @@ def test_tritons_own_metrics_are_beside_ours(watched: Observed) -> None:
         samples = scraped(f"{watched.metrics_url}/triton")
         return total(samples, "nv_inference_request_success_total", model="demo-chat") > 0
 
-    wait_until(counted, 30, "Triton counts the request")
-    assert requests.get(f"{watched.metrics_url}/nothing", timeout=30).status_code == 404
-    assert requests.post(watched.metrics_url, timeout=30).status_code == 404
+    wait_until(counted, 60, "Triton counts the request")
+    assert requests.get(f"{watched.metrics_url}/nothing", timeout=60).status_code == 404
+    assert requests.post(watched.metrics_url, timeout=60).status_code == 404
 
 
 def test_with_a_port_of_their_own_metrics_are_not_on_the_public_one(watched: Observed) -> None:
     reply = requests.get(
-        f"{watched.serving.url}/metrics", headers=bearer(watched.serving.key), timeout=30
+        f"{watched.serving.url}/metrics", headers=bearer(watched.serving.key), timeout=60
     )
     assert reply.status_code == 404
 
 
 def test_on_the_public_port_metrics_are_for_admins(appliance: Serving) -> None:
     url = f"{appliance.url}/metrics"
-    assert requests.get(url, timeout=30).status_code == 401
+    assert requests.get(url, timeout=60).status_code == 401
     secret, _ = new_key(appliance)
-    assert requests.get(url, headers=bearer(secret), timeout=30).status_code == 403
-    reply = requests.get(url, headers=bearer(appliance.key), timeout=30)
+    assert requests.get(url, headers=bearer(secret), timeout=60).status_code == 403
+    reply = requests.get(url, headers=bearer(appliance.key), timeout=60)
     assert reply.status_code == 200
     assert "orchestrator_build_info" in reply.text
-    triton = requests.get(f"{url}/triton", headers=bearer(appliance.key), timeout=30)
+    triton = requests.get(f"{url}/triton", headers=bearer(appliance.key), timeout=60)
     assert "nv_inference_request_success" in triton.text
 
 
@@ -164,7 +164,7 @@ class Load:
             f"{watched.serving.base_url}/embeddings",
             json={"model": "demo/embed", "input": "a"},
             headers=bearer(watched.serving.key),
-            timeout=30,
+            timeout=60,
         )
         self._leave()
         if not self._killed:

@@ -43,11 +43,11 @@ def test_a_change_made_by_a_command_reaches_the_running_server(
         reply = call(appliance, "POST", "/chat/completions", CHAT, key)
         return reply.status_code == 403 and reply.headers["x-op-policy-rule"] == "closed"
 
-    wait_until(is_closed, 10, "the new version in force")
+    wait_until(is_closed, 60, "the new version in force")
     embedding = {"model": "demo/embed", "input": "hello"}
     assert call(appliance, "POST", "/embeddings", embedding, key).status_code == 200
     command(appliance, "update", policy, "--activate", "1")
-    wait_until(lambda: not is_closed(), 10, "the old version in force again")
+    wait_until(lambda: not is_closed(), 60, "the old version in force again")
 
 
 def test_explain_counts_as_the_engine_is_charged(appliance: Serving) -> None:

@@ -29,7 +29,7 @@ LONG_CHAT = {
 }
 SHORT_CHAT = {**LONG_CHAT, "messages": [{"role": "user", "content": "hello"}]}
 TEXTS = {"model": "demo/embed", "input": [f"text {number}" for number in range(600)]}
-_SOON_S = 20.0
+_SOON_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def _goes_on(serving: Serving, key: str) -> None:
 def _readiness(serving: Serving) -> str:
     """What readiness says of policies; requests succeed, whatever one policy does."""
     headers = {"authorization": f"Bearer {serving.key}"}
-    reply = requests.get(f"{serving.url}/health/ready", headers=headers, timeout=30)
+    reply = requests.get(f"{serving.url}/health/ready", headers=headers, timeout=60)
     assert reply.status_code == 200, reply.text
     (part,) = [part for part in reply.json()["parts"] if part["name"] == "policy"]
     assert (part["status"] == "degraded") == bool(part["detail"])

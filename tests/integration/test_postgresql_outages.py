@@ -112,7 +112,7 @@ async def test_management_is_refused_as_long_as_the_store_is_gone(
             acme.call("DELETE", f"/keys/{key['id']}"),
         )
         # Both limits of the server, and the pauses of a connection that is thrown away.
-        assert time.monotonic() - began_at < 15
+        assert time.monotonic() - began_at < 60
         for reply in replies:
             await _refused(reply)
     await _recovered(box, [key["secret"]])
@@ -130,7 +130,7 @@ async def _recovered(box: Box, secrets: list[str]) -> None:
 
 
 async def _until(ask: Callable[[], Awaitable[tuple[int, str]]], wanted: tuple[int, str]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (seen := await ask()) != wanted:
             assert seen[0] == 503, seen
             await asyncio.sleep(0.1)

@@ -27,7 +27,6 @@ from tests.integration.serving import Serving, wait_until
 from tests.redis_server import RedisServer, running_redis
 
 BUDGET = 2000
-TIMEOUT_S = 0.25
 
 
 @dataclass
@@ -85,8 +84,7 @@ def _box(folder: Path, repository: ScriptedRepository, redis: RedisServer | None
         values |= {
             "SERVER__WORKERS": 4,
             "REDIS__URL": redis.url,
-            "REDIS__TIMEOUT_S": TIMEOUT_S,
-            "REDIS__WORKER_TTL_S": 3,
+            "REDIS__WORKER_TTL_S": 8,
         }
     serving = Serving(folder, values)
     try:
@@ -98,12 +96,15 @@ def _box(folder: Path, repository: ScriptedRepository, redis: RedisServer | None
 
 
 async def test_of_64_parallel_clients_exactly_60_succeed(box: Box) -> None:
-    key, _ = await asyncio.to_thread(new_key, box.serving, rpm_limit=60)
-    await asyncio.to_thread(wait_for_room_in_the_minute, 30)
-    minute = int(time.time()) // 60
-    found = await statuses(box.serving, key, 64)
-    assert int(time.time()) // 60 == minute, "the test ran into the next minute"
-    assert found == {200: 60, 429: 4}
+    for _ in range(4):
+        key, _ = await asyncio.to_thread(new_key, box.serving, rpm_limit=60)
+        await asyncio.to_thread(wait_for_room_in_the_minute, 30)
+        minute = int(time.time()) // 60
+        found = await statuses(box.serving, key, 64)
+        if int(time.time()) // 60 == minute:
+            assert found == {200: 60, 429: 4}
+            return
+    pytest.fail("every try ran into the next minute")
 
 
 def test_a_refusal_tells_the_limit_in_body_and_headers(box: Box) -> None:
@@ -159,13 +160,13 @@ async def test_a_budget_of_tokens_holds_to_the_token_while_readers_leave(box: Bo
             highest = max(highest, await asyncio.to_thread(box.settled, key_id))
             await asyncio.sleep(0.05)
 
-    async def one(number: int) -> None:
+    async def one(number: int, stays_s: float) -> None:
         body = chat(script(emit="x", repeat=60, delay_ms=10), stream=True, max_tokens=60)
         async with client_of(box.serving, key) as client:
             for attempt in range(4):
                 headers = {"x-request-id": f"{prefix}{number}-{attempt}"}
                 try:
-                    async with asyncio.timeout(random.uniform(0.05, 1.5)):
+                    async with asyncio.timeout(random.uniform(0.05, stays_s)):
                         async with client.stream(
                             "POST", "/chat/completions", json=body, headers=headers
                         ) as reply:
@@ -175,12 +176,18 @@ async def test_a_budget_of_tokens_holds_to_the_token_while_readers_leave(box: Bo
                     continue
 
     watching = asyncio.create_task(watch())
-    await asyncio.gather(*(one(number) for number in range(200)))
+    stays_s = 1.5
+    for first in range(0, 1000, 200):
+        await asyncio.gather(*(one(first + number, stays_s) for number in range(200)))
+        if box.left(key) < BUDGET / 2:
+            break
+        # The machine is busy: too few of them have seen a token.
+        stays_s *= 2
 
     def is_drained() -> bool:
         return box.left(key) == BUDGET - box.settled(key_id)
 
-    await asyncio.to_thread(wait_until, is_drained, 30, "all reservations settled")
+    await asyncio.to_thread(wait_until, is_drained, 60, "all reservations settled")
     done.set()
     await watching
     settled = box.settled(key_id)
@@ -195,12 +202,12 @@ def test_a_killed_worker_leaves_nothing_reserved_and_forgets_nothing_used(box: B
     post(box.serving, key, chat("hello", max_tokens=10))
     used = 10
     # The reply leaves first, what it did not need of its reservation comes back a moment later.
-    wait_until(lambda: box.left(key) == BUDGET - used, 10, "the call is settled")
-    wait_until(lambda: box.settled(key_id) == used, 10, "the store has been told")
+    wait_until(lambda: box.left(key) == BUDGET - used, 60, "the call is settled")
+    wait_until(lambda: box.settled(key_id) == used, 60, "the store has been told")
     endless = chat(script(emit="x", repeat=600, delay_ms=20), max_tokens=600)
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(post, box.serving, key, endless) for _ in range(2)]
-        wait_until(lambda: box.left(key) < BUDGET - 1000, 30, "two reservations")
+        wait_until(lambda: box.left(key) < BUDGET - 1000, 60, "two reservations")
         for worker in box.serving.workers():
             worker.send_signal(signal.SIGKILL)
         for one in running:

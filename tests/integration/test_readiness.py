@@ -15,7 +15,7 @@ from tests.integration.serving import Serving, running, wait_until
 from tests.postgresql import PostgresServer
 from tests.redis_server import RedisServer, running_redis
 
-_SOON_S = 20.0
+_SOON_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def serving(
     settings = {
         **scripted_repository.settings,
         "STORE__URL": database.new_database(),
-        "STORE__KEY_GRACE_S": 6,
+        "STORE__KEY_GRACE_S": 10,
         "REDIS__URL": redis.url,
         "REDIS__WORKER_TTL_S": 4,
     }
@@ -54,7 +54,7 @@ def serving(
 
 def ready(serving: Serving, key: str | None = None) -> tuple[int, dict[str, Any]]:
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    reply = requests.get(f"{serving.url}/health/ready", headers=headers, timeout=10)
+    reply = requests.get(f"{serving.url}/health/ready", headers=headers, timeout=60)
     return reply.status_code, reply.json()
 
 
@@ -89,7 +89,7 @@ def test_a_stranger_gets_the_word_alone_and_an_admin_every_part(serving: Serving
 @pytest.mark.parametrize("prefix", ["", "/v1", "/api/v1"])
 def test_all_probes_answer_without_a_key_under_every_prefix(serving: Serving, prefix: str) -> None:
     for path in ("/health", "/health/live", "/health/ready"):
-        reply = requests.get(f"{serving.url}{prefix}{path}", timeout=10)
+        reply = requests.get(f"{serving.url}{prefix}{path}", timeout=60)
         assert (reply.status_code, reply.json()["status"]) == (200, "ok")
         assert reply.headers["cache-control"] == "no-store"
 
@@ -101,7 +101,7 @@ def test_a_store_that_is_gone_degrades_while_keys_are_believed_and_then_refuses(
     assert parts(serving)["store"] == "ok"
     with database.stopped():
         wait_until(says(serving, 200, "degraded"), _SOON_S, "degraded")
-        assert requests.get(f"{serving.url}/health/live", timeout=10).status_code == 200
+        assert requests.get(f"{serving.url}/health/live", timeout=60).status_code == 200
         wait_until(says(serving, 503, "unavailable"), _SOON_S, "the end of the grace")
     is_green(serving)
 

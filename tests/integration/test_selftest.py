@@ -46,7 +46,7 @@ def serving(
 
 def call(serving: Serving, method: str, path: str, body: object = None) -> requests.Response:
     headers = {"authorization": f"Bearer {serving.key}"}
-    return requests.request(method, serving.url + path, json=body, headers=headers, timeout=30)
+    return requests.request(method, serving.url + path, json=body, headers=headers, timeout=60)
 
 
 def test_a_model_that_answers_otherwise_is_refused_and_the_others_are_served(

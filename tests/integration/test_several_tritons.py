@@ -23,7 +23,7 @@ from tests.integration.serving import Serving, settings_env, wait_until
 MODEL = "scripted/scripted"
 NAMES = ("a", "b", "c")
 BEHIND_TLS = "b"
-RETURN_S = 40.0
+RETURN_S = 100.0
 
 
 @dataclass
@@ -112,7 +112,7 @@ def health(serving: Serving) -> dict[str, object]:
     told = requests.get(
         f"{serving.url}/health/ready",
         headers={"authorization": f"Bearer {serving.key}"},
-        timeout=10,
+        timeout=60,
     ).json()
     assert isinstance(told, dict)
     return told
@@ -167,7 +167,7 @@ def test_a_conversation_moves_away_from_a_busy_server(client: openai.OpenAI, fle
     slow = script(emit="x", repeat=100, delay_ms=20, error=text)
     with ThreadPoolExecutor(12) as pool:
         answers = [pool.submit(ask, client, slow, f"crowd-{n}") for n in range(12)]
-        assert [one.result(60) for one in answers] == ["x" * 100] * 12
+        assert [one.result(100) for one in answers] == ["x" * 100] * 12
     # No server has more than the margin of four over the idlest.
     shares = [sum(name in fleet.asked(f"crowd-{n}-") for n in range(12)) for name in NAMES]
     assert max(shares) - min(shares) <= 5
@@ -238,7 +238,7 @@ def test_one_killed_and_one_hung_under_load_cost_only_what_had_begun_there(
             load.stop.set()
             fleet.tritons["c"].process.resume()
         for one in working:
-            one.result(60)
+            one.result(100)
     assert load.refused == []
     assert load.wrong == []
     # At most what was on the two when it happened.
@@ -287,7 +287,7 @@ def test_the_line_of_a_request_names_its_triton(
 ) -> None:
     assert ask(client, "hello", "named-1") == "hello"
     (home,) = fleet.asked("named-1")
-    wait_until(lambda: '"call_id":"named-1' in serving.log, 10, "the line")
+    wait_until(lambda: '"call_id":"named-1' in serving.log, 60, "the line")
     (line,) = [line for line in serving.log.splitlines() if '"call_id":"named-1' in line]
     assert f'"triton":"{home}"' in line
 

@@ -80,7 +80,7 @@ async def test_restart_keeps_the_endpoint(tmp_path: Path) -> None:
         endpoint = supervisor.endpoint
         assert supervisor.state.pid is not None
         psutil.Process(supervisor.state.pid).kill()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while [state.phase for state in states].count("ready") < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert supervisor.endpoint == endpoint

@@ -55,7 +55,7 @@ def _entry(manager: Manager, number: int, tokens: int) -> UsageEntry:
 
 
 async def _until(done: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await done():  # noqa: ASYNC110  # nothing tells of it
             await asyncio.sleep(0.05)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -16,13 +17,14 @@ import pytest
 from orchestrator.settings import PROJECT_ROOT
 from tests.integration.conftest import appliance, demo_models
 from tests.integration.serving import Serving
+from tests.programs import npm, program
 
 __all__ = ["appliance", "demo_models"]
 
 HERE = Path(__file__).parent
 SNIPPETS = HERE / "snippets"
 NODE = HERE / "node"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 110.0
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class Seeds:
 
     def shell(self, snippet: str) -> str:
         """What a shell snippet prints. Skips where a program that it calls is missing."""
-        for program in ("curl", "jq"):
-            if program in snippet.split() and shutil.which(program) is None:
-                pytest.skip(f"the snippet needs `{program}`, which is not installed")
+        for needed in ("curl", "jq"):
+            if needed in snippet.split():
+                program(needed)
         return self._run(["bash", "-e", "-o", "pipefail", "-c", snippet])
 
     def python(self, snippet: str) -> str:
@@ -56,7 +58,7 @@ class Seeds:
         """What a TypeScript (or JavaScript) snippet prints, run where its packages lie."""
         file = self.folder / "snippet.ts"
         file.write_text(snippet, encoding="utf-8")
-        return self._run(["node", *flags, str(modules / "run.mjs"), str(file)])
+        return self._run([program("node"), *flags, str(modules / "run.mjs"), str(file)])
 
     def _run(self, command: list[str]) -> str:
         environment = os.environ | {"OPERAYDE_BASE": self.base, "OPERAYDE_KEY": self.key}
@@ -78,16 +80,16 @@ def seeds(appliance: Serving, tmp_path: Path) -> Seeds:
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """A folder in the cache with the locked npm packages. Skips where there is no node."""
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            pytest.skip(f"the TypeScript snippets need `{program}`, which is not installed")
     lock = (NODE / "package-lock.json").read_bytes()
     folder = PROJECT_ROOT / ".cache" / f"seed-snippets-{hashlib.sha256(lock).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("package.json", "package-lock.json", "run.mjs"):
         shutil.copy(NODE / name, folder / name)
-    if not (folder / "node_modules" / ".package-lock.json").is_file():
-        install = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        done = subprocess.run(install, cwd=folder, capture_output=True, timeout=100, check=False)
-        assert done.returncode == 0, done.stderr.decode("utf-8")
+    install = [*npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    # Other processes that test want the same folder at the same time.
+    with (folder / "lock").open("w") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
+        if not (folder / "node_modules" / ".package-lock.json").is_file():
+            done = subprocess.run(install, cwd=folder, capture_output=True, check=False)
+            assert done.returncode == 0, done.stderr.decode("utf-8")
     return folder

@@ -79,7 +79,7 @@ def test_errors_follow_the_printed_envelope(seeds: Seeds) -> None:
             f"{seeds.base}/chat/completions",
             data=body,
             headers={"Authorization": f"Bearer {key}"},
-            timeout=30,
+            timeout=60,
         )
         error = reply.json()["error"]
         assert (reply.status_code, error["code"]) == (status, code)

@@ -75,7 +75,7 @@ async def lines(settings: Settings) -> list[AuditLine]:
 
 
 async def until(done: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await done():  # noqa: ASYNC110  # nothing tells of it
             await asyncio.sleep(0.02)
 

@@ -42,7 +42,7 @@ async def test_the_watch_goes_on_whatever_a_triton_answers(tmp_path: Path) -> No
     await deployments.start()
     # Nothing of what is built is looked at.
     deployments.all[0].served = cast("ServedModel", object())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await twice.wait()
     assert not deployments.all[0].ready
     await deployments.close()

@@ -62,7 +62,7 @@ def settings_in(folder: Path, url: str = "", **books: float | int) -> Settings:
     quick = {"commit_interval_s": 0.02, "sync_interval_s": 0.005, **books}
     return Settings(
         data_dir=folder / "data",
-        store=StoreSettings(url=url, busy_timeout_s=0.2),
+        store=StoreSettings(url=url, busy_timeout_s=1.0),
         books=BooksSettings.model_validate(quick),
     )
 
@@ -307,7 +307,7 @@ async def main(folder):
         fill(folder / "filler")
         answered = await serve_until_refused(answered)
         (folder / "filler").unlink()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while books.problems():
                 await asyncio.sleep(0.02)
         books.check()

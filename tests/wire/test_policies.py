@@ -310,7 +310,7 @@ async def test_every_act_is_in_the_audit(bench: PolicyBench) -> None:
 
 async def _recorded(bench: PolicyBench, policy: str, count: int) -> list[dict[str, Any]]:
     """The differing decisions, when `count` are written."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             reply = await bench.call("GET", f"/v1/policies/{policy}/decisions?differing=true")
             found: list[dict[str, Any]] = reply.json()["data"]

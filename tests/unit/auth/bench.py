@@ -142,7 +142,7 @@ class Bench:
             yield
         finally:
             holder.stdin.close()
-            holder.wait(timeout=30)
+            holder.wait(timeout=60)
             holder.stdout.close()
 
 

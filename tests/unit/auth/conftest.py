@@ -23,7 +23,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 @pytest_asyncio.fixture
 async def impatient(tmp_path: Path) -> AsyncIterator[Bench]:
     """Waits for the store for less time than the store waits for a lock."""
-    settings = bench_settings(tmp_path / "data", key_lookup_timeout_s=0.1, busy_timeout_s=1.0)
+    settings = bench_settings(tmp_path / "data", key_lookup_timeout_s=2.0, busy_timeout_s=60.0)
     await migrate(settings)
     bench = Bench(settings)
     await bench.auth.start()

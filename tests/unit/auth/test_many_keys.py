@@ -187,6 +187,6 @@ async def test_another_process_follows_by_itself(tmp_path: Path, each_url: str) 
 
 
 async def _until(done: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await done():  # noqa: ASYNC110  # nothing tells of it
             await asyncio.sleep(0.02)

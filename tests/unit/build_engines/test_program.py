@@ -66,7 +66,7 @@ def test_children_end_with_what_started_them(tmp_path: Path) -> None:
         while not ids.exists():
             os.sched_yield()
         processes = [psutil.Process(int(pid)) for pid in ids.read_text().split()]
-    gone, alive = psutil.wait_procs(processes, timeout=30)
+    gone, alive = psutil.wait_procs(processes, timeout=60)
     assert len(gone) == 2
     assert alive == []
 
@@ -86,4 +86,4 @@ def test_a_killed_builder_takes_its_program_along(tmp_path: Path) -> None:
     child = psutil.Process(int(ids.read_text()))
     builder.send_signal(signal.SIGKILL)
     builder.wait()
-    assert psutil.wait_procs([child], timeout=30)[1] == []
+    assert psutil.wait_procs([child], timeout=60)[1] == []

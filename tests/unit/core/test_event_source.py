@@ -8,7 +8,7 @@ from collections.abc import Callable
 from orchestrator.core.event_source import EventSource
 from orchestrator.core.events import GenerationEvent, PartDelta
 
-TIMEOUT_S = 10
+TIMEOUT_S = 60.0
 
 
 class Mailbox(EventSource):

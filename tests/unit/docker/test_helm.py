@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import kubernetes_validate  # type: ignore[import-untyped]  # it has no stubs
 import pytest
 import yaml
 
+from tests import programs
 from tests.unit.docker.tools import DOCKER
 
 pytestmark = pytest.mark.slow
@@ -60,11 +60,11 @@ class RenderError(Exception):
 @pytest.fixture(scope="module")
 def render(tmp_path_factory: pytest.TempPathFactory) -> Render:
     """By the `helm` program, or by Helm's own library in the package helm-python-sdk."""
-    if (helm := shutil.which("helm")) is not None:
+    if (helm := programs.find("helm")) is not None:
         values = tmp_path_factory.mktemp("helm") / "values.json"
         return lambda given: _by_program(helm, values, given)
     if importlib.util.find_spec("helm_python") is None:
-        pytest.skip("there is no Helm on this machine")
+        programs.lacking("there is no Helm on this machine")
     return _by_library
 
 

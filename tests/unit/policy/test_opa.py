@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import Any
 
 import pytest
@@ -109,10 +108,9 @@ FAULTS: dict[str, Handler] = {
 async def test_any_fault_of_the_server_refuses_in_time(fault: str) -> None:
     async with serving(FAULTS[fault]) as url:
         opa = OpaHttp(url, timeout_s=0.5)
-        began_at = time.monotonic()
         with pytest.raises(PolicyUnavailable) as caught:
-            await opa.decide(version(), asked())
-        assert time.monotonic() - began_at < 10
+            async with asyncio.timeout(60):
+                await opa.decide(version(), asked())
         await opa.close()
     assert (caught.value.status, caught.value.code) == (503, "policy_unavailable")
     assert caught.value.retry_after_s

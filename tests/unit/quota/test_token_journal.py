@@ -130,6 +130,26 @@ async def test_a_store_that_is_away_gets_everything_when_it_is_back(
     assert await journal.used(TENANTS) == 60
 
 
+async def test_who_stores_beside_another_waits_until_all_is_stored(
+    settings: Settings, open_journal: Open
+) -> None:
+    journal = await open_journal()
+    for round_number in range(1, 11):
+        blocker = sqlite3.connect(settings.data_dir / "orchestrator.db", isolation_level=None)
+        blocker.execute("BEGIN EXCLUSIVE")
+        journal.append([Change(TOKENS, used=3)])
+        first = asyncio.create_task(journal.store())
+        await asyncio.sleep(0.01)  # its group is on its way
+        journal.append([Change(TOKENS, used=3)])
+        others = [asyncio.create_task(journal.store()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        blocker.rollback()
+        blocker.close()
+        await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+        assert await journal.used(TOKENS) == 6 * round_number
+        await asyncio.gather(first, *others)
+
+
 async def test_a_restart_forgets_nothing_of_the_day(
     settings: Settings, database: Database, clock: Clock
 ) -> None:

@@ -145,7 +145,7 @@ async def test_the_sweep_runs_by_itself(database: Database, tenant_id: str) -> N
     clock.now += 31
     responses.start()
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 if "failed" in await _statuses(database):
                     break

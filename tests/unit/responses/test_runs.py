@@ -69,13 +69,13 @@ async def begun(responses: Responses, runs: Runs, kept: Kept) -> ScriptedWork:
     work = ScriptedWork(kept)
     await responses.begin(kept, [])
     runs.start(work)
-    await asyncio.wait_for(work.has_begun.wait(), 30)
+    await asyncio.wait_for(work.has_begun.wait(), 60)
     return work
 
 
 async def written(responses: Responses, tenant_id: str, count: int) -> list[bytes]:
     """The stored events, once there are so many."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             page = await responses.page(tenant_id, FIRST, -1)
             if len(page.frames) >= count:
@@ -85,7 +85,7 @@ async def written(responses: Responses, tenant_id: str, count: int) -> list[byte
 
 async def over(responses: Responses, tenant_id: str) -> Kept:
     """The response once it is over."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             found = await responses.find(tenant_id, FIRST)
             if not found.running:
@@ -111,7 +111,7 @@ async def test_another_worker_cancels_what_runs_here(database: Database, tenant_
     runs = Runs(here, QUICK)
     work = await begun(here, runs, running(tenant_id))
     assert (await elsewhere.cancel(tenant_id, FIRST)).body["status"] == "cancelled"
-    await asyncio.wait_for(work.closed.wait(), 30)
+    await asyncio.wait_for(work.closed.wait(), 60)
     await runs.close()
     found = await elsewhere.find(tenant_id, FIRST)
     assert found.body == cancelled(found.body)
@@ -123,7 +123,7 @@ async def test_stopping_here_needs_no_look_at_the_store(database: Database, tena
     work = await begun(responses, runs, running(tenant_id))
     await responses.cancel(tenant_id, FIRST)
     runs.stop(FIRST)
-    await asyncio.wait_for(work.closed.wait(), 30)
+    await asyncio.wait_for(work.closed.wait(), 60)
     await runs.close()
     assert (await responses.find(tenant_id, FIRST)).body["status"] == "cancelled"
     runs.stop(FIRST)
@@ -201,7 +201,7 @@ async def test_an_outage_of_the_store_delays_events_and_loses_none(
 
 async def logged(caplog: pytest.LogCaptureFixture, words: str) -> None:
     """Returns when the log holds `words`."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             if words in caplog.text:
                 return

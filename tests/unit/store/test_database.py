@@ -39,7 +39,7 @@ async def test_sqlite_is_set_up_for_readers_beside_a_writer(database: Database) 
     assert await _pragma(database, "journal_mode") == "wal"
     assert await _pragma(database, "synchronous") == 1
     assert await _pragma(database, "foreign_keys") == 1
-    assert await _pragma(database, "busy_timeout") == 200
+    assert await _pragma(database, "busy_timeout") == 1000
 
 
 async def test_folder_and_files_belong_to_their_owner_alone(
@@ -166,18 +166,24 @@ async def test_store_at_another_revision_says_both(database: Database) -> None:
 
 
 def test_folder_that_may_not_be_written_is_named(tmp_path: Path, nobody: None) -> None:
-    shut = tmp_path / "shut"
-    with pytest.raises(SettingsError, match=r"^`data_dir`: `.*shut` cannot be written: "):
-        Database(Settings(data_dir=shut))
+    if os.getuid() != 0:
+        # The superuser's is shut to others as it is.
+        tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(SettingsError, match=r"^`data_dir`: `.*shut` cannot be written: "):
+            Database(Settings(data_dir=tmp_path / "shut"))
+    finally:
+        if os.getuid() != 0:
+            tmp_path.chmod(0o755)
 
 
 def test_existing_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
     shut = tmp_path / "shut"
     shut.mkdir(mode=0o755)
     if os.geteuid() == 0:
-        tmp_path.chmod(0o755)
-        for parent in list(tmp_path.parents)[:3]:
-            parent.chmod(0o755)
+        # Open to others on the way there, and nothing closed that is open: one may be /tmp.
+        for folder in (tmp_path, *list(tmp_path.parents)[:3]):
+            folder.chmod(folder.stat().st_mode | 0o055)
         os.seteuid(65534)
     else:
         shut.chmod(0o555)

@@ -28,7 +28,7 @@ def url(postgresql: PostgresServer) -> str:
 
 @pytest_asyncio.fixture
 async def database(tmp_path: Path, url: str) -> AsyncIterator[Database]:
-    settings = _settings(tmp_path, url, busy_timeout_s=0.2, statement_timeout_s=0.3)
+    settings = _settings(tmp_path, url, busy_timeout_s=1.0, statement_timeout_s=2.0)
     await migrate(settings)
     database = Database(settings)
     yield database

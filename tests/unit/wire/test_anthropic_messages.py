@@ -138,7 +138,7 @@ async def test_a_client_that_leaves_stops_the_engine(service: Bench) -> None:
         await service.backend.running.wait()
         return {"type": "http.disconnect"}
 
-    await asyncio.wait_for(call(service.app, path="/v1/messages", receive=receive), 10)
+    await asyncio.wait_for(call(service.app, path="/v1/messages", receive=receive), 60)
     assert service.backend.closed.is_set()
 
 

@@ -271,7 +271,7 @@ async def test_a_client_that_leaves_stops_the_engine(
         await service.backend.running.wait()
         return {"type": "http.disconnect"}
 
-    sent = await asyncio.wait_for(call(service.app, receive=receive), 5)
+    sent = await asyncio.wait_for(call(service.app, receive=receive), 60)
     assert service.backend.closed.is_set()
     assert not any(message.get("more_body") is False for message in sent)
     assert f" {CLIENT_LEFT} " in caplog.messages[-1]
@@ -290,7 +290,7 @@ async def test_a_client_that_leaves_before_the_first_event_stops_the_engine(
         await service.backend.running.wait()
         return {"type": "http.disconnect"}
 
-    assert await asyncio.wait_for(call(service.app, receive=receive), 5) == []
+    assert await asyncio.wait_for(call(service.app, receive=receive), 60) == []
     assert service.backend.closed.is_set()
 
 

@@ -256,12 +256,12 @@ async def test_a_background_stream_is_followed_live_and_cancelled_from_elsewhere
     queued = await made(quick, background=True)
     path = f"/v1/responses/{queued['id']}"
     following = asyncio.create_task(quick.get(f"{path}?stream=true"))
-    await asyncio.wait_for(quick.backend.running.wait(), 30)
+    await asyncio.wait_for(quick.backend.running.wait(), 60)
     assert (await until(quick, queued["id"], "in_progress"))["output"] == []
     reply = await quick.post(f"{path}/cancel", None)
     assert reply.json()["status"] == "cancelled"
-    await asyncio.wait_for(quick.backend.closed.wait(), 30)
-    followed = events((await asyncio.wait_for(following, 30)).text)
+    await asyncio.wait_for(quick.backend.closed.wait(), 60)
+    followed = events((await asyncio.wait_for(following, 60)).text)
     assert followed[0]["type"] == "response.created"
     assert all(event["type"] != "response.completed" for event in followed)
     # Twice is once, and it cannot be gone on from.
@@ -275,11 +275,11 @@ async def test_a_background_stream_is_followed_live_and_cancelled_from_elsewhere
 async def test_a_deleted_background_response_is_stopped(quick: Bench) -> None:
     hang(quick)
     queued = await made(quick, background=True)
-    await asyncio.wait_for(quick.backend.running.wait(), 30)
+    await asyncio.wait_for(quick.backend.running.wait(), 60)
     following = asyncio.create_task(quick.get(f"/v1/responses/{queued['id']}?stream=true"))
     await quick.client.delete(f"/v1/responses/{queued['id']}", headers=_good())
-    await asyncio.wait_for(quick.backend.closed.wait(), 30)
-    await asyncio.wait_for(following, 30)
+    await asyncio.wait_for(quick.backend.closed.wait(), 60)
+    await asyncio.wait_for(following, 60)
 
 
 async def test_only_the_background_can_be_cancelled(service: Bench) -> None:
@@ -337,7 +337,7 @@ async def test_a_response_whose_worker_is_gone_has_failed_and_says_so_to_followe
 ) -> None:
     hang(quick)
     queued = await made(quick, background=True)
-    await asyncio.wait_for(quick.backend.running.wait(), 30)
+    await asyncio.wait_for(quick.backend.running.wait(), 60)
     await until(quick, queued["id"], "in_progress")
 
     def silence(row: StoredResponse) -> None:
@@ -408,11 +408,11 @@ async def _break(service: Bench) -> None:
 async def test_followers_learn_that_the_database_is_gone_and_can_come_back(quick: Bench) -> None:
     hang(quick)
     queued = await made(quick, background=True)
-    await asyncio.wait_for(quick.backend.running.wait(), 30)
+    await asyncio.wait_for(quick.backend.running.wait(), 60)
     following = asyncio.create_task(quick.get(f"/v1/responses/{queued['id']}?stream=true"))
     await until(quick, queued["id"], "in_progress")
     await _break(quick)
-    last = events((await asyncio.wait_for(following, 30)).text)[-1]
+    last = events((await asyncio.wait_for(following, 60)).text)[-1]
     assert (last["type"], last["code"]) == ("error", "store_unavailable")
 
 
@@ -454,7 +454,7 @@ async def test_a_client_that_leaves_ends_its_response_and_stores_nothing(service
 
     left: list[bool] = []
     await call(service.app, path="/v1/responses", receive=leave)
-    await asyncio.wait_for(service.backend.closed.wait(), 30)
+    await asyncio.wait_for(service.backend.closed.wait(), 60)
     assert await rows(service) == 0
 
 

@@ -31,7 +31,7 @@ def guided(engine: Engine, guide: Guide, seed: int = 0, tokens: int = 120) -> Ge
     # A small temperature keeps a random model from stretching strings to the limit.
     request = Request(PROMPT, tokens, Sampling(seed=seed), END_ID, guide=guide)
     generation = engine.submit(request)
-    assert generation.wait(30)
+    assert generation.wait(60)
     return generation
 
 
@@ -87,7 +87,7 @@ def test_an_unusable_guide_fails_its_request_alone(
     assert refused.error is not None
     assert "`guided_decoding_guide` is no usable" in refused.error
     assert reason in refused.error
-    assert neighbour.wait(30)
+    assert neighbour.wait(60)
     assert neighbour.finish == "length"
     assert guided(engine, Guide("regex", "ok")).finish == "stop"
 
@@ -146,7 +146,7 @@ def test_an_unreadable_tokenizer_makes_guides_unavailable_and_nothing_else(tmp_p
 def test_a_complete_guide_ends_before_min_tokens(engine: Engine) -> None:
     request = Request(PROMPT, 50, end_id=END_ID, min_tokens=9, guide=Guide("regex", "ok"))
     generation = engine.submit(request)
-    assert generation.wait(30)
+    assert generation.wait(60)
     assert (generation.finish, text(generation)) == ("stop", "ok")
 
 
@@ -157,7 +157,7 @@ def test_the_end_token_ends_a_guide_that_could_go_on(llama: Artefacts, engine: E
         PROMPT, 50, Sampling(top_k=1, bias=bias), END_ID, guide=Guide("regex", "[a-z]+")
     )
     generation = engine.submit(request)
-    assert generation.wait(30)
+    assert generation.wait(60)
     assert generation.finish == "stop"
     assert len(generation.token_ids) == 1
     assert END_ID not in generation.token_ids

@@ -35,7 +35,7 @@ def test_decoders_answer_greedily_as_torch_does(kind: str, tmp_path: Path) -> No
             prompt, tokens = np.array(case["prompt"], np.int32), case["tokens"]
             request = Request(prompt, len(tokens), Sampling(top_k=1), log_probs=True)
             generation = engine.submit(request)
-            assert generation.wait(30)
+            assert generation.wait(60)
             assert generation.token_ids == tokens
             assert generation.log_probs == pytest.approx(case["log_probs"], abs=2e-4)
     finally:
@@ -110,7 +110,7 @@ def test_narrower_decoders_start_as_torch_does(
             prompt = np.array(case["prompt"], np.int32)
             request = Request(prompt, 1, Sampling(top_k=1), log_probs=True)
             generation = engine.submit(request)
-            assert generation.wait(30)
+            assert generation.wait(60)
             assert generation.log_probs == pytest.approx(case["log_probs"][:1], abs=tolerance)
     finally:
         engine.close()

@@ -108,7 +108,7 @@ def test_the_first_token_leaves_alone_and_the_others_together(delivery: Delivery
     wait_for(lambda: len(recorder.responses) == 2)
     grow(delivery, generation, 5)
     end(delivery, generation)
-    assert recorder.ended.wait(5)
+    assert recorder.ended.wait(60)
     assert recorder.token_ids() == [[1], [2, 3, 4], [5]]
     assert [final for _, final in recorder.responses] == [False, False, True]
     lengths = [int(t["sequence_length"][0, 0]) for t, _ in recorder.responses]
@@ -122,7 +122,7 @@ def test_the_final_response_may_be_empty_and_names_the_reason(delivery: Delivery
     grow(delivery, generation, 1)
     wait_for(lambda: len(recorder.responses) == 1)
     end(delivery, generation)
-    assert recorder.ended.wait(5)
+    assert recorder.ended.wait(60)
     first, last = (tensors for tensors, _ in recorder.responses)
     assert last["output_ids"].shape == (1, 1, 0)
     assert last["finish_reason"].tolist() == [["stop"]]
@@ -137,7 +137,7 @@ def test_without_streaming_there_is_one_response(delivery: Delivery) -> None:
     time.sleep(0.05)
     assert not recorder.responses
     end(delivery, generation)
-    assert recorder.ended.wait(5)
+    assert recorder.ended.wait(60)
     assert recorder.token_ids() == [[7, 8, 1, 2, 3]]
     assert recorder.responses[0][0]["sequence_length"].tolist() == [[5]]
 
@@ -153,7 +153,7 @@ def test_log_probs_repeat_and_alternatives_do_not(delivery: Delivery) -> None:
         grow(delivery, generation, token)
         wait_for(lambda: sum(map(len, recorder.token_ids())) == len(generation.token_ids))
     end(delivery, generation)
-    assert recorder.ended.wait(5)
+    assert recorder.ended.wait(60)
     first, second, last = (tensors for tensors, _ in recorder.responses)
     assert first["output_log_probs"].tolist() == [[[-1.0]]]
     assert second["output_log_probs"].tolist() == [[[-1.0, -2.0]]]
@@ -170,7 +170,7 @@ def test_only_wanted_outputs_are_made(delivery: Delivery) -> None:
     stream, recorder = stream_of(generation, wanted, perf_metrics=True)
     delivery.add(stream)
     end(delivery, generation)
-    assert recorder.ended.wait(5)
+    assert recorder.ended.wait(60)
     assert recorder.responses[0][0].keys() == wanted
 
 
@@ -181,7 +181,7 @@ def test_metrics_come_with_the_end(delivery: Delivery) -> None:
     generation.cache.reused_blocks = 3
     delivery.add(stream)
     end(delivery, generation)
-    assert recorder.ended.wait(5)
+    assert recorder.ended.wait(60)
     tensors = recorder.responses[0][0]
     assert tensors["first_token_time_ns"].tolist() == [[12345]]
     assert tensors["kv_cache_reused_blocks"].tolist() == [[3]]
@@ -193,7 +193,7 @@ def test_an_error_ends_a_stream_after_what_was_sent(delivery: Delivery) -> None:
     delivery.add(stream)
     generation.close("error", "`seed` is odd")
     delivery.progressed(True)
-    assert recorder.ended.wait(5)
+    assert recorder.ended.wait(60)
     assert recorder.errors == ["`seed` is odd"]
 
 
@@ -203,9 +203,9 @@ def test_a_client_that_left_is_noticed_and_never_asked_after_the_end(delivery: D
     delivery.add(stream)
     grow(delivery, generation, 1)
     recorder.nobody_listens = True
-    assert generation.wait(5)
+    assert generation.wait(60)
     delivery.progressed(True)
-    assert recorder.ended.wait(5)
+    assert recorder.ended.wait(60)
     assert recorder.responses[-1][0]["finish_reason"].tolist() == [["cancelled"]]
     time.sleep(0.06)
     assert not recorder.asked_after_end
@@ -221,13 +221,13 @@ def test_a_response_that_cannot_be_sent_ends_that_stream_alone(delivery: Deliver
     grow(delivery, broken_generation, 1)
     grow(delivery, other_generation, 1)
     end(delivery, other_generation)
-    assert other_recorder.ended.wait(5)
-    assert broken_recorder.ended.wait(5)
+    assert other_recorder.ended.wait(60)
+    assert broken_recorder.ended.wait(60)
     assert broken_recorder.errors == ["the response could not be sent"]
     assert broken_generation.finish == "cancelled"
 
 
-def wait_for(condition: Any, timeout_s: float = 10.0) -> None:
+def wait_for(condition: Any, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline

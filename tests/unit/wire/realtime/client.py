@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from tests.wire.harness import KEY
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 HELLO = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]}
 
 
