@@ -267,7 +267,7 @@ class Deployments:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await doubt.wait()
-                # Not at once: calls that fail together are one reason to look.
+                # Calls that fail together cause one look.
                 await asyncio.sleep(_HURRIED_S)
         doubt.clear()
 

@@ -39,7 +39,9 @@ class WaitingRoom:
         self._most_each = max(1, most // 2)
         self._waiting: Counter[str] = Counter()
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """Calls that wait now."""
         return self._waiting.total()
 
     async def wait(self, placement: Placement, owner: str, met: Outage | None = None) -> None:
@@ -70,7 +72,7 @@ class WaitingRoom:
 
     @contextmanager
     def _place(self, owner: str, met: Outage | None) -> Iterator[None]:
-        if len(self) >= self._most or self._waiting[owner] >= self._most_each:
+        if self.count >= self._most or self._waiting[owner] >= self._most_each:
             raise met.error if met is not None else unavailable()
         self._waiting[owner] += 1
         try:

@@ -72,7 +72,7 @@ class LocalBackend:
         self._clamps = clamps_max_tokens
         self._first_token_timeout_s = first_token_timeout_s
         self._threads = threads or FairThreads(1, most_running_bytes=LARGE_BYTES)
-        self._waiting = WaitingRoom(0) if waiting is None else waiting
+        self._waiting = waiting or WaitingRoom(0)
         self._embedder = Embedder(
             placements, timeout_s=first_token_timeout_s, waiting=self._waiting
         )

@@ -27,7 +27,7 @@ _AT_ONCE = 8
 _OUT_OF_TURN = 2
 """Connections accepted in place of a worker that had fewer and did not come for them."""
 _LEFT_FOR_S = 0.01
-"""How long such a worker has for that: some times what waking up takes."""
+"""How long such a worker has to accept it: several times as long as waking up takes."""
 _PAUSE_S = 0.2
 """How long none is accepted while the system has no descriptor or memory for one."""
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -142,7 +142,7 @@ class Acceptor:
     def _listen_again(self) -> None:
         self._listen()
         if self._out_of_turn and not self._is_closed:
-            # Now or never: what comes later is a matter of its own.
+            # At once, so that this permission does not serve a later connection.
             self._accept()
 
     def _pause(self, error: OSError) -> None:

@@ -38,11 +38,11 @@ def run_worker(settings: Settings, fd: int, board_fd: int | None = None) -> int:
     # Imported here: the parent, which imports this module, has no use for the application.
     from orchestrator.serve.application import serve_application
 
-    if not (told := sys.stdin.readline().strip()):
+    if not (number := sys.stdin.readline().strip()):
         # The appliance has stopped without needing this process.
         return 0
     _call_it(_WORKER)
-    return serve_application(settings, int(told), fd, board_fd)
+    return serve_application(settings, int(number), fd, board_fd)
 
 
 def _call_it(name: str) -> None:

@@ -21,7 +21,7 @@ from orchestrator.supervisor.state import progress_file
 logger = logging.getLogger(__name__)
 
 _STANDBY_AFTER_S = 3.0
-"""Between a start and that of the next process to stand by: the first is in more of a hurry."""
+"""Between a start and that of the next process to stand by: the worker gets the processor first."""
 _MOST_PAUSE_S = 60.0
 """Between starts of processes that do not stay."""
 _MEMORY = {"MALLOC_ARENA_MAX": "2"}
@@ -54,7 +54,7 @@ class WorkerProcesses:
             process = await self._start()
         assert process.stdin is not None
         with contextlib.suppress(ConnectionError):
-            # Where it has ended meanwhile, its end is its owner's news.
+            # If it has ended meanwhile, its `Worker` learns that from its exit code.
             process.stdin.write(b"%d\n" % number)
             await process.stdin.drain()
         process.stdin.close()

@@ -16,7 +16,7 @@ IsBusy = Callable[[], bool]
 
 _PROCESSES_EVERY_S = 0.1
 _GONE = ""
-_SUSPECT_FOR_S = {"Z": 0.1, "T": 0.2, _GONE: 0.5}
+_SUSPECT_FOR_S = {"Z": 0.3, "T": 0.3, _GONE: 0.5}
 """How long a process must be seen dead and not reaped, stopped, or gone, to be in trouble.
 
 A stub that is unloaded is reaped at once, and the log tells of the unload after it is gone; one

@@ -91,6 +91,8 @@ class Serving:
             "DATA_DIR": self.data_dir,
             "SERVER__PORT": self.port,
             "BOOTSTRAP__ADMIN_KEY": ADMIN_KEY,
+            # Where no worker is killed it would cost each server some seconds of a processor.
+            "SERVER__STANDBY": False,
             # The whole suite can be run on either transport.
             "TRITON__TRANSPORT": os.environ.get("TEST_TRANSPORT"),
         }

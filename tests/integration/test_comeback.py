@@ -117,7 +117,7 @@ class Alone:
             self._placements.of(name).replicas[0].admit()
 
     async def some_wait(self, count: int = 1) -> None:
-        while len(self.room) < count:  # noqa: ASYNC110  # nothing tells us of it
+        while self.room.count < count:  # noqa: ASYNC110  # nothing tells us of it
             await asyncio.sleep(0.01)
 
 
@@ -147,7 +147,7 @@ async def test_calls_made_while_the_engine_is_away_are_answered_when_it_is_back(
     assert completion.choices == right.choices
     assert await run.produced() == completion.usage
     assert await embedded == vectors
-    assert len(alone.room) == 0
+    assert alone.room.count == 0
 
 
 async def test_calls_without_a_token_begin_again_when_their_engine_dies(alone: Alone) -> None:
@@ -175,7 +175,7 @@ async def test_a_call_that_an_engine_dies_of_twice_fails(alone: Alone) -> None:
     await alone.go()
     with pytest.raises(ModelUnavailable):
         await answered
-    assert len(alone.room) == 0
+    assert alone.room.count == 0
     await alone.come()
 
 
@@ -186,6 +186,6 @@ async def test_a_call_that_is_left_waits_no_more_and_has_used_nothing(alone: Alo
     run.stop()
     assert run.has_ended
     assert await run.produced() == Usage(0, 0)
-    while len(alone.room):  # noqa: ASYNC110  # nothing tells us of it
+    while alone.room.count:  # noqa: ASYNC110  # nothing tells us of it
         await asyncio.sleep(0.01)
     await alone.come()

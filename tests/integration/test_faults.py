@@ -44,7 +44,8 @@ def scripted_appliance(
     scripted_repository: ScriptedRepository, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("faults_appliance")
-    yield from running(Serving(folder, scripted_repository.settings))
+    settings = scripted_repository.settings | {"SERVER__STANDBY": True}
+    yield from running(Serving(folder, settings))
 
 
 @pytest.fixture

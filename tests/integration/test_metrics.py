@@ -42,6 +42,12 @@ def workers(watched: Observed) -> set[str]:
 def test_one_scrape_counts_the_requests_of_all_workers(watched: Observed) -> None:
     asked = 24
     wait_until(lambda: len(workers(watched)) == WORKERS, 60, "all workers answer")
+
+    def are_ready() -> bool:
+        ready = total(scraped(watched.metrics_url), "orchestrator_model_ready", model=MODEL)
+        return ready == WORKERS
+
+    wait_until(are_ready, 60, "the model is ready in all workers")
     before = scraped(watched.metrics_url)
     ended = "orchestrator_generations_total"
     was = total(before, ended, model=MODEL)
@@ -168,21 +174,22 @@ class Load:
         )
         self._leave()
         if not self._killed:
-            self._killed = True
-            self._kill_the_engine()
+            self._killed = self._kill_the_engine()
 
     def _leave(self) -> None:
         """A reader that goes away after the first bytes."""
         with self._begun() as reply:
             next(reply.iter_content(64))
 
-    def _kill_the_engine(self) -> None:
-        """In the middle of an answer."""
+    def _kill_the_engine(self) -> bool:
+        """In the middle of an answer, unless that was quicker. Whether it has failed."""
+        server = self._watched.serving.server()
         with self._begun() as reply:
             next(reply.iter_content(64))
-            self._watched.serving.server().kill()
-            list(reply.iter_content(4096))
+            server.kill()
+            failed = b"model_unavailable" in b"".join(reply.iter_content(4096))
         wait_until(lambda: self._watched.chat(max_tokens=1).status_code == 200, 60, "it is back")
+        return failed
 
     def _begun(self) -> requests.Response:
         return requests.post(

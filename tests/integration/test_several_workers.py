@@ -34,6 +34,7 @@ def two_workers(
     with running_redis(tmp_path_factory.mktemp("redis")) as redis:
         settings = scripted_repository.settings | {
             "SERVER__WORKERS": 2,
+            "SERVER__STANDBY": True,
             "REDIS__URL": redis.url,
             "RESPONSES__LOST_AFTER_S": LOST_AFTER_S,
         }

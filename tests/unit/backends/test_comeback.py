@@ -55,9 +55,9 @@ def admit(placement: Placement) -> None:
 
 async def waiting(room: WaitingRoom, placement: Placement, owner: str = "") -> asyncio.Task[None]:
     """A call that waits by now."""
-    before = len(room)
+    before = room.count
     task = asyncio.create_task(Comeback(placement, room, owner).wait())
-    while len(room) == before and not task.done():  # noqa: ASYNC110  # nothing tells us of it
+    while room.count == before and not task.done():  # noqa: ASYNC110  # nothing tells us of it
         await asyncio.sleep(0)
     return task
 
@@ -67,11 +67,11 @@ async def test_a_call_waits_until_the_lost_model_is_admitted(placement: Placemen
     lose(placement)
     assert placement.awaited_s == WAIT_S
     calls = [await waiting(room, placement) for _ in range(2)]
-    assert len(room) == 2
+    assert room.count == 2
     assert placement.is_waited_for
     admit(placement)
     await asyncio.gather(*calls)
-    assert len(room) == 0
+    assert room.count == 0
     assert not placement.awaited_s
 
 
@@ -89,7 +89,7 @@ async def test_a_model_that_came_back_wrong_is_not_waited_for(placement: Placeme
     assert not placement.awaited_s
     with pytest.raises(ModelUnavailable):
         await call
-    assert len(room) == 0
+    assert room.count == 0
 
 
 async def test_an_outage_is_waited_out_for_so_long_and_no_longer(
@@ -124,7 +124,7 @@ async def test_a_tenant_may_have_half_of_those_that_wait(placement: Placement) -
     calls = [own[1], *others, await waiting(room, placement, "d")]
     admit(placement)
     await asyncio.gather(*calls)
-    assert len(room) == 0
+    assert room.count == 0
 
 
 async def test_a_call_that_met_an_outage_has_it_looked_at_and_waits_for_its_end(
