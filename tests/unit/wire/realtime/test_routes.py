@@ -137,7 +137,7 @@ async def test_an_unknown_parameter_is_refused_before_the_upgrade(service: Bench
     status, _, told = await refused(service.app, query=b"model=acme/chat&call_id=rtc_1")
     assert status == 400
     assert told["error"]["param"] == "call_id"
-    assert "there are api-version, deployment, model" in told["error"]["message"]
+    assert "there are api-version, client_version, deployment, model" in told["error"]["message"]
 
 
 async def test_plain_http_is_told_to_upgrade(service: Bench) -> None:
