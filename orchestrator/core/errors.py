@@ -6,7 +6,7 @@ paths and stack traces are logged by whoever translates them, never put here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from orchestrator.core.limits import LimitHit
@@ -140,6 +140,12 @@ class MethodNotAllowed(NotFound):
     """The route exists, the method does not."""
 
     status = 405
+    reason = "unknown_url"
+
+    def __init__(self, message: str, *, allowed: Sequence[str]) -> None:
+        """`allowed` are the methods that do. Source: RFC 9110 15.5.6."""
+        super().__init__(message)
+        self.headers = {"allow": ", ".join(allowed)}
 
 
 class Conflict(GatewayError):

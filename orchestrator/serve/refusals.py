@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from orchestrator.core.errors import HeadTooLarge, InvalidRequest, MethodNotAllowed, RequestTimeout
+from orchestrator.core.errors import (
+    GatewayError,
+    HeadTooLarge,
+    InvalidRequest,
+    MethodNotAllowed,
+    RequestTimeout,
+)
 from orchestrator.core.ids import new_id
 from orchestrator.serve.heads import Refused
 from orchestrator.settings import HostsSettings, ServerSettings
@@ -26,9 +33,19 @@ class _UnknownVersion(InvalidRequest):
     status = 505
 
 
-_KINDS = {
-    kind.status: kind
-    for kind in (HeadTooLarge, MethodNotAllowed, RequestTimeout, _UnknownCoding, _UnknownVersion)
+class _NoProxy(MethodNotAllowed):
+    """`CONNECT`, whose target is another server: there is nothing that it would allow."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, allowed=())
+
+
+_KINDS: Mapping[int, Callable[[str], GatewayError]] = {
+    HeadTooLarge.status: HeadTooLarge,
+    MethodNotAllowed.status: _NoProxy,
+    RequestTimeout.status: RequestTimeout,
+    _UnknownCoding.status: _UnknownCoding,
+    _UnknownVersion.status: _UnknownVersion,
 }
 
 

@@ -38,9 +38,6 @@ def options(exchange: Exchange, methods: Sequence[str]) -> Response:
 
 def not_allowed(method: str, path: str, methods: Sequence[str]) -> MethodNotAllowed:
     """The error where `path` has other `methods`."""
-    error = MethodNotAllowed(
-        f"`{method}` is not allowed on `{path}`; there are {', '.join(methods)}.",
-        reason="unknown_url",
-    )
-    error.headers = {"allow": ", ".join(methods)}
-    return error
+    told = ", ".join(methods)
+    message = f"`{method}` is not allowed on `{path}`; there are {told}."
+    return MethodNotAllowed(message, allowed=methods)

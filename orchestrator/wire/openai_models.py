@@ -19,7 +19,7 @@ from orchestrator.wire.gemini_replies import ListModelsResponse
 from orchestrator.wire.gemini_replies import ModelReply as GeminiModel
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openapi import ALWAYS, Operation, query_parameter
-from orchestrator.wire.queries import ANTHROPIC, AZURE, GOOGLE, Query
+from orchestrator.wire.queries import ANTHROPIC, GOOGLE, OPENAI, Query
 from orchestrator.wire.replies import ErrorReply, Model, ModelList
 
 
@@ -37,7 +37,7 @@ def model_object(entry: ModelEntry) -> dict[str, Any]:
 
 
 _TOLERATED: Mapping[Client | None, tuple[str, ...]] = {
-    None: AZURE,
+    None: OPENAI,
     "anthropic": ANTHROPIC,
     "google": GOOGLE,
 }

@@ -17,8 +17,8 @@ from orchestrator.core.moments import parse_moment
 if TYPE_CHECKING:
     from orchestrator.wire.http import Exchange
 
-AZURE = ("api-version", "deployment")
-"""Of the Azure clients in OpenAI's SDKs."""
+OPENAI = ("api-version", "client_version", "deployment")
+"""Of the Azure clients in OpenAI's SDKs; the second of Codex, when it lists models."""
 ANTHROPIC = ("beta",)
 """Of the beta half of Anthropic's SDKs, and so of Claude Code."""
 GOOGLE = ("$alt", "alt", "key", "$prettyPrint", "prettyPrint", "quotaUser")

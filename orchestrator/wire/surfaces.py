@@ -44,7 +44,7 @@ from orchestrator.wire.errors import GEMINI_PREFIXES, UnknownRoute, render_error
 from orchestrator.wire.http import Exchange, OnError, RawRoute, Route, exchange_of, internal_error
 from orchestrator.wire.intake import Intake, new_intake
 from orchestrator.wire.methods import methods_of, not_allowed, options
-from orchestrator.wire.queries import ANTHROPIC, AZURE, GOOGLE
+from orchestrator.wire.queries import ANTHROPIC, GOOGLE, OPENAI
 from orchestrator.wire.realtime import routes as realtime_routes
 from orchestrator.wire.sockets import RawSocketRoute, or_no_socket
 
@@ -53,11 +53,11 @@ _REALTIME = RealtimeSettings()
 _NO_ROUTES: Mapping[str, Sequence[Route]] = MappingProxyType({})
 _MOST_SHOWN_OF_PATH = 200
 _TOLERATED: Mapping[str, tuple[str, ...]] = {
-    "chat": AZURE,
-    "completions": AZURE,
-    "embeddings": AZURE,
-    "responses": AZURE,
-    "realtime": AZURE,
+    "chat": OPENAI,
+    "completions": OPENAI,
+    "embeddings": OPENAI,
+    "responses": OPENAI,
+    "realtime": OPENAI,
     "messages": ANTHROPIC,
     "gemini": GOOGLE,
 }

@@ -113,6 +113,7 @@ async def test_it_is_told_in_the_words_of_the_dialect(
         ("POST", "/v1/chat/completions?api-version=2024-10-21", {}),
         ("POST", "/v1/embeddings?api-version=preview", {}),
         ("GET", "/v1/models?api-version=preview", {}),
+        ("GET", "/v1/models?client_version=0.171.0", {}),
         ("GET", "/v1/responses/resp_1?include[]=reasoning.encrypted_content&stream=true", {}),
         ("GET", "/v1/responses/resp_1?stream=true&starting_after=3&include_obfuscation=false", {}),
         ("GET", "/v1/responses/resp_1/input_items?order=asc&limit=5&after=x&include[]=a", {}),

@@ -17,7 +17,7 @@ from .golden import check_json
 DENIED = "Key 'quickstart' lacks scope for model 'operayde/large-70b'."
 CASES: dict[str, GatewayError] = {
     "unknown route": UnknownRoute("There is nothing at `GET /nope`."),
-    "wrong method": errors.MethodNotAllowed("`GET` is not allowed.", reason="unknown_url"),
+    "wrong method": errors.MethodNotAllowed("`GET` is not allowed.", allowed=["POST", "OPTIONS"]),
     "body too large": errors.PayloadTooLarge("8 bytes at most; 9 were announced."),
     "head too large": errors.HeadTooLarge("65536 bytes at most."),
     "body too slow": errors.RequestTimeout("60 s at most.", retryable=True),

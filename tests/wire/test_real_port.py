@@ -184,6 +184,12 @@ async def test_a_stream_that_opens_in_silence_may_be_read_by_a_page(port: Port) 
     assert headers["access-control-allow-origin"] == PAGE
 
 
+async def test_a_target_that_is_another_server_allows_nothing(port: Port) -> None:
+    status, headers, _ = await port.ask("CONNECT", "elsewhere.test:443")
+    assert status == 405
+    assert headers["allow"] == ""
+
+
 async def test_options_about_the_server_has_a_reply(port: Port) -> None:
     status, headers, _ = await port.ask("OPTIONS", "*")
     assert status == 204

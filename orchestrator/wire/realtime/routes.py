@@ -10,7 +10,7 @@ from orchestrator.core.errors import InvalidRequest, Overloaded, RateLimited
 from orchestrator.wire.http import Exchange, Route
 from orchestrator.wire.openai_types import required_model
 from orchestrator.wire.openapi import INFERENCE, Operation, query_parameter
-from orchestrator.wire.queries import AZURE
+from orchestrator.wire.queries import OPENAI
 from orchestrator.wire.realtime.items import Dialect
 from orchestrator.wire.realtime.socket import Parts, Socket
 from orchestrator.wire.replies import ErrorReply
@@ -18,7 +18,7 @@ from orchestrator.wire.replies import ErrorReply
 __all__ = ["PARAMETERS", "PATH", "Parts", "routes", "session_handler"]
 
 PATH = "/realtime"
-PARAMETERS = ("model", *AZURE)
+PARAMETERS = ("model", *OPENAI)
 SUBPROTOCOL = "realtime"
 _BETA_SUBPROTOCOL = "openai-beta.realtime-v1"
 _BETA_HEADER = b"realtime=v1"

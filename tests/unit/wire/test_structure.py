@@ -50,6 +50,14 @@ def test_as_many_as_may_be_are_taken() -> None:
         check_structure(b"[" + b"[]," * MOST_THINGS + b"0]")
 
 
+@pytest.mark.parametrize("text", [b"a", b"{"], ids=["at a glance", "by what is outside texts"])
+def test_the_loop_has_its_turn_all_along(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr("orchestrator.wire.structure.time.sleep", rests.append)
+    check_structure(b'["' + text * MEGABYTES + b'"]')
+    assert len(rests) >= MEGABYTES // 2**18
+
+
 JSON = st.recursive(
     st.none() | st.integers() | st.text(st.sampled_from('a"\\{[,]}:é')),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(st.sampled_from('"\\,x')), inner),
@@ -66,6 +74,7 @@ def test_it_counts_what_is_there_wherever_it_looks_in_steps(
     things = _things(value)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(structure, "_WINDOW_BYTES", window)
+        patched.setattr(structure, "_COUNTED_BYTES", window)
         patched.setattr(structure, "MOST_THINGS", things)
         check_structure(body)
         if things:

@@ -130,6 +130,16 @@ async def test_a_refusal_says_what_a_chat_would_be_told(service: Bench) -> None:
     assert told["error"]["message"] == reply.json()["error"]["message"]
 
 
+async def test_an_unknown_parameter_is_refused_before_the_upgrade(service: Bench) -> None:
+    for query in (b"model=acme/chat&api-version=2025-04-01-preview", b"model=acme%2Fchat"):
+        async with connected(service.app, query=query):
+            pass
+    status, _, told = await refused(service.app, query=b"model=acme/chat&call_id=rtc_1")
+    assert status == 400
+    assert told["error"]["param"] == "call_id"
+    assert "there are api-version, client_version, deployment, model" in told["error"]["message"]
+
+
 async def test_plain_http_is_told_to_upgrade(service: Bench) -> None:
     sent = await call(service.app, path="/v1/realtime", method="GET")
     assert sent[0]["status"] == 400
