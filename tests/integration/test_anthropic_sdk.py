@@ -353,3 +353,38 @@ def test_a_limit_above_the_room_is_the_room(client: anthropic.Anthropic) -> None
         model=CHAT, messages=HELLO, max_tokens=32_000, stop_sequences=["e", " "], timeout=600
     )
     assert told.stop_reason in ("stop_sequence", "end_turn")
+
+
+def test_two_runs_of_claude_code_share_the_system_prompt_in_the_cache(
+    client: anthropic.Anthropic,
+) -> None:
+    tools: list[Any] = [WEATHER]
+
+    # As version 2.1.197 sends them: the billing header and the session are new in each run. With
+    # `--exclude-dynamic-system-prompt-sections` the folder is told by the user's turn.
+    def run(version: str, folder: str, question: str) -> dict[str, Any]:
+        billing = f"x-anthropic-billing-header: cc_version=2.1.197.{version}; cc_entrypoint=cli;"
+        reminder = f"<system-reminder>\nWorking directory: {folder}\n</system-reminder>"
+        texts = [billing, "You are an agent of two runs.", "You help with software. " * 120]
+        return {
+            "system": [{"type": "text", "text": text} for text in texts],
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": reminder}]},
+                {"role": "user", "content": [{"type": "text", "text": question}]},
+            ],
+            "metadata": {"user_id": f'{{"session_id":"{version}"}}'},
+        }
+
+    def read(**request: Any) -> int:
+        message = client.messages.create(model=CHAT, max_tokens=4, tools=tools, **request)
+        return message.usage.cache_read_input_tokens or 0
+
+    first = run("c88", "/home/ada/one", "What is in this folder?")
+    bare: list[MessageParam] = [{"role": "user", "content": "x"}]
+    whole = client.messages.count_tokens(
+        model=CHAT, system=first["system"], tools=tools, messages=bare
+    )
+    alone = client.messages.count_tokens(model=CHAT, messages=bare)
+    system_tokens = whole.input_tokens - alone.input_tokens
+    assert read(**first) < 0.1 * system_tokens
+    assert read(**run("c28", "/home/ada/two", "Say hello.")) >= 0.95 * system_tokens
