@@ -5,7 +5,7 @@ Anthropic's and Google's lists have the same path; their clients are known by th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, assert_never
 
 import orjson
@@ -48,6 +48,9 @@ _WRITTEN: Mapping[Client | None, Callable[[ModelEntry], dict[str, Any]]] = {
 }
 
 
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
 def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
     """The routes of this dialect."""
 
@@ -76,6 +79,10 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         written = _WRITTEN[exchange.client]
         await exchange.reply(orjson.dumps(written(gateway.model(principal, name))))
 
+    return _routes(list_all, retrieve)
+
+
+def _routes(list_all: Handler, retrieve: Handler) -> list[Route]:
     listed = Operation(
         reply=(ModelList, ListModelsResponse, AnthropicModelList),
         # Each for the clients that know it.
