@@ -161,6 +161,24 @@ def test_each_caller_behind_a_proxy_has_its_own_replies(behind: Serving, proxy: 
     assert callers(proxy, behind.key) == []
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/metrics", "//metrics", "/metrics/", "/%6Detrics", "//%6detrics//triton", "/metrics/triton"],
+)
+def test_a_proxy_hides_metrics_however_their_path_is_written(
+    behind: Serving, proxy: int, path: str
+) -> None:
+    replies = {}
+    for port in (behind.port, proxy):
+        with connected(port) as connection:
+            connection.request("GET", path, headers=bearer(behind.key))
+            reply = connection.getresponse()
+            replies[port] = reply.status, reply.getheader("x-request-id")
+            reply.read()
+    assert replies[behind.port][0] == 200
+    assert replies[proxy] == (404, None)
+
+
 def test_each_caller_has_its_own_replies(behind: Serving) -> None:
     assert callers(behind.port, behind.key) == []
 
