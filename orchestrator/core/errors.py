@@ -96,7 +96,8 @@ class Unauthenticated(GatewayError):
         self, message: str, *, reason: str | None = None, key_id: str = "", tenant_id: str = ""
     ) -> None:
         """`key_id` and its tenant where the key is known and no longer good: for the audit."""
-        super().__init__(message, reason=reason)
+        # Claude Code tries for minutes otherwise.
+        super().__init__(message, reason=reason, retryable=False)
         self.key_id = key_id
         self.tenant_id = tenant_id
 

@@ -172,6 +172,9 @@ def test_a_mistake_is_told_in_words_that_clients_show(
     reply = client.post(CHAT, json={"model": MODEL, "stream": stream, **members}, headers=headers)
     assert reply.status_code == status
     assert reply.json()["error"]["message"].startswith(told)
+    if status == 401:
+        # Or Claude Code tries ten times, for minutes, and shows nothing.
+        assert reply.headers["x-should-retry"] == "false"
 
 
 def test_a_prompt_that_is_too_long_is_told_as_each_agent_knows_it(client: httpx2.Client) -> None:
