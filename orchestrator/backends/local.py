@@ -318,7 +318,11 @@ def _too_long(
 ) -> ContextLengthExceeded:
     context = min(served.manifest.max_seq_len, served.model.context_tokens)
     return ContextLengthExceeded(
-        f"This model's context is {context} tokens: the prompt has at least {fewest}.", param=param
+        f"This model's maximum context length is {context} tokens: the prompt has at least"
+        f" {fewest}.",
+        param=param,
+        prompt_tokens=fewest,
+        most=_most_input(served),
     )
 
 
@@ -327,7 +331,7 @@ def _check_max_tokens(served: ServedModel, request: GenerationRequest) -> None:
     context = min(served.manifest.max_seq_len, served.model.context_tokens)
     if (request.max_tokens or 0) >= context:
         raise ContextLengthExceeded(
-            f"This model's context is {context} tokens, prompt included:"
+            f"This model's maximum context length is {context} tokens, prompt included:"
             f" {request.max_tokens} were asked for.",
             param="max_tokens",
         )
@@ -340,15 +344,15 @@ def _max_tokens(
     context = served.manifest.max_seq_len
     room = min(context, served.model.context_tokens) - prompt_tokens
     asked = f" and {request.max_tokens} were asked for" if request.max_tokens else ""
-    if (
-        room < 1
-        or prompt_tokens > served.manifest.max_input_len
-        or ((request.max_tokens or 0) > room and not clamps)
-    ):
+    too_long = room < 1 or prompt_tokens > served.manifest.max_input_len
+    if too_long or ((request.max_tokens or 0) > room and not clamps):
         raise ContextLengthExceeded(
-            f"This model's context is {min(context, served.model.context_tokens)} tokens:"
+            "This model's maximum context length is"
+            f" {min(context, served.model.context_tokens)} tokens:"
             f" the prompt has {prompt_tokens}{asked}.",
             param="messages" if room < 1 or not request.max_tokens else "max_tokens",
+            prompt_tokens=prompt_tokens if too_long else None,
+            most=_most_input(served),
         )
     return min(request.max_tokens or room, room)
 

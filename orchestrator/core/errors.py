@@ -51,10 +51,31 @@ class InvalidRequest(GatewayError):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Prompt and requested tokens do not fit the model's context. Agents match on the code."""
+    """Prompt and requested tokens do not fit the model's context.
+
+    Agents match on the code, or on the words of the provider that they were made for, and then
+    shorten the conversation.
+    """
 
     code = "context_length_exceeded"
     reason = "context_length_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retryable: bool | None = None,
+        prompt_tokens: int | None = None,
+        most: int | None = None,
+    ) -> None:
+        """`prompt_tokens` is given where the prompt alone is too long, with the `most` it may have.
+
+        The count is a lower bound where counting ended early.
+        """
+        super().__init__(message, param=param, retryable=retryable)
+        self.prompt_tokens = prompt_tokens
+        self.most = most
 
 
 class UnsupportedCoding(InvalidRequest):
@@ -87,7 +108,8 @@ class Unauthenticated(GatewayError):
         self, message: str, *, reason: str | None = None, key_id: str = "", tenant_id: str = ""
     ) -> None:
         """`key_id` and its tenant where the key is known and no longer good: for the audit."""
-        super().__init__(message, reason=reason)
+        # Claude Code tries for minutes otherwise.
+        super().__init__(message, reason=reason, retryable=False)
         self.key_id = key_id
         self.tenant_id = tenant_id
 

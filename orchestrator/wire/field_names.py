@@ -10,7 +10,7 @@ import copy
 import re
 from collections.abc import Mapping
 
-from orchestrator.core.errors import GatewayError, InvalidRequest
+from orchestrator.core.errors import ContextLengthExceeded, GatewayError, InvalidRequest
 
 _WORDS: Mapping[str, Mapping[str, str]] = {
     "completions": {"messages": "prompt"},
@@ -36,16 +36,32 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
     "realtime": {"messages": "conversation", "max_tokens": "max_output_tokens"},
 }
 """By the word for the dialect in a call's context; what is not here has the same name in both."""
+_TOO_LONG: Mapping[str, str] = {
+    "messages": "prompt is too long: {tokens} tokens > {most} maximum",
+    "gemini": "The input token count ({tokens}) exceeds the maximum number of tokens allowed"
+    " ({most}).",
+}
+"""As the providers say it: Claude Code reads the numbers, and other agents look for the words, to
+shorten the conversation.
+"""
 
 
 def in_words_of(dialect: str, error: GatewayError) -> GatewayError:
     """`error` with the dialect's own names of members; the same error where they are chat's."""
-    theirs = error.param
-    ours = _WORDS.get(dialect, {}).get(theirs or "")
-    if theirs is None or ours is None or not isinstance(error, InvalidRequest):
+    if not isinstance(error, InvalidRequest):
+        return error
+    theirs = error.param or ""
+    ours = _WORDS.get(dialect, {}).get(theirs)
+    message = error.message
+    if ours is not None:
+        message = re.sub(rf"`{re.escape(theirs)}(?=[`.\[])", lambda _: f"`{ours}", message)
+    if isinstance(error, ContextLengthExceeded) and error.prompt_tokens is not None:
+        words = _TOO_LONG.get(dialect)
+        if words is not None:
+            message = words.format(tokens=error.prompt_tokens, most=error.most)
+    if ours is None and message == error.message:
         return error
     told = copy.copy(error)
-    told.param = ours
-    told.message = re.sub(rf"`{re.escape(theirs)}(?=[`.\[])", lambda _: f"`{ours}", error.message)
-    told.args = (told.message,)
+    told.message, told.args = message, (message,)
+    told.param = ours or error.param
     return told

@@ -172,7 +172,7 @@ def test_a_model_added_by_hand_is_offered_and_answers(client: openai.OpenAI) -> 
 def test_what_is_served_is_the_version_that_was_rolled_back_to(client: openai.OpenAI) -> None:
     # Version 1 has room for 60 tokens, version 2 for 120.
     assert answer(client, length=50).choices
-    with pytest.raises(openai.BadRequestError, match="context is 60 tokens"):
+    with pytest.raises(openai.BadRequestError, match="context length is 60 tokens"):
         answer(client, length=100)
 
 

@@ -7,6 +7,7 @@ source: Open WebUI 0.12.4. Each does a round trip of a tool where it offers tool
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -157,7 +158,7 @@ MISTAKES: dict[str, tuple[dict[str, str], dict[str, Any], int, str]] = {
         {},
         {"messages": [{"role": "user", "content": f'@@{{"emit": "{"x" * 300_000}"}}@@'}]},
         400,
-        "This model's context is 200000 tokens: the prompt has at least 3000",
+        "This model's maximum context length is 200000 tokens: the prompt has at least 3000",
     ),
 }
 
@@ -171,3 +172,22 @@ def test_a_mistake_is_told_in_words_that_clients_show(
     reply = client.post(CHAT, json={"model": MODEL, "stream": stream, **members}, headers=headers)
     assert reply.status_code == status
     assert reply.json()["error"]["message"].startswith(told)
+    if status == 401:
+        # Or Claude Code tries ten times, for minutes, and shows nothing.
+        assert reply.headers["x-should-retry"] == "false"
+
+
+def test_a_prompt_that_is_too_long_is_told_as_each_agent_knows_it(client: httpx2.Client) -> None:
+    text = f'@@{{"emit": "{"x" * 300_000}"}}@@'
+    body = {"model": MODEL, "max_tokens": 9, "messages": [{"role": "user", "content": text}]}
+    reply = client.post("/v1/messages", json=body, headers={"anthropic-version": "2023-06-01"})
+    assert reply.status_code == 400
+    told = reply.json()["error"]["message"]
+    assert re.fullmatch(r"prompt is too long: 3000\d\d tokens > 199999 maximum", told)
+    reply = client.post(
+        f"/v1beta/models/{MODEL}:generateContent", json={"contents": {"parts": {"text": text}}}
+    )
+    assert reply.status_code == 400
+    assert (
+        "exceeds the maximum number of tokens allowed (199999)" in reply.json()["error"]["message"]
+    )

@@ -36,6 +36,29 @@ def test_an_index_stays_and_the_kind_of_error_too() -> None:
 
 
 @pytest.mark.parametrize(
+    ("dialect", "told", "param"),
+    [
+        ("chat", "This model's maximum context length is 64 tokens.", "messages"),
+        ("responses", "This model's maximum context length is 64 tokens.", "input"),
+        # Claude Code 2.1.197 reads both numbers out of it.
+        ("messages", "prompt is too long: 65 tokens > 63 maximum", "messages"),
+        (
+            "gemini",
+            "The input token count (65) exceeds the maximum number of tokens allowed (63).",
+            "contents",
+        ),
+    ],
+)
+def test_a_prompt_that_is_too_long_is_told_as_its_agents_know_it(
+    dialect: str, told: str, param: str
+) -> None:
+    text = "This model's maximum context length is 64 tokens."
+    long = ContextLengthExceeded(text, param="messages", prompt_tokens=65, most=63)
+    error = in_words_of(dialect, long)
+    assert (error.message, error.param, error.code) == (told, param, "context_length_exceeded")
+
+
+@pytest.mark.parametrize(
     "error",
     [InvalidRequest("Wrong."), InvalidRequest("No.", param="seed"), RateLimited("60 a minute.")],
 )
