@@ -25,7 +25,7 @@ from sqlmodel import Field, SQLModel
 
 from orchestrator.core.limits import Limits
 
-SCHEMA_REVISION = "20261130_3"
+SCHEMA_REVISION = "20261130_4"
 """The newest migration; an opened store must be at this one."""
 
 KeyScope = Literal["admin", "inference"]
@@ -248,26 +248,16 @@ class UsageEntry(SQLModel, table=True):
     )
 
 
-class UsageTotal(SQLModel, table=True):
-    """What the records of one tenant, key and model add up to in one hour or day.
+class UsageSums(SQLModel):
+    """What records of usage add up to in one span of time that begins at `at`, in milliseconds.
 
-    `at` is its beginning in milliseconds. In the spans `all_hour` and `all_day` are the sums of
-    all keys and models, whose names are empty there. Written with the records, and kept when they
+    Names are empty where the sum is of all of them. Written with the records, and kept when they
     go.
     """
 
-    __tablename__ = "usage_total"
-    __table_args__: Any = (
-        CheckConstraint("span IN ('hour', 'day', 'all_hour', 'all_day')", name="span"),
-        # Read in the order of its key.
-        {"sqlite_with_rowid": False},
-    )
-
     tenant_id: str = Field(primary_key=True, max_length=40)
     span: str = Field(primary_key=True, max_length=8)
-    at: int = Field(
-        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, nullable=False)
-    )
+    at: int = Field(sa_type=BigInteger, primary_key=True, sa_column_kwargs={"autoincrement": False})
     key_id: str = Field(primary_key=True, max_length=40)
     model: str = Field(primary_key=True, max_length=200)
     requests: int = Field(sa_type=BigInteger)
@@ -279,6 +269,30 @@ class UsageTotal(SQLModel, table=True):
     duration_ms: int = Field(sa_type=BigInteger)
     wasted_tokens: int = Field(
         default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": "0"}
+    )
+
+
+class UsageTotal(UsageSums, table=True):
+    """Sums of one tenant, key and model in one hour or day, and of all keys and models of it."""
+
+    __tablename__ = "usage_total"
+    __table_args__: Any = (
+        CheckConstraint("span IN ('hour', 'day', 'all_hour', 'all_day')", name="span"),
+        # Read in the order of its key.
+        {"sqlite_with_rowid": False},
+    )
+
+
+class UsageSummary(UsageSums, table=True):
+    """Sums of one tenant, key and model in a period of days, and of one model and all keys in one
+    hour or day.
+    """
+
+    __tablename__ = "usage_summary"
+    __table_args__: Any = (
+        CheckConstraint("span IN ('hour', 'day', 'period')", name="span"),
+        # Read in the order of its key.
+        {"sqlite_with_rowid": False},
     )
 
 

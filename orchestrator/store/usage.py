@@ -1,9 +1,10 @@
 """Queries about the books.
 
-A record is added together with its part of four sums: those of its tenant, key and model in its
-hour and in its day, and those of its tenant alone. What is asked for is read from days, then hours,
-and only at the edges of a stretch that does not begin or end with an hour from single records, so
-an answer costs as much as there are groups and not as many calls as there were.
+A record is added together with its part of seven sums: those of its tenant, key and model in its
+hour, day and period of days, those of its tenant and model in its hour and day, and those of its
+tenant alone. What is asked for is read from the longest spans that will do, and only at the edges
+of a stretch that does not begin or end with an hour from single records, so an answer costs as much
+as there are groups and not as many calls as there were.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from sqlalchemy import (
 )
 from sqlalchemy import select as select_columns
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from orchestrator.store.tables import UsageEntry, UsageTotal
-from orchestrator.store.usage_spans import DAY_MS, HOUR_MS, Piece, pieces
+from orchestrator.store.tables import UsageEntry, UsageSummary, UsageSums, UsageTotal
+from orchestrator.store.usage_runs import EVERYTHING, Run, go_together, run_of
+from orchestrator.store.usage_spans import DAY_MS, HOUR_MS, PERIOD_MS, Piece, Source, pieces
 
 Grouping = Literal["hour", "day", "key", "model"]
 GroupValue = str | int
@@ -115,8 +118,10 @@ async def add_all(session: AsyncSession, entries: Sequence[Mapping[str, Any]]) -
     else:
         returned = await connection.execute(statements.add, list(by_id.values()))
         added = [by_id[record_id] for record_id in returned.scalars()]
-    if sums := _sums_of(added):
-        await connection.execute(statements.count, sums)
+    totals, summaries = _sums_of(added)
+    if totals:
+        await connection.execute(statements.total, totals)
+        await connection.execute(statements.summarise, summaries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +134,8 @@ class _Statements:
 
     known: Select[Any] | None
     add: Any
-    count: Any
+    total: Any
+    summarise: Any
 
 
 @cache
@@ -148,14 +154,23 @@ def _statements(dialect: str) -> _Statements:
         record_id = col(UsageEntry.record_id)
         known = select_columns(record_id).where(record_id.in_(select_columns(ids.c.value)))
         add = new(UsageEntry)
-    count = new(UsageTotal)
-    counted = {name: getattr(UsageTotal, name) + count.excluded[name] for name in _COUNTED}
+    return _Statements(known, add, _counting(new, UsageTotal), _counting(new, UsageSummary))
+
+
+def _counting(new: Any, table: type[UsageSums]) -> Any:
+    """Adds rows to `table`, or their numbers to those of rows that are there."""
+    count = new(table)
+    counted = {name: getattr(table, name) + count.excluded[name] for name in _COUNTED}
     names = ["tenant_id", "span", "at", "key_id", "model"]
-    return _Statements(known, add, count.on_conflict_do_update(index_elements=names, set_=counted))
+    return count.on_conflict_do_update(index_elements=names, set_=counted)
 
 
-def _sums_of(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows to add to the sums, in the order of their keys: no two writers wait in a circle."""
+def _sums_of(
+    entries: Iterable[Mapping[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows to add to totals and to summaries, in the order of their keys: no two writers wait in a
+    circle.
+    """
     hours: dict[tuple[Any, ...], list[int]] = {}
     for entry in entries:
         at: int = entry["at"]
@@ -171,17 +186,25 @@ def _sums_of(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         so_far[5] += entry["cached_tokens"]
         so_far[6] += entry["duration_ms"]
         so_far[7] += entry["wasted_tokens"]
-    sums: dict[tuple[Any, ...], list[int]] = {}
+    totals: dict[tuple[Any, ...], list[int]] = {}
+    summaries: dict[tuple[Any, ...], list[int]] = {}
     for (tenant_id, hour, key_id, model), numbers in hours.items():
-        day = hour - hour % DAY_MS
-        for part in (
-            (tenant_id, "day", day, key_id, model),
-            (tenant_id, "hour", hour, key_id, model),
-            (tenant_id, "all_day", day, "", ""),
-            (tenant_id, "all_hour", hour, "", ""),
+        day, period = hour - hour % DAY_MS, hour - hour % PERIOD_MS
+        for sums, part in (
+            (totals, (tenant_id, "day", day, key_id, model)),
+            (totals, (tenant_id, "hour", hour, key_id, model)),
+            (totals, (tenant_id, "all_day", day, "", "")),
+            (totals, (tenant_id, "all_hour", hour, "", "")),
+            (summaries, (tenant_id, "period", period, key_id, model)),
+            (summaries, (tenant_id, "day", day, "", model)),
+            (summaries, (tenant_id, "hour", hour, "", model)),
         ):
             total = sums.setdefault(part, [0] * len(_COUNTED))
             sums[part] = [old + new for old, new in zip(total, numbers, strict=True)]
+    return _rows(totals), _rows(summaries)
+
+
+def _rows(sums: Mapping[tuple[Any, ...], list[int]]) -> list[dict[str, Any]]:
     names = ("tenant_id", "span", "at", "key_id", "model", *_COUNTED)
     return [dict(zip(names, (*part, *sums[part]), strict=True)) for part in sorted(sums)]
 
@@ -213,17 +236,85 @@ async def summed(
 
     `after` are the values of the group behind which to begin. Raises: RecordsGoneError.
     """
-    parts = pieces(which.start_at, which.end_at, by_hour="hour" in by)
+    parts = pieces(which.start_at, which.end_at, _longest(which, by))
     for piece in parts:
         if piece.source == "record":
             await _check_kept(session, which.tenant_id, piece)
     if not parts:
         return [] if by else [UsageSum({}, *[0] * len(_COUNTED))]
+    if limit is not None and not offset and _has_many_groups(which, by):
+        return await _summed_in_runs(session, which, by, parts, limit, after)
     query = _query(which, by, parts, after)
     if by:
         query = query.limit(limit).offset(offset)
+    return await _read(session, query, by)
+
+
+async def _read(
+    session: AsyncSession, query: Select[Any], by: Sequence[Grouping]
+) -> list[UsageSum]:
     rows = (await (await session.connection()).execute(query)).all()
     return [_sum(tuple(row), by) for row in rows]
+
+
+def _named(which: UsageFilter, by: Sequence[Grouping]) -> set[str]:
+    """Which of key and model a sum is of."""
+    asked = {name for name in ("key", "model") if name in by}
+    asked |= {"key"} if which.key_id is not None else set()
+    return asked | ({"model"} if which.model is not None else set())
+
+
+def _longest(which: UsageFilter, by: Sequence[Grouping]) -> Source:
+    """The longest sums that will do. Without keys those of days are few already."""
+    if "hour" in by:
+        return "hour"
+    return "period" if "key" in _named(which, by) and "day" not in by else "day"
+
+
+def _has_many_groups(which: UsageFilter, by: Sequence[Grouping]) -> bool:
+    """Whether there may be a group for each key of each hour or day of a tenant."""
+    is_of_keys = "key" in by and which.key_id is None
+    return is_of_keys and bool({"hour", "day"} & set(by)) and which.tenant_id is not None
+
+
+async def _summed_in_runs(
+    session: AsyncSession,
+    which: UsageFilter,
+    by: Sequence[Grouping],
+    parts: Sequence[Piece],
+    limit: int,
+    after: Sequence[GroupValue] | None,
+) -> list[UsageSum]:
+    """The same as one query, which would add up every group for one page of them.
+
+    The groups by the first names of `by` are few; those of one run are added up at a time. A group
+    has at least one request, so fewer requests than lines wanted are never enough.
+    """
+    last = next(number for number, name in enumerate(by) if name != "model")
+    lead = tuple(by[: last + 1])
+    start = None if after is None else after[: last + 1]
+    # Each of them has a line at least, but the first may have none behind `after`.
+    leads = await _read(
+        session,
+        _query(which, lead, _lead_parts(which, lead), start, behind=False).limit(limit + 1),
+        lead,
+    )
+    found: list[UsageSum] = []
+    enough = limit
+    while leads and len(found) < limit:
+        count, requests = 0, 0
+        while count < len(leads) and requests < enough and go_together(leads[0], leads[count]):
+            requests += leads[count].requests
+            count += 1
+        run, leads = run_of(leads[:count], lead[-1]), leads[count:]
+        query = _query(which, by, parts, after, run).limit(limit - len(found))
+        found += await _read(session, query, by)
+        enough *= 4
+    return found
+
+
+def _lead_parts(which: UsageFilter, lead: Sequence[Grouping]) -> list[Piece]:
+    return pieces(which.start_at, which.end_at, _longest(which, lead))
 
 
 async def _check_kept(session: AsyncSession, tenant_id: str | None, piece: Piece) -> None:
@@ -235,7 +326,9 @@ async def _check_kept(session: AsyncSession, tenant_id: str | None, piece: Piece
     for hour_at in range(first, piece.end_at, HOUR_MS):
         whole = UsageFilter(tenant_id, hour_at, hour_at + HOUR_MS)
         counts = [
-            _selected(whole, (), Piece(source, whole.start_at, whole.end_at)).with_only_columns(
+            _selected(
+                whole, (), Piece(source, hour_at, hour_at + HOUR_MS), EVERYTHING
+            ).with_only_columns(
                 func.count() if source == "record" else func.sum(col(UsageTotal.requests))
             )
             for source in ("record", "hour")
@@ -250,51 +343,92 @@ def _query(
     by: Sequence[Grouping],
     parts: Sequence[Piece],
     after: Sequence[GroupValue] | None,
+    run: Run = EVERYTHING,
+    *,
+    behind: bool = True,
 ) -> Select[Any]:
+    """`behind` leaves out the group `after` itself."""
     if len(parts) == 1:
         # By itself, so that the order of the table's key can be the order of the groups.
-        groups = [_group(name, parts[0]) for name in by]
-        query = _selected(which, by, parts[0])
+        groups = [_group(name, which, by, parts[0]) for name in by]
+        query = _selected(which, by, parts[0], run)
     else:
-        together = union_all(*[_selected(which, by, piece) for piece in parts]).subquery()
+        together = union_all(*[_selected(which, by, piece, run) for piece in parts]).subquery()
         groups = [together.c[name] for name in by]
         sums = [func.sum(together.c[name]).label(name) for name in _COUNTED]
         query = select_columns(*groups, *sums).group_by(*groups)
     if after is not None:
-        query = query.where(tuple_(*groups) > tuple_(*[literal(value) for value in after]))
+        place = tuple_(*[literal(value) for value in after])
+        query = query.where(tuple_(*groups) > place if behind else tuple_(*groups) >= place)
     return query.order_by(*groups)
 
 
-def _selected(which: UsageFilter, by: Sequence[Grouping], piece: Piece) -> Select[Any]:
-    """The sums of one piece, by group."""
-    groups = [_group(name, piece) for name in by]
+def _selected(which: UsageFilter, by: Sequence[Grouping], piece: Piece, run: Run) -> Select[Any]:
+    """The sums of one piece, by group, of what `run` leaves of it."""
+    groups = [_group(name, which, by, piece) for name in by]
     labelled = [group.label(name) for group, name in zip(groups, by, strict=True)]
-    query = select_columns(*labelled, *_counts(piece)).group_by(*groups)
-    table = _table(piece)
+    table = _table(which, by, piece)
+    query = select_columns(*labelled, *_counts(table)).group_by(*groups)
     conditions: list[ColumnElement[bool]] = []
     if which.tenant_id is not None:
         conditions.append(col(table.tenant_id) == which.tenant_id)
-    if piece.source != "record":
-        is_of_all = which.key_id is None and which.model is None and not {"key", "model"} & set(by)
-        span = f"all_{piece.source}" if is_of_all else piece.source
-        conditions.append(col(UsageTotal.span) == span)
-    if piece.start_at is not None:
-        conditions.append(col(table.at) >= piece.start_at)
-    if piece.end_at is not None:
-        conditions.append(col(table.at) < piece.end_at)
+    conditions += run.conditions(table)
     if which.key_id is not None:
         conditions.append(col(table.key_id) == which.key_id)
     if which.model is not None:
         conditions.append(col(table.model) == which.model)
+    if not issubclass(table, UsageEntry):
+        span = piece.source if _named(which, by) else f"all_{piece.source}"
+        conditions.append(col(table.span) == span)
+    start_at, end_at = run.within(piece)
+    is_of_few_keys = which.key_id is not None or run.first_key is not None
+    if table is UsageTotal and is_of_few_keys and which.tenant_id is not None:
+        conditions.append(_at_its_moments(which.tenant_id, f"all_{piece.source}", start_at, end_at))
+    else:
+        conditions += _within(table, start_at, end_at)
     return query.where(*conditions)
 
 
-def _table(piece: Piece) -> type[UsageEntry] | type[UsageTotal]:
-    return UsageEntry if piece.source == "record" else UsageTotal
+def _at_its_moments(
+    tenant_id: str, span: str, start_at: int | None, end_at: int | None
+) -> ColumnElement[bool]:
+    """What holds for all moments of a tenant.
+
+    The table's key begins with moments: looking into each that there is passes other keys over.
+    """
+    there = aliased(UsageTotal)
+    moments = select_columns(col(there.at)).where(
+        col(there.tenant_id) == tenant_id,
+        col(there.span) == span,
+        *_within(there, start_at, end_at),
+    )
+    return col(UsageTotal.at).in_(moments)
 
 
-def _group(name: Grouping, piece: Piece) -> ColumnElement[Any]:
-    table = _table(piece)
+def _within(table: Any, start_at: int | None, end_at: int | None) -> list[ColumnElement[bool]]:
+    """What holds for moments from `start_at` up to and without `end_at`."""
+    conditions: list[ColumnElement[bool]] = []
+    if start_at is not None:
+        conditions.append(col(table.at) >= start_at)
+    if end_at is not None:
+        conditions.append(col(table.at) < end_at)
+    return conditions
+
+
+def _table(
+    which: UsageFilter, by: Sequence[Grouping], piece: Piece
+) -> type[UsageEntry | UsageSums]:
+    if piece.source == "record":
+        return UsageEntry
+    if piece.source == "period" or _named(which, by) == {"model"}:
+        return UsageSummary
+    return UsageTotal
+
+
+def _group(
+    name: Grouping, which: UsageFilter, by: Sequence[Grouping], piece: Piece
+) -> ColumnElement[Any]:
+    table = _table(which, by, piece)
     columns: Mapping[str, Any] = {"key": col(table.key_id), "model": col(table.model)}
     at: Any = col(table.at)
     found: ColumnElement[Any]
@@ -309,9 +443,9 @@ def _group(name: Grouping, piece: Piece) -> ColumnElement[Any]:
     return found
 
 
-def _counts(piece: Piece) -> list[ColumnElement[Any]]:
-    if piece.source != "record":
-        return [func.sum(getattr(UsageTotal, name)).label(name) for name in _COUNTED]
+def _counts(table: type[UsageEntry | UsageSums]) -> list[Any]:
+    if not issubclass(table, UsageEntry):
+        return [func.sum(getattr(table, name)).label(name) for name in _COUNTED]
     outcome = col(UsageEntry.outcome)
     return [
         func.count().label("requests"),

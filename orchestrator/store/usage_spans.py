@@ -1,18 +1,20 @@
-"""A stretch of time cut into whole days, whole hours, and what is left at its edges."""
+"""A stretch of time cut into periods of days, days, hours, and what is left at its edges."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
+PERIOD_MS = 16 * DAY_MS
+"""A year has 23, and the edges of a stretch take 30 days at most."""
 
-Source = Literal["day", "hour", "record"]
-"""Where the numbers of a piece are read: sums of days, sums of hours, or single records."""
+Source = Literal["period", "day", "hour", "record"]
+"""Where the numbers of a piece are read: sums of so much time, or single records."""
 
-_LENGTHS: tuple[tuple[Source, int], ...] = (("day", DAY_MS), ("hour", HOUR_MS))
+_LENGTHS: Mapping[Source, int] = {"period": PERIOD_MS, "day": DAY_MS, "hour": HOUR_MS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,13 @@ class Piece:
     end_at: int | None
 
 
-def pieces(start_at: int | None, end_at: int | None, *, by_hour: bool = False) -> list[Piece]:
-    """The fewest pieces that cover the stretch exactly once; `by_hour` uses no sums of days."""
+def pieces(start_at: int | None, end_at: int | None, longest: Source) -> list[Piece]:
+    """The fewest pieces that cover the stretch exactly once, none of sums over `longest`."""
     if start_at is not None and end_at is not None and start_at >= end_at:
         return []
-    return _cut(start_at, end_at, _LENGTHS[1:] if by_hour else _LENGTHS)
+    sources = list(_LENGTHS)
+    lengths = [(source, _LENGTHS[source]) for source in sources[sources.index(longest) :]]
+    return _cut(start_at, end_at, lengths)
 
 
 def _cut(

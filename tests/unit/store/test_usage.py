@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import typing
 from collections import Counter
 
 import pytest
@@ -24,18 +26,18 @@ from orchestrator.store.usage_lines import (
     parse_groupings,
     parse_place,
 )
-from orchestrator.store.usage_spans import DAY_MS, HOUR_MS, pieces
+from orchestrator.store.usage_spans import DAY_MS, HOUR_MS, Source, pieces
 
 T0 = 1_700_006_400_000
 """A midnight."""
 
 
-def entries(count: int = 400) -> list[UsageEntry]:
+def entries(count: int = 400, days: int = 3) -> list[UsageEntry]:
     chance = random.Random(7)
     return [
         UsageEntry(
             record_id=f"use_{number}",
-            at=T0 + chance.randrange(3 * DAY_MS),
+            at=T0 + chance.randrange(days * DAY_MS),
             request_id=f"req_{number}",
             tenant_id=chance.choice(("ten_a", "ten_b")),
             key_id=chance.choice(("key_1", "key_2", "key_3")),
@@ -99,6 +101,55 @@ async def test_groups_add_up_exactly(each_database: Database, by: tuple[Grouping
     assert total.failed == sum(e.outcome == "failed" for e in written if e.tenant_id == "ten_a")
 
 
+EVERY_GROUPING: list[tuple[Grouping, ...]] = [
+    by
+    for count in range(1, 4)
+    for by in itertools.permutations(typing.get_args(Grouping), count)
+    if not {"hour", "day"} <= set(by)
+]
+
+
+@pytest.mark.parametrize(
+    "which",
+    [
+        UsageFilter("ten_a"),
+        UsageFilter("ten_a", T0 + 3 * DAY_MS + 5, T0 + 36 * DAY_MS + HOUR_MS),
+        UsageFilter("ten_a", key_id="key_2"),
+        UsageFilter("ten_a", T0 + 5, model="acme/chat"),
+        UsageFilter(None, None, T0 + 20 * DAY_MS),
+    ],
+)
+async def test_every_grouping_in_pages_of_every_size_is_what_the_records_say(
+    each_database: Database, which: UsageFilter
+) -> None:
+    """Forty days: periods, days and hours at the edges, and keys that begin and end within them."""
+    written = entries(500, days=40)
+    async with each_database.unit_of_work() as session:
+        await usage.add_all(session, [entry.model_dump() for entry in written])
+    counted = [entry for entry in written if _is_of(entry, which)]
+    async with each_database.reading() as session:
+        for by in EVERY_GROUPING:
+            expected: Counter[tuple[str | int, ...]] = Counter()
+            for entry in counted:
+                expected[tuple(key_of(entry, name) for name in by)] += entry.prompt_tokens
+            for size in (1, 7, 1000) if len(expected) < 50 else (97, 1000):
+                found, after = [], None
+                while page := await usage.summed(session, which, by, limit=size, after=after):
+                    found += [(tuple(one.group.values()), one.prompt_tokens) for one in page]
+                    after = found[-1][0]
+                assert found == sorted(expected.items()), (by, size)
+
+
+def _is_of(entry: UsageEntry, which: UsageFilter) -> bool:
+    return (
+        which.tenant_id in {None, entry.tenant_id}
+        and which.key_id in {None, entry.key_id}
+        and which.model in {None, entry.model}
+        and (which.start_at is None or which.start_at <= entry.at)
+        and (which.end_at is None or entry.at < which.end_at)
+    )
+
+
 async def test_filters_leave_out_what_does_not_match(each_database: Database) -> None:
     written = entries()
     async with each_database.unit_of_work() as session:
@@ -143,19 +194,22 @@ def test_groupings_are_words_with_commas() -> None:
 
 MOMENT = st.one_of(
     st.none(),
-    st.integers(0, 3 * DAY_MS),
-    st.integers(0, 72).map(lambda hours: hours * HOUR_MS),
+    st.integers(0, 40 * DAY_MS),
+    st.integers(0, 960).map(lambda hours: hours * HOUR_MS),
 )
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    start=MOMENT, end=MOMENT, by_hour=st.booleans(), moments=st.lists(st.integers(0, 3 * DAY_MS))
+    start=MOMENT,
+    end=MOMENT,
+    longest=st.sampled_from(("hour", "day", "period")),
+    moments=st.lists(st.integers(0, 40 * DAY_MS)),
 )
 def test_pieces_cover_a_stretch_exactly_once(
-    start: int | None, end: int | None, by_hour: bool, moments: list[int]
+    start: int | None, end: int | None, longest: Source, moments: list[int]
 ) -> None:
-    found = pieces(start, end, by_hour=by_hour)
+    found = pieces(start, end, longest)
     edges = [at for at in (start, end) if at is not None]
     for at in [*moments, *edges, *[edge - 1 for edge in edges]]:
         inside = (start is None or at >= start) and (end is None or at < end)
@@ -166,7 +220,8 @@ def test_pieces_cover_a_stretch_exactly_once(
             and (piece.end_at is None or at < piece.end_at)
         ]
         assert len(covering) == int(inside)
-    assert not by_hour or all(piece.source != "day" for piece in found)
+    longer = {"hour": {"day", "period"}, "day": {"period"}}.get(longest, set())
+    assert not longer & {piece.source for piece in found}
     # Single records are read of less than an hour at each edge, or of less than two in all.
     records = [piece for piece in found if piece.source == "record"]
     assert sum((one.end_at or 0) - (one.start_at or 0) for one in records) < 2 * HOUR_MS
@@ -246,7 +301,11 @@ async def test_upgrade_sums_what_is_recorded_already(each_settings: Settings) ->
     async with database.reading() as session:
         days = await usage.summed(session, UsageFilter(), ("day", "key"))
         hours = await usage.summed(session, UsageFilter(), ("hour",))
+        keys = await usage.summed(session, UsageFilter(), ("key", "model"))
+        models = await usage.summed(session, UsageFilter(), ("model", "day"))
     await database.close()
+    assert sum(one.prompt_tokens for one in keys) == sum(one.prompt_tokens for one in written)
+    assert sum(one.prompt_tokens for one in models) == sum(one.prompt_tokens for one in written)
     assert sum(one.requests for one in days) == sum(one.requests for one in hours) == 60
     assert sum(one.failed for one in days) == sum(one.outcome == "failed" for one in written)
     assert sum(one.prompt_tokens for one in hours) == sum(one.prompt_tokens for one in written)
@@ -271,3 +330,49 @@ async def test_a_place_is_read_with_the_groups_it_was_written_with(
     ):
         with pytest.raises(ValueError, match="is not where a page"):
             parse_place(told, by)  # type: ignore[arg-type]  # tuples of the four words
+
+
+async def test_a_page_costs_as_much_with_many_keys_as_with_few(database: Database) -> None:
+    """Counted in hundreds of instructions of SQLite's machine, which no load changes."""
+    pages: list[tuple[UsageFilter, tuple[Grouping, ...]]] = [
+        (UsageFilter("ten_a", key_id="key_03"), ("hour",)),
+        (UsageFilter("ten_a"), ("key", "hour")),
+        (UsageFilter("ten_a"), ("key", "model", "day")),
+        (UsageFilter("ten_a"), ("day", "model", "key")),
+        (UsageFilter("ten_a"), ("model", "hour")),
+    ]
+    few, many = [
+        [await _steps(database, which, by, first, last) for which, by in pages]
+        for first, last in ((0, 8), (8, 64))
+    ]
+    for (_, by), one, other in zip(pages, few, many, strict=True):
+        assert other < 2 * one, by
+
+
+async def _steps(
+    database: Database, which: UsageFilter, by: tuple[Grouping, ...], first: int, last: int
+) -> int:
+    """What a page of 20 lines costs when the keys up to `last` have a record in each hour."""
+    (like,) = entries(1)
+    async with database.unit_of_work() as session:
+        for number in range(first, last):
+            more = [
+                like.model_dump()
+                | {"record_id": f"use_{number}_{hour}", "at": T0 + hour * HOUR_MS}
+                | {"tenant_id": "ten_a", "key_id": f"key_{number:02}"}
+                for hour in range(240)
+            ]
+            await usage.add_all(session, more)
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    async with database.reading() as session:
+        raw = await (await session.connection()).get_raw_connection()
+        assert raw.driver_connection is not None
+        await raw.driver_connection.set_progress_handler(count, 100)
+        await usage.summed(session, which, by, limit=20)
+        await raw.driver_connection.set_progress_handler(None, 100)
+    return steps
