@@ -30,7 +30,7 @@ def run_bootstrap(
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
 
