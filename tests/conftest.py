@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+import build_engines.cpu  # noqa: F401  # keeps OpenVINO from reporting its use
 from orchestrator.settings import ENV_PREFIX
 from tests.postgresql import PostgresServer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping, Set
 from importlib import metadata
 from pathlib import Path
@@ -126,6 +127,8 @@ def replaced_type(directory: Path) -> str:
     if document["target"] != "cpu" or dtype != "bfloat16":
         return ""
     try:
+        # It would report its use to an analytics service: see build_engines/cpu/__init__.py.
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # this is "missing"
         # Imported where it is used: a CPU engine need not be installed, and it takes a moment.
         import openvino
 

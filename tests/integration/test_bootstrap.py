@@ -29,7 +29,7 @@ def run_bootstrap(
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
 
