@@ -172,9 +172,8 @@ class Exchange(Holder):
 
     def context(self, dialect: str) -> CallContext:
         """What the pipeline is to know of this call beside its content."""
-        client = self.scope.get("client")
-        client_ip = client[0] if client else None
-        return CallContext(self.request_id, dialect, client_ip, self.call_id, self._is_there)
+        here = self._is_there
+        return CallContext(self.request_id, dialect, self.client_ip, self.call_id, here)
 
     def _is_there(self) -> bool:
         return not self.left
