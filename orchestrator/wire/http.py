@@ -173,8 +173,8 @@ class Exchange(Holder):
     def context(self, dialect: str) -> CallContext:
         """What the pipeline is to know of this call beside its content."""
         self.dialect = dialect
-        client_ip = (self.scope.get("client") or (None,))[0]
-        return CallContext(self.request_id, dialect, client_ip, self.call_id, self._is_there)
+        here = self._is_there
+        return CallContext(self.request_id, dialect, self.client_ip, self.call_id, here)
 
     def _is_there(self) -> bool:
         return not self.left

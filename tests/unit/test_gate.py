@@ -19,7 +19,7 @@ from orchestrator.gate import Asked, Gate
 from orchestrator.policy import Decision, PolicyInput
 from orchestrator.routing import Router
 from orchestrator.triton.client import TritonClient, TritonEndpoint
-from tests.unit.gateway_parts import ScriptedBackend
+from tests.unit.pipeline import ScriptedBackend
 
 CHAT = Model("acme/chat", "chat", "generate", 64, EngineRecipe("-"), aliases=("alias",))
 ANYBODY = Principal("key_1", "app", "ten_1", admin=False, allowed_models=("*",))

@@ -1,4 +1,4 @@
-"""A gateway between doubles that write down what they are told."""
+"""A gateway around a scripted backend, a quota and books that write down what they are told."""
 
 from __future__ import annotations
 
