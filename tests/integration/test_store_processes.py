@@ -77,6 +77,10 @@ def _environment(settings: Settings) -> dict[str, str]:
     ours = {
         "ORCHESTRATOR_DATA_DIR": str(settings.data_dir),
         "ORCHESTRATOR_STORE__URL": settings.store.url,
+        # A busy machine may be slow.
+        "ORCHESTRATOR_STORE__BUSY_TIMEOUT_S": "60",
+        "ORCHESTRATOR_STORE__CONNECT_TIMEOUT_S": "60",
+        "ORCHESTRATOR_STORE__STATEMENT_TIMEOUT_S": "60",
     }
     return {**os.environ, **ours}
 
