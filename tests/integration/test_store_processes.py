@@ -87,6 +87,10 @@ def _environment(settings: Settings) -> dict[str, str]:
         **{f"ORCHESTRATOR_STORE__{name.upper()}": str(value) for name, value in PATIENCE.items()},
         "ORCHESTRATOR_DATA_DIR": str(settings.data_dir),
         "ORCHESTRATOR_STORE__URL": settings.store.url,
+        # A busy machine may be slow.
+        "ORCHESTRATOR_STORE__BUSY_TIMEOUT_S": "60",
+        "ORCHESTRATOR_STORE__CONNECT_TIMEOUT_S": "60",
+        "ORCHESTRATOR_STORE__STATEMENT_TIMEOUT_S": "60",
     }
     return {**os.environ, **ours}
 
