@@ -110,7 +110,7 @@ def test_folder_that_is_no_environment_is_not_overwritten(tmp_path: Path) -> Non
     assert kept.read_text(encoding="utf-8") == "dear friend"
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(520)
 def test_index_that_is_out_of_reach_fails_and_the_next_run_begins_anew(tmp_path: Path) -> None:
     nowhere = {"PYTHON": sys.executable, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
     for _ in range(2):

@@ -80,13 +80,20 @@ def test_a_stream_says_the_same_as_the_whole(client: genai.Client) -> None:
     whole = client.models.generate_content(model=CHAT, contents=HELLO, config=GREEDY)
     chunks = list(client.models.generate_content_stream(model=CHAT, contents=HELLO, config=GREEDY))
     assert "".join(chunk.text or "" for chunk in chunks) == whole.text
-    assert len(chunks) > 2
     assert all(chunk.usage_metadata for chunk in chunks)
     assert chunks[-1].usage_metadata is not None
     assert whole.usage_metadata is not None
     assert chunks[-1].usage_metadata.total_token_count == whole.usage_metadata.total_token_count
     assert chunks[-1].candidates is not None
     assert chunks[-1].candidates[0].finish_reason == types.FinishReason.STOP
+
+
+def test_a_stream_comes_in_pieces(client: genai.Client) -> None:
+    # Tokens that wait together leave together: on a busy machine a short answer is one piece.
+    config = types.GenerateContentConfig(temperature=1, seed=7, max_output_tokens=200)
+    story = "Tell me a long story."
+    chunks = list(client.models.generate_content_stream(model=CHAT, contents=story, config=config))
+    assert len(chunks) > 2
 
 
 @pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession")
