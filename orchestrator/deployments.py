@@ -27,7 +27,7 @@ from orchestrator.triton.probe import Probe
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5.0
-_HURRIED_S = 0.05
+_HURRIED_S = 0.2
 """Pause between two looks at a Triton that calls wait for."""
 _SELFTEST_TIMEOUT_S = 30.0
 _FIRST_TESTS_S = 10.0

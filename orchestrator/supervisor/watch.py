@@ -19,8 +19,8 @@ _GONE = ""
 _SUSPECT_FOR_S = {"Z": 0.3, "T": 0.3, _GONE: 0.5}
 """How long a process must be seen dead and not reaped, stopped, or gone, to be in trouble.
 
-A stub that is unloaded is reaped at once, and the log tells of the unload after it is gone; one
-that was killed stays until Triton ends.
+The log tells of an unload after its stub is gone, so that takes longest. A stub that was killed
+stays unreaped for some time.
 """
 _LOOK_EVERY_S = 0.5
 _BUSY_WEIGHT = 0.1
