@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from orchestrator.audit import AuditTrail
 from orchestrator.auth import Authenticator
+from orchestrator.backends.comeback import WaitingRoom
 from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.placement import Placements, open_placements
 from orchestrator.backends.prefix_salts import PrefixSalts
@@ -163,6 +164,9 @@ async def _start(
         first_token_timeout_s=settings.triton.first_token_timeout_s,
         threads=threads,
         clamps_max_tokens=settings.server.clamp_max_tokens,
+        waiting=WaitingRoom(
+            settings.triton.most_waiting if settings.triton.wait_for_model_s else 0
+        ),
     )
     most = settings.store.key_cache_keys
     gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry, most)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -26,6 +27,8 @@ from orchestrator.triton.probe import Probe
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5.0
+_HURRIED_S = 0.2
+"""Pause between two looks at a Triton that calls wait for."""
 _SELFTEST_TIMEOUT_S = 30.0
 _FIRST_TESTS_S = 10.0
 _SELFTEST_AGAIN_S = 30.0
@@ -68,8 +71,8 @@ class Deployment:
         return tuple(one.name for one in self.placement.replicas if not one.ready)
 
     def require_ready(self) -> ServedModel:
-        """What is served. Raises: ModelUnavailable."""
-        if self.served is None or not self.ready:
+        """What is served, or was a moment ago and is awaited. Raises: ModelUnavailable."""
+        if self.served is None or not (self.ready or self.placement.awaited_s):
             raise ModelUnavailable(
                 f"The model `{self.model.id}` is not loaded on this appliance.",
                 param="model",
@@ -120,6 +123,10 @@ class Deployments:
             for name in (deployment.model.id, *deployment.model.aliases)
         }
         self._watches: list[asyncio.Task[None]] = []
+        self._doubts = {server.name: asyncio.Event() for server in placements.servers}
+        for deployment in self._all:
+            for replica in deployment.placement.replicas:
+                replica.on_doubt = self._doubts[replica.name].set
 
     @property
     def all(self) -> tuple[Deployment, ...]:
@@ -242,10 +249,27 @@ class Deployments:
     async def _keep_watching(self, server: Server) -> None:
         """Of its own for each server: one that hangs must not keep the others waiting."""
         while True:
-            await asyncio.sleep(self._interval_s)
+            await self._pause(server)
             if server.name == DEFAULT:
                 self._tell_progress(server)
             await self._refresh_all(server)
+
+    async def _pause(self, server: Server) -> None:
+        """Until the next look at `server`, which comes soon where calls wait or may have to."""
+        doubt = self._doubts[server.name]
+        pause_s = self._interval_s
+        if any(
+            one.placement.is_waited_for or one.placement.awaited_s
+            for one in self._all
+            if any(replica.server is server for replica in one.placement.replicas)
+        ):
+            pause_s = min(_HURRIED_S, pause_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await doubt.wait()
+                # Calls that fail together cause one look.
+                await asyncio.sleep(_HURRIED_S)
+        doubt.clear()
 
     def _tell_progress(self, server: Server) -> None:
         """Lets the supervisor tell a busy engine, whose probe waits in a queue, from a hung one."""

@@ -78,6 +78,8 @@ class ServerSettings(_Group):
     """Of these, how many one address may have in one worker; 0 takes half of them."""
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that answer calls on the same port; more than one need Redis."""
+    standby: bool = True
+    """Whether one more process, with all imports done, waits to take the place of a dead one."""
     ping_after_s: Seconds = 15.0
     """After how long a silence a stream sends its status, if it has not, and a ping."""
     clamp_max_tokens: bool = False
@@ -154,6 +156,10 @@ class TritonSettings(TritonConnection):
     request_timeout_s: Seconds = 600.0
     """The longest that one generation may take."""
     first_token_timeout_s: Seconds = 120.0
+    wait_for_model_s: float = Field(default=30.0, ge=0)
+    """How long calls wait for a model that is lost, from then on, before they fail."""
+    most_waiting: int = Field(default=256, ge=0)
+    """Calls of one worker that may wait for a model; half of them of one tenant."""
     cancel_drain_s: Seconds = 5.0
     """How long a stopped generation may take to end before its call is cut."""
     progress_file: Path | None = None

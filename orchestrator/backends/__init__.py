@@ -38,7 +38,7 @@ class Prepared:
 
     `guide` is what the engine is to be held to, if anything; where `calls_first` is true, only an
     answer that is no tool call is. What is cached of the prompt serves those of the same
-    `cache_salt`.
+    `cache_salt`. Where it has to wait it counts as a call of `owner`.
     """
 
     served: ServedModel
@@ -48,6 +48,7 @@ class Prepared:
     guide: Guide | None = None
     calls_first: bool = False
     cache_salt: int = 0
+    owner: str = ""
 
     @property
     def prompt_tokens(self) -> int:
@@ -62,10 +63,11 @@ class Prepared:
 
 @value
 class PreparedEmbedding:
-    """Inputs in tokens, checked against the model's limits."""
+    """Inputs in tokens, checked against the model's limits. `owner` as of `Prepared`."""
 
     served: ServedModel
     rows: Sequence[Sequence[int]]
+    owner: str = ""
 
     @property
     def prompt_tokens(self) -> int:

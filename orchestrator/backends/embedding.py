@@ -8,6 +8,7 @@ from functools import partial
 from typing import cast
 
 from orchestrator.backends import Permit, PreparedEmbedding, ServedModel
+from orchestrator.backends.comeback import Comeback, WaitingRoom
 from orchestrator.backends.placement import Placements, Way
 from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest, ModelUnavailable
 from orchestrator.core.fair_threads import FairThreads
@@ -35,19 +36,40 @@ async def prepare(
         )
     rows = await _rows(_Texts(served, request.inputs, permit), owner, threads)
     _check(served, rows)
-    return PreparedEmbedding(served, rows)
+    return PreparedEmbedding(served, rows, owner)
 
 
 class Embedder:
     """Has batches embedded, each on a server that can."""
 
-    def __init__(self, placements: Placements, *, timeout_s: float) -> None:
-        """A batch may move from a failing server to another for `timeout_s`."""
+    def __init__(self, placements: Placements, *, timeout_s: float, waiting: WaitingRoom) -> None:
+        """A batch may move from a failing server to another for `timeout_s`.
+
+        Calls wait in `waiting` for a model that is being restarted.
+        """
         self._placements = placements
         self._timeout_s = timeout_s
+        self._waiting = waiting
 
     async def embed(self, prepared: PreparedEmbedding, request_id: str) -> Sequence[memoryview]:
-        """One float32 little-endian vector for each input, in their order. Raises: GatewayError."""
+        """One float32 little-endian vector for each input, in their order. Raises: GatewayError.
+
+        Where the engine dies, all batches are embedded once more when the model is back.
+        """
+        placement = self._placements.of(prepared.served.model.name)
+        comeback = Comeback(placement, self._waiting, prepared.owner)
+        if not comeback.is_served:
+            await comeback.wait()
+        comeback.begin()
+        try:
+            return await self._all(prepared, request_id)
+        except ModelUnavailable as error:
+            if not comeback.is_open_after(error):
+                raise
+            await comeback.wait(error)
+        return await self._all(prepared, f"{request_id}-again")
+
+    async def _all(self, prepared: PreparedEmbedding, request_id: str) -> Sequence[memoryview]:
         rows, size = prepared.rows, prepared.served.manifest.max_batch_size
         model = prepared.served.model.name
         if len(rows) <= size:

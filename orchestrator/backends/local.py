@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,27 +13,20 @@ from orchestrator.backends import (
     Permit,
     Prepared,
     PreparedEmbedding,
-    Run,
     ServedModel,
     embedding,
 )
 from orchestrator.backends.affinity import Blocks
 from orchestrator.backends.choice import Attempt, CallFirst, Choice
+from orchestrator.backends.comeback import Comeback, WaitingRoom
 from orchestrator.backends.embedding import Embedder
 from orchestrator.backends.guides import guide_for, may_call_instead
+from orchestrator.backends.local_run import LocalRun
 from orchestrator.backends.placed_stream import PlacedStream
 from orchestrator.backends.placement import Placement, Placements
 from orchestrator.backends.prefix_salts import PrefixSalts
 from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest
-from orchestrator.core.events import (
-    EngineTimings,
-    GenerationEvent,
-    GenerationFinished,
-    GenerationStarted,
-    Usage,
-)
 from orchestrator.core.fair_threads import LARGE_BYTES, FairThreads
-from orchestrator.core.ids import new_id
 from orchestrator.core.request import (
     ChatPrompt,
     EmbeddingRequest,
@@ -70,16 +62,20 @@ class LocalBackend:
         first_token_timeout_s: float,
         threads: FairThreads | None = None,
         clamps_max_tokens: bool = False,
+        waiting: WaitingRoom | None = None,
     ) -> None:
         """Long prompts are worked on in `threads`. With `clamps_max_tokens` every request is one
-        that `clamps`.
+        that `clamps`. Calls wait in `waiting` for a model that is being restarted.
         """
         self._placements = placements
         self._salts = salts
         self._clamps = clamps_max_tokens
         self._first_token_timeout_s = first_token_timeout_s
         self._threads = threads or FairThreads(1, most_running_bytes=LARGE_BYTES)
-        self._embedder = Embedder(placements, timeout_s=first_token_timeout_s)
+        self._waiting = waiting or WaitingRoom(0)
+        self._embedder = Embedder(
+            placements, timeout_s=first_token_timeout_s, waiting=self._waiting
+        )
 
     async def prepare(
         self,
@@ -109,11 +105,16 @@ class LocalBackend:
         max_tokens = _max_tokens(served, request, len(token_ids), clamps=clamps)
         calls_first = guide is not None and may_call_instead(request)
         salt = 0 if served.manifest.prefix_cache == "shared" else self._salts.of(owner, sharing)
-        return Prepared(served, request, token_ids, max_tokens, guide, calls_first, salt)
+        return Prepared(served, request, token_ids, max_tokens, guide, calls_first, salt, owner)
 
     def generate(self, prepared: Prepared, request_id: str) -> LocalRun:
-        """A generation that has been asked for, one Triton request for each choice."""
-        return LocalRun(prepared, self._start(prepared, request_id))
+        """A generation that has been asked for, one Triton request for each choice.
+
+        Where the model is being restarted, it begins when the model is back.
+        """
+        placement = self._placements.of(prepared.served.model.name)
+        start = partial(self._start, prepared, request_id)
+        return LocalRun(prepared, start, Comeback(placement, self._waiting, prepared.owner))
 
     async def tokens(
         self,
@@ -253,95 +254,6 @@ class _Rendering:
             return renderer.render(self.prompt, self.reasoning, self.owner, most)
         except PromptTooLongError as error:
             raise _too_long(self.served, error.fewest) from error
-
-
-class LocalRun(Run):
-    """One generation at work: a Triton stream for each of its choices."""
-
-    def __init__(self, prepared: Prepared, choices: Sequence[Choice]) -> None:
-        self._prepared = prepared
-        self._choices = choices
-        self._only = choices[0] if len(choices) == 1 else None
-        self._begun = False
-        self._produced: Usage | None = None
-        self.is_streamed = choices[0].is_streamed
-
-    def take(self) -> list[GenerationEvent]:
-        """See `EventSource.take`; the first come with the first token, the last with the end."""
-        if (only := self._only) is not None:
-            events, begun, over = only.take(), only.begun, only.over
-        else:
-            choices = self._choices
-            events = [event for one in choices if not one.over for event in one.take()]
-            begun = any(choice.begun for choice in choices)
-            over = all(choice.over for choice in choices)
-        if begun and not self._begun:
-            self._begun = True
-            events.insert(0, _started(self._prepared))
-        if over:
-            self.over = True
-            usage = self._usage(sum([choice.tokens for choice in self._choices]))
-            events.append(GenerationFinished(usage, self._timings()))
-        return events
-
-    def listen(self, on_news: Callable[[], None]) -> None:
-        """See `EventSource.listen`."""
-        for choice in self._choices:
-            choice.listen(on_news)
-
-    def stop(self) -> None:
-        """Ends the engine's side, if it has not ended."""
-        for choice in self._choices:
-            choice.stop()
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the engine's side is over."""
-        return all(choice.has_ended for choice in self._choices)
-
-    def so_far(self) -> Usage:
-        """What the engine has produced until now."""
-        if self._produced is not None:
-            return self._produced
-        usage = self._usage(sum([choice.produced_so_far for choice in self._choices]))
-        if self.has_ended:
-            # Asked for several times at the end, when nothing is added any more.
-            self._produced = usage
-        return usage
-
-    async def produced(self) -> Usage:
-        """What the engine has produced, told when all its streams have ended."""
-        for choice in self._choices:
-            if not choice.has_ended:
-                await choice.ended()
-        return self.so_far()
-
-    def _usage(self, completion_tokens: int) -> Usage:
-        """Cached is what no choice had to compute; the last prompt token is computed always."""
-        prompt_tokens = len(self._prepared.token_ids)
-        reused = reasoning = 0
-        for index, choice in enumerate(self._choices):
-            told = choice.metrics
-            blocks = told.reused_blocks if told is not None else 0
-            reused = min(reused, blocks) if index else blocks
-            reasoning += choice.reasoning_tokens
-        per_block = self._prepared.served.manifest.tokens_per_block
-        cached = min(reused * per_block, prompt_tokens - 1)
-        return Usage(prompt_tokens, completion_tokens, cached, reasoning)
-
-    def _timings(self) -> tuple[EngineTimings, ...]:
-        timings = [choice.timings for choice in self._choices]
-        told = [one for one in timings if one is not None]
-        return tuple(told) if len(told) == len(timings) else ()
-
-
-def _started(prepared: Prepared) -> GenerationStarted:
-    return GenerationStarted(
-        id=new_id("chatcmpl").replace("_", "-"),
-        model=prepared.request.model,
-        created_at=int(time.time()),
-        prompt_tokens=prepared.prompt_tokens,
-    )
 
 
 def _as_rendered(request: GenerationRequest, *, guided: bool) -> GenerationRequest:

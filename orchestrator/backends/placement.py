@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from orchestrator.backends.affinity import Affinity, Blocks, blocks_of, preference
 from orchestrator.catalogue import Catalogue
 from orchestrator.core.errors import ModelUnavailable, Overloaded
+from orchestrator.core.event_source import nobody
 from orchestrator.settings import Settings, TritonSettings
 from orchestrator.telemetry import current_call, names
 from orchestrator.triton.client import Timeouts, TritonClient
@@ -42,6 +43,8 @@ class Rules:
     most_s: float = 30.0
     margin: int = 4
     most_blocks: int = 65_536
+    wait_s: float = 0.0
+    """How long calls wait for a model that is lost; 0 lets none wait."""
 
 
 class Replica:
@@ -62,6 +65,11 @@ class Replica:
         """By `time.monotonic()`; in between a replica that failed its self-test stays out."""
         self.term = 0
         """Counts its admissions, so that an error of long ago does not eject it again."""
+        self.lost_at: float | None = None
+        """When it stopped being ready, by the clock; None while it is, or never was."""
+        self.on_admit: Callable[[], None] = nobody
+        self.on_doubt: Callable[[], None] = nobody
+        """Called to have it looked at soon."""
         self._rules = rules
         self._monotonic = monotonic
         self._failures = 0
@@ -89,14 +97,16 @@ class Replica:
 
     def admit(self) -> None:
         """It has been tried and gets requests from now on."""
-        self.ready, self.fault = True, ""
+        self.ready, self.fault, self.lost_at = True, "", None
         self.term += 1
         self._admitted_at = self._monotonic()
+        self.on_admit()
 
     def eject(self) -> None:
         """It gets no more requests, and is not tried for a while."""
         if self.ready:
             logger.info("model %s on triton `%s` is down", self.model, self.server.name)
+            self.lost_at = self._monotonic()
             # What stayed for longer than the longest pause begins anew.
             if self._rules is None or self._monotonic() - self._admitted_at > self._rules.most_s:
                 self._failures = 0
@@ -124,11 +134,61 @@ class Placement:
         self.replicas = tuple(Replica(model, server, own, monotonic) for server in servers)
         self._margin = rules.margin
         self._affinity = None if alone else Affinity(rules.most_blocks)
+        self._wait_s = rules.wait_s
+        self._monotonic = monotonic
+        self._waiters: set[asyncio.Future[None]] = set()
+        for replica in self.replicas:
+            replica.on_admit = self._tell_waiters
 
     @property
     def ready(self) -> bool:
         """Whether any replica gets requests."""
         return any(replica.ready for replica in self.replicas)
+
+    @property
+    def term(self) -> int:
+        """Counts the admissions of all its replicas."""
+        return sum(replica.term for replica in self.replicas)
+
+    @property
+    def awaited_s(self) -> float:
+        """How much longer calls wait for it to come back, in seconds; 0 where they do not.
+
+        They wait for a model that was served before, and that no self-test has found wrong since.
+        """
+        lost = [one.lost_at for one in self.replicas if one.lost_at is not None and not one.fault]
+        if self.ready or not lost:
+            return 0.0
+        return max(0.0, max(lost) + self._wait_s - self._monotonic())
+
+    @property
+    def may_be_awaited(self) -> bool:
+        """Whether calls wait for it when it is lost."""
+        return self._wait_s > 0
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a call waits for it at this moment."""
+        return bool(self._waiters)
+
+    async def admission(self, timeout_s: float) -> None:
+        """Returns when a replica is admitted, or after `timeout_s`."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await asyncio.wait([waiter], timeout=timeout_s)
+        finally:
+            self._waiters.discard(waiter)
+
+    def doubt(self) -> None:
+        """A call has met an outage that is not known yet: has all replicas looked at soon."""
+        for replica in self.replicas:
+            replica.on_doubt()
+
+    def _tell_waiters(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     @property
     def is_alone(self) -> bool:
@@ -284,6 +344,7 @@ def _rules(triton: TritonSettings) -> Rules:
         most_s=triton.eject_most_s,
         margin=triton.affinity_margin,
         most_blocks=triton.affinity_blocks,
+        wait_s=triton.wait_for_model_s,
     )
 
 

@@ -14,6 +14,14 @@ Probe = Callable[[], Awaitable[None]]
 IsBusy = Callable[[], bool]
 """Whether an engine has something to compute at this moment."""
 
+_PROCESSES_EVERY_S = 0.1
+_GONE = ""
+_SUSPECT_FOR_S = {"Z": 0.3, "T": 0.3, _GONE: 0.5}
+"""How long a process must be seen dead and not reaped, stopped, or gone, to be in trouble.
+
+The log tells of an unload after its stub is gone, so that takes longest. A stub that was killed
+stays unreaped for some time.
+"""
 _LOOK_EVERY_S = 0.5
 _BUSY_WEIGHT = 0.1
 _BUSY_LOOKS = 3
@@ -27,23 +35,27 @@ async def process_trouble(process: TritonProcess) -> str:
     Triton itself goes on as if nothing were wrong when a stub dies.
     """
     known = {member.pid for member in process.members()}
-    suspects: set[int] = set()
+    suspects: dict[tuple[int, str], float] = {}
     changes = process.model_changes
     while True:
-        await asyncio.sleep(_LOOK_EVERY_S)
+        await asyncio.sleep(_PROCESSES_EVERY_S)
         if process.model_changes != changes:
             # Triton is loading or unloading, stubs come and go.
             changes = process.model_changes
-            known, suspects = {member.pid for member in process.members()}, set()
+            known, suspects = {member.pid for member in process.members()}, {}
             continue
-        states = process.states()
-        # The end of the server itself is waited for elsewhere, where its exit code is known.
-        gone = {pid for pid in known if states.get(pid, "Z") == "Z"} - {process.pid}
-        stopped = {pid for pid in known if states.get(pid) == "T"}
-        # Twice in a row: the log line of an unload comes after the end of its stub.
-        for pid in suspects & (gone | stopped):
-            return f"its process {pid} {'was stopped' if pid in stopped else 'is gone'}"
-        suspects = gone | stopped
+        now, states = time.monotonic(), process.states()
+        troubled = {
+            (pid, state)
+            for pid in known
+            if (state := states.get(pid, _GONE)) in _SUSPECT_FOR_S
+            # The end of the server itself is waited for elsewhere, where its exit code is known.
+            and (state == "T" or pid != process.pid)
+        }
+        suspects = {one: suspects.get(one, now) for one in troubled}
+        for (pid, state), since in suspects.items():
+            if now - since >= _SUSPECT_FOR_S[state]:
+                return f"its process {pid} {'was stopped' if state == 'T' else 'is gone'}"
 
 
 async def silence(probe: Probe, *, interval_s: float, timeout_s: float, is_busy: IsBusy) -> str:

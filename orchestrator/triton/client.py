@@ -17,7 +17,7 @@ from typing import Literal
 
 from google.protobuf.message import Message
 
-from orchestrator.core.errors import GatewayError, Overloaded
+from orchestrator.core.errors import Overloaded
 from orchestrator.telemetry import engine_metadata
 from orchestrator.triton import encoding, errors
 from orchestrator.triton.contract import GenerateCall
@@ -243,24 +243,32 @@ class TritonClient:
         return str(service_pb2.ServerMetadataResponse.FromString(answer).version)
 
     async def model_ready(self, model: str) -> bool:
-        """Whether Triton has `model` loaded. False as well when Triton is out of reach."""
+        """Whether Triton has `model` loaded. False as well when Triton is out of reach.
+
+        That is asked many times a second of a Triton that is away, and so is not logged.
+        """
         request = service_pb2.ModelReadyRequest(name=model)
         try:
-            answer = await self._control("ModelReady", request)
-        except GatewayError:
+            answer = await self._unary("ModelReady", request)
+        except RpcFailed:
             return False
         return bool(service_pb2.ModelReadyResponse.FromString(answer).ready)
 
     async def _control(self, method: str, request: Message) -> bytes:
+        """The answer to a call that no request needs. Raises: GatewayError."""
         try:
-            return await self._transport.unary(
-                method,
-                request.SerializeToString(),
-                metadata=self._metadata,
-                timeout_s=self._timeouts.control_s,
-            )
+            return await self._unary(method, request)
         except RpcFailed as error:
             raise errors.from_status(error.status, model="-", request_id="control") from error
+
+    async def _unary(self, method: str, request: Message) -> bytes:
+        """Raises: RpcFailed."""
+        return await self._transport.unary(
+            method,
+            request.SerializeToString(),
+            metadata=self._metadata,
+            timeout_s=self._timeouts.control_s,
+        )
 
     def _stop(self, stream: TokenStream) -> None:
         """Ends `stream` on the engine's side; ours is free at once."""

@@ -55,7 +55,13 @@ def observed(folder: Path, **variables: str) -> Iterator[Observed]:
             patch.setenv(name, value)
         serving = Serving(
             folder / "appliance",
-            {"SERVER__WORKERS": WORKERS, "REDIS__URL": redis.url, "METRICS__PORT": 0},
+            {
+                "SERVER__WORKERS": WORKERS,
+                "REDIS__URL": redis.url,
+                "METRICS__PORT": 0,
+                # Errors of the engine are to be seen, not waited out.
+                "TRITON__WAIT_FOR_MODEL_S": 0,
+            },
         )
         try:
             for ready in running(serving):

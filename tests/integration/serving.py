@@ -81,6 +81,8 @@ class Serving:
             "DATA_DIR": self.data_dir,
             "SERVER__PORT": self.port,
             "BOOTSTRAP__ADMIN_KEY": ADMIN_KEY,
+            # Where no worker is killed it would cost each server some seconds of a processor.
+            "SERVER__STANDBY": False,
             # The whole suite can be run on either transport.
             "TRITON__TRANSPORT": os.environ.get("TEST_TRANSPORT"),
         }
@@ -152,11 +154,25 @@ class Serving:
 
     def worker(self) -> psutil.Process:
         """Its HTTP worker."""
-        return self._find(" worker ")
+        workers = self.workers()
+        assert workers, "there is no worker"
+        return workers[0]
 
     def workers(self) -> list[psutil.Process]:
-        """Its HTTP workers that live."""
-        return [process for process in self.processes() if " worker " in command_line(process)]
+        """Its HTTP workers that live and are at work."""
+        return self._named("op-worker")
+
+    def standby(self) -> list[psutil.Process]:
+        """The process that is to take the place of a worker, if it is there."""
+        return self._named("op-standby")
+
+    def _named(self, name: str) -> list[psutil.Process]:
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name() == name:
+                    found.append(process)
+        return found
 
     def _find(self, text: str) -> psutil.Process:
         for process in self.processes():

@@ -42,6 +42,12 @@ def workers(watched: Observed) -> set[str]:
 def test_one_scrape_counts_the_requests_of_all_workers(watched: Observed) -> None:
     asked = 24
     wait_until(lambda: len(workers(watched)) == WORKERS, 60, "all workers answer")
+
+    def are_ready() -> bool:
+        ready = total(scraped(watched.metrics_url), "orchestrator_model_ready", model=MODEL)
+        return ready == WORKERS
+
+    wait_until(are_ready, 60, "the model is ready in all workers")
     before = scraped(watched.metrics_url)
     ended = "orchestrator_generations_total"
     was = total(before, ended, model=MODEL)

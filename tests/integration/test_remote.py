@@ -16,6 +16,7 @@ from tests.integration.scripted.repository import ScriptedRepository, script, wr
 from tests.integration.serving import Serving, wait_until
 
 MODEL = "scripted/scripted"
+WAIT_FOR_MODEL_S = 5
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,8 @@ def triton(
 
 @pytest.fixture(scope="module")
 def serving(triton: RemoteTriton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    made = Serving(tmp_path_factory.mktemp("serving"), triton.settings)
+    values = triton.settings | {"TRITON__WAIT_FOR_MODEL_S": WAIT_FOR_MODEL_S}
+    made = Serving(tmp_path_factory.mktemp("serving"), values)
     try:
         yield made.wait_ready()
         assert made.stop() == 0, made.log
@@ -88,8 +90,9 @@ def test_a_hung_remote_fails_what_is_in_flight_and_serves_again_when_it_wakes(
                 f"{serving.base_url}/chat/completions",
                 headers={"authorization": f"Bearer {serving.key}"},
                 json={"model": MODEL, "messages": [{"role": "user", "content": "hi"}]},
-                timeout=20,
+                timeout=60,
             )
+            # It has waited for the model, until the bound.
             assert refused.status_code == 503
             assert refused.headers["retry-after"]
         finally:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.backends import NO_LIMITS, PreparedEmbedding, ServedModel
+from orchestrator.backends.comeback import WaitingRoom
 from orchestrator.backends.embedding import Embedder, prepare
 from orchestrator.backends.placement import Placements, Server
 from orchestrator.catalogue import EngineRecipe, Model
@@ -67,7 +68,7 @@ async def prepared_for(served: ServedModel, request: EmbeddingRequest) -> Prepar
 
 async def embedded(engine: Engine, served: ServedModel, *rows: Ids) -> list[Ids]:
     placements = Placements([Server("a", cast("TritonClient", engine))])
-    embedder = Embedder(placements, timeout_s=1)
+    embedder = Embedder(placements, timeout_s=1, waiting=WaitingRoom(0))
     vectors = await embedder.embed(PreparedEmbedding(served, rows), "r")
     return [tuple(vector) for vector in vectors]
 
