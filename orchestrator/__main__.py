@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     # Started by `serve` only, so it has no help line.
     worker = commands.add_parser("worker")
     worker.add_argument("--fd", type=int, required=True)
-    worker.add_argument("--number", type=int, default=0)
+    worker.add_argument("--board", type=int)
     worker.set_defaults(command=_worker)
 
     migrate = commands.add_parser("migrate", help="bring the store to the newest schema")
@@ -115,7 +115,7 @@ def _serve(settings: Settings, _parsed: argparse.Namespace) -> int:
 def _worker(settings: Settings, parsed: argparse.Namespace) -> int:
     from orchestrator.serve import run_worker
 
-    return run_worker(settings, parsed.fd, parsed.number)
+    return run_worker(settings, parsed.fd, parsed.board)
 
 
 def _migrate(settings: Settings, _parsed: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """Accepts connections of a listening socket, within the bounds of `Connections`.
 
 The event loop's own server accepts all that wait before any protocol is asked, and takes the last
-descriptors doing so; this one asks first.
+descriptors doing so; this one asks first. With several workers it also leaves connections to those
+that have fewer.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ from typing import Any
 
 import orjson
 
+from orchestrator.serve.board import Seat
 from orchestrator.serve.connections import Connections, Guarded, Place
 
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 8
 """Connections accepted before the loop does other work."""
+_OUT_OF_TURN = 2
+"""Connections accepted in place of a worker that had fewer and did not come for them."""
+_LEFT_FOR_S = 0.01
+"""How long such a worker has to accept it: several times as long as waking up takes."""
 _PAUSE_S = 0.2
 """How long none is accepted while the system has no descriptor or memory for one."""
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -59,8 +65,9 @@ class Acceptor:
         listener: socket.socket,
         connections: Connections,
         make_protocol: Callable[[], Guarded],
+        seat: Seat | None = None,
     ) -> None:
-        """`make_protocol` makes protocols of asyncio."""
+        """`make_protocol` makes protocols of asyncio. `seat` is this worker's among several."""
         listener.setblocking(False)
         self._listener = listener
         self._connections = connections
@@ -69,11 +76,19 @@ class Acceptor:
         self._connecting: set[asyncio.Task[None]] = set()
         self._again: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self._seat = seat
+        self._out_of_turn = 0
+        if seat is not None:
+            connections.on_change = seat.write
+            seat.write(len(connections))
         self._listen()
 
     def close(self) -> None:
         """Accepts no more. The listening socket stays open."""
         self._is_closed = True
+        if self._seat is not None:
+            self._connections.on_change = None
+            self._seat.leave()
         self._loop.remove_reader(self._listener.fileno())
         if self._again is not None:
             self._again.cancel()
@@ -89,9 +104,12 @@ class Acceptor:
 
     def _accept(self) -> None:
         for _ in range(_AT_ONCE):
+            if self._leaves_it():
+                return
             try:
                 sock, address = self._listener.accept()
             except (BlockingIOError, InterruptedError):
+                self._out_of_turn = 0
                 return
             except ConnectionAbortedError:
                 continue
@@ -104,14 +122,36 @@ class Acceptor:
             else:
                 self._connect(sock, place)
 
+    def _leaves_it(self) -> bool:
+        """Whether another worker has fewer connections, and a moment left to accept this one."""
+        if self._seat is None or not self._seat.is_ahead(len(self._connections)):
+            self._out_of_turn = 0
+            return False
+        if self._out_of_turn:
+            self._out_of_turn -= 1
+            return False
+        self._listen_later(_LEFT_FOR_S, out_of_turn=_OUT_OF_TURN)
+        return True
+
+    def _listen_later(self, delay_s: float, out_of_turn: int = 0) -> None:
+        """Leaves the listener alone for a moment; it stays readable, and would be all there is."""
+        self._out_of_turn = out_of_turn
+        self._loop.remove_reader(self._listener.fileno())
+        self._again = self._loop.call_later(delay_s, self._listen_again)
+
+    def _listen_again(self) -> None:
+        self._listen()
+        if self._out_of_turn and not self._is_closed:
+            # At once, so that this permission does not serve a later connection.
+            self._accept()
+
     def _pause(self, error: OSError) -> None:
-        """Stops for a moment: the listener stays readable, and the loop would do nothing else."""
+        """Stops for a moment, in which the system may find what it lacks."""
         if error.errno in _NO_ROOM:
             self._connections.out_of_descriptors()
         else:
             logger.error("connections cannot be accepted: %s", error)
-        self._loop.remove_reader(self._listener.fileno())
-        self._again = self._loop.call_later(_PAUSE_S, self._listen)
+        self._listen_later(_PAUSE_S)
 
     def _connect(self, sock: socket.socket, place: Place) -> None:
         task = self._loop.create_task(self._hand_over(sock, place))

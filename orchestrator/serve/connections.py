@@ -149,6 +149,8 @@ class Connections:
         self._told_at = float("-inf")
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self.on_change: Callable[[int], None] | None = None
+        """Called with how many are open when that changes, and once a second."""
         registry.observe(specs.CONNECTIONS, lambda: [((), float(len(self._all)))])
 
     def __len__(self) -> int:
@@ -180,6 +182,7 @@ class Connections:
         place = Place(self, peer, self._loop.time())
         self._all[place] = None
         self._by_peer.setdefault(peer, {})[place] = None
+        self._tell()
         return place
 
     def release(self, place: Place) -> None:
@@ -190,6 +193,7 @@ class Connections:
         del own[place]
         if not own:
             del self._by_peer[place.peer]
+        self._tell()
 
     def out_of_descriptors(self) -> None:
         """A connection could not be accepted for want of a descriptor: frees one, if it can."""
@@ -249,7 +253,12 @@ class Connections:
             stalled_since = place.since
         return 2 if stalled_since is not None and now - stalled_since >= _STALLED_S else _NEVER
 
+    def _tell(self) -> None:
+        if self.on_change is not None:
+            self.on_change(len(self._all))
+
     def _sweep(self) -> None:
+        self._tell()
         self._sweep_some(list(self._all), self._loop.time() + _SWEEP_S)
 
     def _sweep_some(self, places: list[Place], next_at: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 
 from orchestrator.serve.acceptor import Acceptor
+from orchestrator.serve.board import Seat
 from orchestrator.serve.connections import Connections, Guarded, Limits
 from orchestrator.serve.descriptors import most_connections
 from orchestrator.settings import ServerSettings
@@ -26,12 +27,17 @@ class GuardedServer(uvicorn.Server):
         registry: Registry | None = None,
         *,
         is_proxy: Callable[[str], bool] = lambda _: False,
+        seat: Seat | None = None,
     ) -> None:
-        """Counts in `registry`; `is_proxy` says whether an address is a trusted proxy's."""
+        """Counts in `registry`; `is_proxy` says whether an address is a trusted proxy's.
+
+        `seat` is this worker's among several that accept on the same sockets.
+        """
         super().__init__(config)
         self._settings = settings
         self._registry = registry
         self._is_proxy = is_proxy
+        self._seat = seat
         self.guard: Connections | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -42,7 +48,9 @@ class GuardedServer(uvicorn.Server):
         limits = Limits.of(self._settings, most)
         guard = self.guard = Connections(limits, self._registry, is_proxy=self._is_proxy)
         guard.start()
-        acceptors: list[Any] = [Acceptor(one, guard, self._protocol) for one in sockets or ()]
+        acceptors: list[Any] = [
+            Acceptor(one, guard, self._protocol, self._seat) for one in sockets or ()
+        ]
         self.servers += acceptors
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

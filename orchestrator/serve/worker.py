@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import math
-import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Mapping
-from functools import partial
-from typing import cast
+from pathlib import Path
 
-import uvicorn
-
-from orchestrator.settings import ENV_PREFIX, Settings
-from orchestrator.supervisor import Endpoint, parent_death
-from orchestrator.supervisor.state import progress_file, read_state
-from orchestrator.telemetry import configure_logging
+from orchestrator.serve.board import Board
+from orchestrator.serve.worker_processes import WorkerProcesses
+from orchestrator.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -27,77 +20,35 @@ _BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _STABLE_S = 60.0
 _KILL_AFTER_S = 10.0
 """Beyond the drain time, for closing what the application holds."""
-_TRITON_POLL_S = 0.02
-_MEMORY = {"MALLOC_ARENA_MAX": "2"}
-"""Threads that mostly wait need no heap each; an operator's own value goes before it."""
+_WORKER, _STANDBY = "op-worker", "op-standby"
+"""What the processes are called in lists of the kernel's."""
 
 
 class WorkerError(Exception):
     """The worker did not start; the message is one sentence for the operator."""
 
 
-def run_worker(settings: Settings, fd: int, number: int = 0) -> int:
+def run_worker(settings: Settings, fd: int, board_fd: int | None = None) -> int:
     """Serves the application on the inherited listening socket `fd` until SIGTERM.
 
-    `number` is its own among the workers of this appliance.
+    It begins when its number among the workers of this appliance comes on standard input.
+    `board_fd` is the memory of their `Board`, where there are several.
     """
+    _call_it(_STANDBY)
     # Imported here: the parent, which imports this module, has no use for the application.
-    from orchestrator.app import create_app
-    from orchestrator.serve.descriptors import raise_limit
-    from orchestrator.serve.http1 import BoundedHttp
-    from orchestrator.serve.peers import TrustedProxies
-    from orchestrator.serve.server import GuardedServer
-    from orchestrator.serve.websockets import DrainingWebSocket
+    from orchestrator.serve.application import serve_application
 
-    configure_logging(settings.logging)
-    raise_limit()
-    # uvicorn tells of every start and stop, which the parent does already.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    app = create_app(settings, number)
-    _wait_for_first_triton(settings)
-    proxies = TrustedProxies(settings.server.trusted_proxies)
-    http = partial(
-        BoundedHttp,
-        settings=settings.server,
-        proxies=proxies,
-        socket_paths=app.socket_paths,
-        hosts=settings.hosts,
-    )
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        # It is only called, to make one for each connection.
-        http=cast("type[asyncio.Protocol]", http),
-        ws=DrainingWebSocket,
-        ws_max_size=settings.realtime.most_message_bytes,
-        ws_ping_interval=settings.realtime.ping_s,
-        ws_ping_timeout=settings.realtime.ping_s,
-        # Deltas are small: it would cost memory and time for nothing.
-        ws_per_message_deflate=False,
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        # What proxies say is for `http`, which knows which of them are trusted.
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.server.drain_s),
-    )
-    server = GuardedServer(config, settings.server, app.registry, is_proxy=proxies.trusts)
-    server.run(sockets=[socket.socket(fileno=fd)])
-    return 0 if server.started else 1
+    if not (number := sys.stdin.readline().strip()):
+        # The appliance has stopped without needing this process.
+        return 0
+    _call_it(_WORKER)
+    return serve_application(settings, int(number), fd, board_fd)
 
 
-def _wait_for_first_triton(settings: Settings) -> None:
-    """Lets callers wait in the socket's queue while the first Triton starts, instead of failing.
-
-    The application's imports, which take most of its start, are done by then.
-    """
-    give_up_at = time.monotonic() + settings.triton.start_timeout_s
-    while time.monotonic() < give_up_at:
-        state = read_state(settings.data_dir)
-        if state is None or state.phase != "starting" or state.restarts:
-            return
-        time.sleep(_TRITON_POLL_S)
+def _call_it(name: str) -> None:
+    """Says in lists of processes what this one is."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name, encoding="ascii")
 
 
 class Worker:
@@ -106,14 +57,15 @@ class Worker:
     def __init__(
         self,
         settings: Settings,
-        listener: socket.socket,
-        endpoint: Endpoint | None,
+        processes: WorkerProcesses,
         number: int = 0,
+        board: Board | None = None,
     ) -> None:
+        """From when it ends until it accepts again it is not on `board`."""
         self._settings = settings
-        self._listener = listener
+        self._board = board
+        self._processes = processes
         self._number = number
-        self._env = _environment(settings, endpoint)
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._is_up = False
@@ -133,6 +85,8 @@ class Worker:
         while not self._stopping.is_set():
             began_at = time.monotonic()
             code = await self._live()
+            if self._board is not None:
+                self._board.leave(self._number)
             if self._stopping.is_set():
                 return
             if not self._is_up:
@@ -165,19 +119,7 @@ class Worker:
             _send(self._process, signal.SIGKILL)
 
     async def _live(self) -> int:
-        fd = self._listener.fileno()
-        self._process = await asyncio.create_subprocess_exec(
-            # When the parent dies, the worker drains and ends.
-            *(sys.executable, "-I", "-S", parent_death.__file__),
-            *(str(os.getpid()), str(int(signal.SIGTERM))),
-            *(sys.executable, "-m", "orchestrator", "worker", "--fd", str(fd)),
-            *("--number", str(self._number)),
-            pass_fds=(fd,),
-            env=self._env,
-            stdin=asyncio.subprocess.DEVNULL,
-            # A terminal's Ctrl-C is for the parent, who then asks us.
-            start_new_session=True,
-        )
+        self._process = await self._processes.take(self._number)
         if self._stopping.is_set():
             _send(self._process, signal.SIGTERM)
         return await self._process.wait()
@@ -192,20 +134,3 @@ class Worker:
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
     if process.returncode is None:
         process.send_signal(number)
-
-
-def _environment(settings: Settings, endpoint: Endpoint | None) -> Mapping[str, str]:
-    """Ours, with our own Triton as a remote one. What only the first start needs is left out."""
-    changes = {"BOOTSTRAP__ADMIN_KEY": "", "BOOTSTRAP__ADMIN_KEY_FILE": ""}
-    if endpoint is not None:
-        changes |= {
-            "TRITON__MODE": "remote",
-            "TRITON__URL": endpoint.url,
-            "TRITON__TOKEN": endpoint.token,
-            "TRITON__TLS": "false",
-            "TRITON__PROGRESS_FILE": str(progress_file(settings.data_dir)),
-        }
-    changed = {ENV_PREFIX + name: value for name, value in changes.items()}
-    # Settings ignore the case of variables, so both spellings would be there.
-    kept = {name: value for name, value in os.environ.items() if name.upper() not in changed}
-    return _MEMORY | kept | {name: value for name, value in changed.items() if value}

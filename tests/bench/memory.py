@@ -62,12 +62,15 @@ def _resident(serving: Serving) -> dict[str, float]:
     found: dict[str, float] = {}
     for process in serving.processes():
         line = command_line(process)
+        if process in serving.standby():
+            line = "standby"
         kind = next(
             (
                 name
                 for mark, name in (
                     ("bin/tritonserver", "triton"),
                     ("python_backend_stub", "stubs"),
+                    ("standby", "standby"),
                     (" worker ", "worker"),
                     (" serve", "parent"),
                 )
