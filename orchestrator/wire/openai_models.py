@@ -48,6 +48,20 @@ _WRITTEN: Mapping[Client | None, Callable[[ModelEntry], dict[str, Any]]] = {
 }
 
 
+_LISTED = Operation(
+    reply=(ModelList, ListModelsResponse, AnthropicModelList),
+    # Each for the clients that know it.
+    parameters=[
+        query_parameter(name) for name in (*anthropic_models.PARAMETERS, *gemini_models.PARAMETERS)
+    ],
+    errors=(400, *ALWAYS),
+    error=ErrorReply,
+)
+_ONE = Operation(
+    reply=(Model, GeminiModel, AnthropicModel), errors=(400, 404, *ALWAYS), error=ErrorReply
+)
+
+
 def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
     """The routes of this dialect."""
 
@@ -76,28 +90,15 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         written = _WRITTEN[exchange.client]
         await exchange.reply(orjson.dumps(written(gateway.model(principal, name))))
 
-    listed = Operation(
-        reply=(ModelList, ListModelsResponse, AnthropicModelList),
-        # Each for the clients that know it.
-        parameters=[
-            query_parameter(name)
-            for name in (*anthropic_models.PARAMETERS, *gemini_models.PARAMETERS)
-        ],
-        errors=(400, *ALWAYS),
-        error=ErrorReply,
-    )
-    one = Operation(
-        reply=(Model, GeminiModel, AnthropicModel), errors=(400, 404, *ALWAYS), error=ErrorReply
-    )
     return [
-        Route("GET", "/models", list_all, "list_models", "List models", listed, by_client=True),
+        Route("GET", "/models", list_all, "list_models", "List models", _LISTED, by_client=True),
         Route(
             "GET",
             "/models/{model:path}",
             retrieve,
             "retrieve_model",
             "Retrieve a model",
-            one,
+            _ONE,
             by_client=True,
         ),
     ]
