@@ -88,7 +88,7 @@ class Cycle(RequestResponseCycle):
         return super().send(message)
 
     def _of_1_0(self, message: Any) -> Any:
-        """What `message` is in HTTP/1.0, which knows no chunks and must be told to go on.
+        """What `message` is in HTTP/1.0, which has no chunks, and where keep-alive must be said.
 
         A body without a known length ends with the connection. Source: RFC 9112 6.3 and C.2.2.
         """

@@ -386,7 +386,7 @@ class BoundedHttp(HttpToolsProtocol):
             access_log=self.access_log,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            # HTTP/1.0 knows no 100, and must not have one. Source: RFC 9110 10.1.1.
+            # A reply in HTTP/1.0 must not be preceded by 100. Source: RFC 9110 10.1.1.
             expect_100_continue=self.expect_100_continue and version != "1.0",
             keep_alive=self.parser.should_keep_alive(),
             on_response=self.on_response_complete,

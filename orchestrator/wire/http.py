@@ -426,7 +426,7 @@ class RawRoute(APIRoute):
             del receive, send
             exchange = exchange_of(scope)
             if route.operation.public:
-                # Of the others, a caller without a good key hears of that first.
+                # On the others a missing or bad key is reported first.
                 exchange.check_query()
             await handler(exchange)
 

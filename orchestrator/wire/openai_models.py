@@ -5,7 +5,7 @@ Anthropic's and Google's lists have the same path; their clients are known by th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, assert_never
 
 import orjson
@@ -48,7 +48,18 @@ _WRITTEN: Mapping[Client | None, Callable[[ModelEntry], dict[str, Any]]] = {
 }
 
 
-Handler = Callable[[Exchange], Awaitable[None]]
+_LISTED = Operation(
+    reply=(ModelList, ListModelsResponse, AnthropicModelList),
+    # Each for the clients that know it.
+    parameters=[
+        query_parameter(name) for name in (*anthropic_models.PARAMETERS, *gemini_models.PARAMETERS)
+    ],
+    errors=(400, *ALWAYS),
+    error=ErrorReply,
+)
+_ONE = Operation(
+    reply=(Model, GeminiModel, AnthropicModel), errors=(400, 404, *ALWAYS), error=ErrorReply
+)
 
 
 def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
@@ -79,32 +90,15 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
         written = _WRITTEN[exchange.client]
         await exchange.reply(orjson.dumps(written(gateway.model(principal, name))))
 
-    return _routes(list_all, retrieve)
-
-
-def _routes(list_all: Handler, retrieve: Handler) -> list[Route]:
-    listed = Operation(
-        reply=(ModelList, ListModelsResponse, AnthropicModelList),
-        # Each for the clients that know it.
-        parameters=[
-            query_parameter(name)
-            for name in (*anthropic_models.PARAMETERS, *gemini_models.PARAMETERS)
-        ],
-        errors=(400, *ALWAYS),
-        error=ErrorReply,
-    )
-    one = Operation(
-        reply=(Model, GeminiModel, AnthropicModel), errors=(400, 404, *ALWAYS), error=ErrorReply
-    )
     return [
-        Route("GET", "/models", list_all, "list_models", "List models", listed, by_client=True),
+        Route("GET", "/models", list_all, "list_models", "List models", _LISTED, by_client=True),
         Route(
             "GET",
             "/models/{model:path}",
             retrieve,
             "retrieve_model",
             "Retrieve a model",
-            one,
+            _ONE,
             by_client=True,
         ),
     ]

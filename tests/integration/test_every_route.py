@@ -71,7 +71,7 @@ async def test_an_unknown_parameter_is_refused_on_every_route(application: Appli
     assert tried > 80
 
 
-async def test_a_bad_key_is_told_before_a_bad_parameter(application: Application) -> None:
+async def test_a_bad_key_is_reported_before_a_bad_parameter(application: Application) -> None:
     for path in ("/v1/models", "/v1/keys", "/v1/usage"):
         url = f"{path}?bogus=1"
         reply = await application.admin.client.get(url)
@@ -89,7 +89,7 @@ async def test_a_bad_key_is_told_before_a_bad_parameter(application: Application
         ("/v1beta/models?bogus=1", {}, "status"),
     ],
 )
-async def test_it_is_told_in_the_words_of_the_dialect(
+async def test_the_error_is_in_the_words_of_the_dialect(
     application: Application, path: str, headers: dict[str, str], member: str
 ) -> None:
     reply = (await application.ask("GET", path, **headers)).json()
@@ -146,7 +146,7 @@ async def test_a_parameter_of_another_client_is_refused_on_a_shared_path(
         assert ("after_id" in known, "pageSize" in known) == shown, reply.text
 
 
-async def test_every_path_tells_all_its_methods(application: Application) -> None:
+async def test_every_path_names_all_its_methods(application: Application) -> None:
     for path, methods in application.paths().items():
         reply = await application.admin.client.options(path)
         assert (reply.status_code, reply.content) == (204, b""), path

@@ -136,7 +136,7 @@ async def test_what_a_body_holds_is_counted_as_it_comes() -> None:
     caller = Counted(gzip.compress(TEXT))
     assert await caller.read(10**6) == TEXT
     assert caller.kept == len(TEXT)
-    # Small bodies are nobody's concern.
+    # A body is checked only when it turns out not to be small.
     assert 0 < caller.asked_at <= 65_536
 
 
