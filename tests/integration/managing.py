@@ -96,7 +96,7 @@ def box_settings(folder: Path, url: str = "", **store: Any) -> Settings:
     """Settings of a box. Triton is out of reach, and nothing here needs it."""
     return Settings(
         data_dir=folder / "data",
-        store=StoreSettings(url=url, **{"key_cache_s": CACHE_S, **store}),
+        store=StoreSettings(url=url, **{"key_cache_s": CACHE_S, "connect_timeout_s": 30, **store}),
         triton=TritonSettings(mode="remote", url=f"unix:{folder}/nowhere"),
     )
 

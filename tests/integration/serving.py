@@ -25,6 +25,7 @@ PATIENCE: dict[str, object] = {
     "REDIS__TIMEOUT_S": 3,
     "STORE__KEY_LOOKUP_TIMEOUT_S": 10,
     "STORE__BUSY_TIMEOUT_S": 30,
+    "STORE__CONNECT_TIMEOUT_S": 30,
 }
 """What is enough on a busy machine, where the product's own limits would refuse requests."""
 ADMIN_KEY = "op_live_0a1b_00112233445566778899aabbccddeeff"

@@ -62,7 +62,7 @@ def settings_in(folder: Path, url: str = "", **books: float | int) -> Settings:
     quick = {"commit_interval_s": 0.02, "sync_interval_s": 0.005, **books}
     return Settings(
         data_dir=folder / "data",
-        store=StoreSettings(url=url, busy_timeout_s=1.0),
+        store=StoreSettings(url=url, busy_timeout_s=1.0, connect_timeout_s=30),
         books=BooksSettings.model_validate(quick),
     )
 

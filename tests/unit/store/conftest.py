@@ -31,7 +31,7 @@ def _settings(folder: Path, url: str) -> Settings:
     return Settings(
         data_dir=folder / "data",
         security=SecuritySettings(pepper=SecretStr("a pepper for tests only")),
-        store=StoreSettings(url=url, busy_timeout_s=1.0),
+        store=StoreSettings(url=url, busy_timeout_s=1.0, connect_timeout_s=30),
     )
 
 

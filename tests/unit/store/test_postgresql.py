@@ -18,7 +18,10 @@ from tests.postgresql import PostgresServer, database_of
 
 
 def _settings(tmp_path: Path, url: str, **more: float) -> Settings:
-    return Settings(data_dir=tmp_path / "data", store=StoreSettings(url=url, **more))
+    return Settings(
+        data_dir=tmp_path / "data",
+        store=StoreSettings(url=url, **{"connect_timeout_s": 30, **more}),
+    )
 
 
 @pytest.fixture
