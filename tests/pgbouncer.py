@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.postgresql import PostgresServer, as_user, free_port, server_user
-from tests.programs import program
+from tests.programs import postgresql_programs, program
 
 _START_TIMEOUT_S = 60.0
 
@@ -56,6 +56,8 @@ class PgBouncer:
         shutil.rmtree(self._folder)
 
     def _answers(self) -> bool:
-        line = [program("psql"), "-X", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
+        # Not the first on the path: Debian's pgbouncer brings a wrapper of `psql` without one.
+        psql = str(postgresql_programs() / "psql")
+        line = [psql, "-X", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
         done = subprocess.run([*line, "-c", "SELECT 1"], check=False, capture_output=True)
         return done.returncode == 0

