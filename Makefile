@@ -20,7 +20,7 @@ source := orchestrator build_engines model_repository/backends docker tests
 # one. A shim for a Python that is not installed is there and fails, so each is tried.
 define environment
 @for python in "$(python)" $(PYTHON) python3.12 python3.11 python3 python python2; do \
-	if "$$python" -S -c "" >/dev/null 2>&1; then exec "$$python" -S build_engines/bootstrap.py $(1); fi; \
+	if "$$python" -S -c "" >/dev/null 2>&1; then exec "$$python" -S build_engines/host/bootstrap.py $(1); fi; \
 done; \
 echo "make: the appliance needs Python 3.11 or 3.12, found none; in Debian 12 and Ubuntu 24.04:" \
 	"sudo apt-get install --no-install-recommends" \

@@ -15,11 +15,11 @@ from types import FrameType
 from typing import NoReturn
 
 from build_engines.builder import Builder, BuildError, Result
-from build_engines.machine import this_machine
+from build_engines.host.machine import this_machine
 from build_engines.progress import Display
-from build_engines.repository import Repository
-from build_engines.target import TARGETS, default_target, load_target
-from orchestrator.catalogue import Catalogue, CatalogueError, Model, load_catalogue
+from build_engines.repository.versions import Repository
+from build_engines.targets.table import TARGETS, default_target, load_target
+from orchestrator.contract.catalogue import Catalogue, CatalogueError, Model, load_catalogue
 
 _ROOT = Path(__file__).resolve().parent.parent
 _REPOSITORY = _ROOT / "model_repository"

@@ -14,19 +14,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from build_engines import manifest, selftest
-from build_engines.checkpoint import TOKENIZER_FILES, Checkpoint, CheckpointError, open_checkpoint
-from build_engines.configuration import ConfigurationError, render_config
-from build_engines.families import check_served
-from build_engines.hub import locate
+from build_engines.checkpoint.families import check_served
+from build_engines.checkpoint.files import (
+    TOKENIZER_FILES,
+    Checkpoint,
+    CheckpointError,
+    open_checkpoint,
+)
+from build_engines.checkpoint.hub import locate
+from build_engines.checkpoint.tokens import check_end, special_tokens
+from build_engines.golden import selftest
+from build_engines.host.machine import Machine, this_machine
+from build_engines.host.program import ProgramError
 from build_engines.journal import Journal, Progress
-from build_engines.machine import Machine, this_machine
 from build_engines.plan import Plan, PlanError, check_host, size
-from build_engines.program import ProgramError
-from build_engines.repository import CONFIG_FILE, Repository, RepositoryError
-from build_engines.target import BuiltEngine, Target, Workplace
-from build_engines.tokens import check_end, special_tokens
-from orchestrator.catalogue import Model
+from build_engines.repository import manifest
+from build_engines.repository.configuration import ConfigurationError, render_config
+from build_engines.repository.versions import CONFIG_FILE, Repository, RepositoryError
+from build_engines.targets.target import BuiltEngine, Target, Workplace
+from orchestrator.contract.catalogue import Model
 
 Status = Literal["built", "up_to_date", "would_build", "rolled_back", "failed"]
 

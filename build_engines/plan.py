@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from build_engines.machine import Machine
-from build_engines.network import Network
-from orchestrator.catalogue import EngineRecipe, Model
+from build_engines.checkpoint.network import Network
+from build_engines.host.machine import Machine
+from build_engines.host.program import Command
+from orchestrator.contract.catalogue import EngineRecipe, Model
 
 GIB = 1 << 30
 
@@ -57,17 +57,6 @@ class GpuMemory:
     def total(self) -> int:
         """All of it."""
         return self.weights + self.cache + self.work
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One program of a build: what is said while it runs, and its argument list."""
-
-    stage: str
-    arguments: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return shlex.join(self.arguments)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
     parsed = _parser().parse_args(arguments)
     command: Command = parsed.command
-    from orchestrator.catalogue import CatalogueError
+    from orchestrator.contract.catalogue import CatalogueError
     from orchestrator.settings import SettingsError, load_settings
 
     try:

@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from orchestrator.audit import AuditTrail
-from orchestrator.auth import Authenticator
-from orchestrator.backends.comeback import WaitingRoom
-from orchestrator.backends.local import LocalBackend
-from orchestrator.backends.placement import Placements, open_placements
-from orchestrator.backends.prefix_salts import PrefixSalts
-from orchestrator.catalogue import Catalogue, load_catalogue
+from orchestrator.audit.denials import AuditTrail
+from orchestrator.backends.triton.backend import LocalBackend
+from orchestrator.backends.triton.comeback import WaitingRoom
+from orchestrator.backends.triton.placement import Placements, open_placements
+from orchestrator.backends.triton.prefix_salts import PrefixSalts
+from orchestrator.books.usage_records import StoredBooks
+from orchestrator.contract.catalogue import Catalogue, load_catalogue
 from orchestrator.core.fair_threads import FairThreads, trim_memory
-from orchestrator.deployments import Deployments
-from orchestrator.gateway import Gateway
-from orchestrator.gauges import observe
-from orchestrator.health import (
+from orchestrator.health.gauges import observe
+from orchestrator.health.readiness import (
     Readiness,
     books_look,
     limits_look,
@@ -31,35 +29,37 @@ from orchestrator.health import (
     store_look,
     triton_looks,
 )
-from orchestrator.keys import Keys
-from orchestrator.metering import StoredBooks
-from orchestrator.policy.admin import PolicyAdmin
+from orchestrator.http.intake import new_intake
+from orchestrator.http.routes import Route
+from orchestrator.keys.authenticator import Authenticator
+from orchestrator.keys.secret import load_pepper, load_previous_peppers
+from orchestrator.keys.service import Keys
+from orchestrator.models.hosted import Deployments
+from orchestrator.pipeline.gateway import Gateway
+from orchestrator.pipeline.routing import Router
 from orchestrator.policy.engine import RegoPolicies
+from orchestrator.policy.service import PolicyAdmin
 from orchestrator.policy.start import new_candidates, new_evaluators, start_policies
 from orchestrator.quota.limiter import Limiter
 from orchestrator.quota.memory import MemoryCounters
 from orchestrator.quota.token_journal import TokenJournal
 from orchestrator.rego.pool import Evaluators
-from orchestrator.responses import Responses
 from orchestrator.responses.runs import Runs
-from orchestrator.routing import Router
+from orchestrator.responses.service import Responses
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
-from orchestrator.store.key_secret import load_pepper, load_previous_peppers
 from orchestrator.supervisor.state import faults_file
 from orchestrator.supervisor.triton_metrics import triton_metrics
 from orchestrator.telemetry.process import Telemetry
 from orchestrator.triton.endpoint import connections
 from orchestrator.wire import surfaces
-from orchestrator.wire.audit import routes as audit_routes
-from orchestrator.wire.denials import audited
-from orchestrator.wire.http import Route
-from orchestrator.wire.intake import new_intake
-from orchestrator.wire.keys import routes as key_routes
-from orchestrator.wire.metrics import routes as metrics_routes
-from orchestrator.wire.openai_responses import routes as response_routes
-from orchestrator.wire.policies import routes as policy_routes
-from orchestrator.wire.usage import routes as usage_routes
+from orchestrator.wire.management.audit import routes as audit_routes
+from orchestrator.wire.management.denials import audited
+from orchestrator.wire.management.keys import routes as key_routes
+from orchestrator.wire.management.metrics import routes as metrics_routes
+from orchestrator.wire.management.policies import routes as policy_routes
+from orchestrator.wire.management.usage import routes as usage_routes
+from orchestrator.wire.openai.responses.routes import routes as response_routes
 
 if TYPE_CHECKING:
     from orchestrator.quota.shared import SharedCounters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from orchestrator.backends import Run
+from orchestrator.backends.protocol import Run
 from orchestrator.core.events import GenerationEvent, PartDelta, Usage
 
 

@@ -15,9 +15,11 @@ import openvino.opset15 as ops
 # The only public way to the paged form; nothing else of the package is imported from there.
 from openvino._offline_transformations import paged_attention_transformation
 
-from build_engines.cpu.decoder import FINAL_NORM
 from build_engines.cpu.precision import Precision
 from orchestrator import cgroup
+
+FINAL_NORM = "final_norm"
+"""The name that the graph builder gives the last norm, whose output is the hidden state."""
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]

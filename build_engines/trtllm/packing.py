@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from build_engines.pooling import Pooling
+from build_engines.checkpoint.pooling import Pooling
 from build_engines.serving.texts import Text
 
 #: What torch.nn.functional.normalize divides by at least.

@@ -13,13 +13,13 @@ from orchestrator.cli.stores import existing
 _MAX_REASON = 500
 
 if TYPE_CHECKING:
+    from orchestrator.audit.log import Head
     from orchestrator.settings import Settings
-    from orchestrator.store.audit_log import Head
 
 
 def head(text: str) -> Head:
     """A head noted earlier. Raises: ArgumentTypeError."""
-    from orchestrator.store.audit_anchor import parse_head
+    from orchestrator.audit.anchor import parse_head
 
     try:
         return parse_head(text)
@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentPar
 
 async def verify(settings: Settings, parsed: argparse.Namespace) -> int:
     """Checks the whole chain; 1 when it is not whole. Raises: StoreError, SettingsError."""
-    from orchestrator.store import audit_log
-    from orchestrator.store.audit_anchor import format_head, read_anchor
+    from orchestrator.audit import log as audit_log
+    from orchestrator.audit.anchor import format_head, read_anchor
 
     noted = read_anchor(settings.data_dir)
     known = [*parsed.head, *([noted] if noted is not None else [])]
@@ -101,9 +101,9 @@ async def accept(settings: Settings, parsed: argparse.Namespace) -> int:
     The act and its reason become a line of the chain. A chain with a fault inside is refused: 1.
     Raises: StoreError, SettingsError.
     """
+    from orchestrator.audit import log as audit_log
+    from orchestrator.audit.anchor import format_head, read_anchor, write_anchor
     from orchestrator.cli.stores import fail, opened
-    from orchestrator.store import audit_log
-    from orchestrator.store.audit_anchor import format_head, read_anchor, write_anchor
 
     noted = read_anchor(settings.data_dir)
     async with opened(settings) as database:
@@ -137,7 +137,7 @@ async def accept(settings: Settings, parsed: argparse.Namespace) -> int:
 
 async def export(settings: Settings) -> int:
     """Writes every line of every tenant. Raises: StoreError, SettingsError."""
-    from orchestrator.store import audit_log
+    from orchestrator.audit import log as audit_log
 
     database = existing(settings)
     try:

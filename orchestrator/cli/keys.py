@@ -23,8 +23,8 @@ from orchestrator.cli.output import time_text, write_json, write_table
 from orchestrator.cli.stores import ensured_tenant, fail, opened
 
 if TYPE_CHECKING:
-    from orchestrator.core.acts import By
-    from orchestrator.keys import Keys
+    from orchestrator.core.actor import By
+    from orchestrator.keys.service import Keys
     from orchestrator.keys.values import KeyView
     from orchestrator.settings import Settings
     from orchestrator.store.database import Database
@@ -119,8 +119,8 @@ def _run(work: _Work) -> Callable[[Settings, argparse.Namespace], int]:
 
     async def run(settings: Settings, parsed: argparse.Namespace) -> int:
         from orchestrator.core.errors import GatewayError, NotFound
-        from orchestrator.keys import Keys
-        from orchestrator.store.key_secret import load_pepper
+        from orchestrator.keys.secret import load_pepper
+        from orchestrator.keys.service import Keys
 
         async with opened(settings) as database:
             try:
@@ -138,8 +138,8 @@ async def _create(
 ) -> int:
     """Makes a key. Its secret is shown here and never again."""
     from orchestrator.core.limits import Limits
+    from orchestrator.keys import tenants
     from orchestrator.keys.values import Wanted
-    from orchestrator.store import tenants
 
     models = parsed.models or ("*",)
     _note_unknown_models(settings, models)
@@ -176,8 +176,8 @@ async def _list(
 ) -> int:
     """Lists the keys of one tenant, or of all."""
     del settings
-    from orchestrator.store import tenants
-    from orchestrator.store.keys import KeyFilter
+    from orchestrator.keys import tenants
+    from orchestrator.keys.queries import KeyFilter
 
     async with database.reading() as session:
         names = {tenant.id: tenant.name for tenant in await tenants.listed(session)}
@@ -313,15 +313,15 @@ def _write_members(view: KeyView) -> None:
 
 
 def _by() -> By:
-    from orchestrator.core.acts import By
-    from orchestrator.store.audit_log import cli_actor
+    from orchestrator.audit.log import cli_actor
+    from orchestrator.core.actor import By
 
     return By(cli_actor())
 
 
 def _note_unknown_models(settings: Settings, names: tuple[str, ...]) -> None:
     """A name that the catalogue lacks is allowed, a later one may have it, but may be a slip."""
-    from orchestrator.catalogue import CatalogueError, load_catalogue
+    from orchestrator.contract.catalogue import CatalogueError, load_catalogue
 
     try:
         catalogue = load_catalogue(settings.catalogue)

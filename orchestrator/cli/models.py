@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.catalogue import Model, load_catalogue
 from orchestrator.cli.output import write_json, write_table
+from orchestrator.contract.catalogue import Model, load_catalogue
 
 if TYPE_CHECKING:
     from orchestrator.settings import Settings

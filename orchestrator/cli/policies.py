@@ -16,9 +16,9 @@ from orchestrator.cli.output import time_text, write_json, write_table
 from orchestrator.cli.stores import fail, opened
 
 if TYPE_CHECKING:
-    from orchestrator.core.acts import By
-    from orchestrator.policy.admin import PolicyAdmin
-    from orchestrator.policy.inputs import PolicyVersion
+    from orchestrator.core.actor import By
+    from orchestrator.policy.question import PolicyVersion
+    from orchestrator.policy.service import PolicyAdmin
     from orchestrator.settings import Settings
 
 _Work = Callable[["PolicyAdmin", str, argparse.Namespace], Awaitable[int]]
@@ -88,9 +88,9 @@ def _run(settings: Settings, parsed: argparse.Namespace, work: _Work) -> int:
 async def _with_admin(settings: Settings, parsed: argparse.Namespace, work: _Work) -> int:
     """Raises: StoreError, SettingsError."""
     from orchestrator.core.errors import GatewayError
-    from orchestrator.policy.admin import PolicyAdmin
+    from orchestrator.keys import tenants
+    from orchestrator.policy.service import PolicyAdmin
     from orchestrator.policy.start import new_candidates, new_evaluators
-    from orchestrator.store import tenants
 
     name = parsed.tenant or settings.bootstrap.tenant
     async with opened(settings) as database:
@@ -155,8 +155,8 @@ async def _create(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespace
 
 
 async def _update(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespace) -> int:
-    from orchestrator.core.acts import KEEP
-    from orchestrator.policy.admin import Change
+    from orchestrator.core.actor import KEEP
+    from orchestrator.policy.service import Change
 
     document, module = _candidate(parsed, KEEP, KEEP)
     change = Change(
@@ -235,7 +235,7 @@ async def _replay(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespace
 
 async def _version(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespace) -> PolicyVersion:
     """The candidate of a replay. Raises: GatewayError, _Unreadable."""
-    from orchestrator.policy.inputs import version_of
+    from orchestrator.policy.question import version_of
 
     written = (await admin.get(tenant_id, parsed.id, parsed.version)).written
     if parsed.version is not None:
@@ -275,7 +275,7 @@ def _text(path: str) -> str:
 
 
 def _by() -> By:
-    from orchestrator.core.acts import By
-    from orchestrator.store.audit_log import cli_actor
+    from orchestrator.audit.log import cli_actor
+    from orchestrator.core.actor import By
 
     return By(cli_actor())

@@ -45,7 +45,8 @@ async def ensured_tenant(database: Database, name: str) -> tuple[Tenant, bool]:
     """The tenant of that name or id, and whether it was made here. Raises: StoreError."""
     import time
 
-    from orchestrator.store import audit_log, tenants
+    from orchestrator.audit import log as audit_log
+    from orchestrator.keys import tenants
 
     async with database.unit_of_work() as session:
         known = await tenants.find(session, name)

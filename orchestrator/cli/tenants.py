@@ -77,7 +77,7 @@ async def _create(settings: Settings, parsed: argparse.Namespace) -> int:
 
 async def _list(settings: Settings, parsed: argparse.Namespace) -> int:
     """Lists the tenants. Raises: StoreError, SettingsError."""
-    from orchestrator.store import tenants
+    from orchestrator.keys import tenants
 
     async with opened(settings) as database, database.reading() as session:
         documents = [_as_json(tenant) for tenant in await tenants.listed(session)]
@@ -106,7 +106,8 @@ async def _limits(settings: Settings, parsed: argparse.Namespace) -> int:
 
     Raises: StoreError, SettingsError.
     """
-    from orchestrator.store import audit_log, tenants
+    from orchestrator.audit import log as audit_log
+    from orchestrator.keys import tenants
 
     for name in parsed.clear:
         if name not in _CLEARABLE:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cli.output import write_json, write_table
 from orchestrator.cli.stores import existing
-from orchestrator.core.moments import parse_moment
+from orchestrator.core.timestamps import parse_moment
 
 if TYPE_CHECKING:
     from orchestrator.settings import Settings
@@ -40,8 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def show(settings: Settings, parsed: argparse.Namespace) -> int:
     """Writes sums of the books. Raises: StoreError, SettingsError."""
-    from orchestrator.core.moments import format_moment
-    from orchestrator.store import tenants, usage, usage_lines
+    from orchestrator.books import lines as usage_lines
+    from orchestrator.books import queries as usage_queries
+    from orchestrator.books.sums import UsageFilter
+    from orchestrator.core.timestamps import format_moment
+    from orchestrator.keys import tenants
 
     try:
         by = usage_lines.parse_groupings(parsed.by)
@@ -57,10 +60,12 @@ async def show(settings: Settings, parsed: argparse.Namespace) -> int:
                 if tenant is None:
                     return _fail(f"there is no tenant `{parsed.tenant}`")
                 tenant_id = tenant.id
-            which = usage.UsageFilter(tenant_id, parsed.start, parsed.end, parsed.key, parsed.model)
-            rows = [usage_lines.cells(one) for one in await usage.summed(session, which, by)]
-            (total,) = await usage.summed(session, which)
-    except usage.RecordsGoneError as gone:
+            which = UsageFilter(tenant_id, parsed.start, parsed.end, parsed.key, parsed.model)
+            rows = [
+                usage_lines.cells(one) for one in await usage_queries.summed(session, which, by)
+            ]
+            (total,) = await usage_queries.summed(session, which)
+    except usage_queries.RecordsGoneError as gone:
         hour = format_moment(gone.hour_at)
         return _fail(f"single records of {hour} are no longer kept: give full hours in UTC")
     finally:

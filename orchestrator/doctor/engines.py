@@ -11,11 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalogue import CatalogueError, Model, load_catalogue
-from orchestrator.deployments import read_built
+from orchestrator.contract.catalogue import CatalogueError, Model, load_catalogue
+from orchestrator.contract.manifest import ManifestError
 from orchestrator.doctor import machine
 from orchestrator.doctor.finding import Finding, failed, ok, warning
-from orchestrator.manifest import ManifestError
+from orchestrator.models.built import read_built
 from orchestrator.rendering import RenderingError
 from orchestrator.settings import Settings
 from orchestrator.supervisor.installation import Installation, StartError, find_server

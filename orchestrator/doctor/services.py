@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from orchestrator.catalogue import CatalogueError, load_catalogue
+from orchestrator.contract.catalogue import CatalogueError, load_catalogue
 from orchestrator.core.errors import GatewayError
 from orchestrator.core.ids import new_id
 from orchestrator.doctor.finding import Finding, failed, ok, warning

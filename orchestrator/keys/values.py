@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from orchestrator.core.acts import KEEP, Keep
+from orchestrator.core.actor import KEEP, Keep
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.limits import UNLIMITED, Limits, tighter
 from orchestrator.core.plans import Plan, limits_of
 from orchestrator.core.request import RouteHint
-from orchestrator.store.keys import ALL_MODELS, KeyState
+from orchestrator.keys.queries import ALL_MODELS, KeyState
 from orchestrator.store.tables import KeyScope, Tenant, VirtualKey, explicit_limits
 
 MAX_LABEL = 200

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.policy import Decision, PolicyInput
 from orchestrator.policy.embedded import COMPILE_S
-from orchestrator.policy.inputs import PolicyVersion, question
+from orchestrator.policy.question import PolicyVersion, question
 from orchestrator.policy.verdict import read_verdict, unavailable
 from orchestrator.rego import BoundExceededError, Bounds, EvaluatorsError, NoAnswerError
 from orchestrator.rego.pool import Evaluators

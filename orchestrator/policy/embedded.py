@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.core.caches import Remembered
 from orchestrator.core.errors import PolicyUnavailable
-from orchestrator.core.remembered import Remembered
 from orchestrator.policy import Decision, PolicyInput
 from orchestrator.policy.faults import Fault, Faults, Name
-from orchestrator.policy.inputs import Key, PolicyVersion, Question, question
+from orchestrator.policy.question import Key, PolicyVersion, Question, question
 from orchestrator.policy.verdict import RETRY_AFTER_S, read_verdict, unavailable
 from orchestrator.rego import Bounds, EvaluatorsError, NoAnswerError
 from orchestrator.rego.pool import Evaluators

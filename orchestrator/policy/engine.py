@@ -4,44 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from msgspec.structs import replace
 
-from orchestrator.core.remembered import Remembered
+from orchestrator.core.caches import Remembered
 from orchestrator.policy import Decision, PolicyInput
-from orchestrator.policy.inputs import PolicyVersion, version_of
-from orchestrator.policy.policies import Policies
+from orchestrator.policy.evaluator import Evaluator
+from orchestrator.policy.in_force import Policies
+from orchestrator.policy.question import PolicyVersion, version_of
 from orchestrator.policy.recorder import Recorder
 from orchestrator.telemetry.instruments import Tally
 
 _OPEN = version_of("pol_check", 0, {}, None)
 """What a new tenant's policy says: nothing beyond what keys allow."""
 _MOST_REMEMBERED = 20_000
-
-
-class Evaluator(Protocol):
-    """Runs the rules of one version of a policy."""
-
-    async def decide(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
-        """The decision; `asked.at` is set. Raises: PolicyUnavailable."""
-        ...
-
-    def is_constant(self, version: PolicyVersion) -> bool:
-        """Whether `version` always decides the same about the same facts, whatever the time is."""
-        ...
-
-    def problems(self) -> Sequence[str]:
-        """What it cannot evaluate, by policy and version; requests of other policies go on."""
-        ...
-
-    def forget(self, tenant_id: str, policy_id: str) -> None:
-        """Evaluates a policy that was changed again, whatever happened before."""
-        ...
-
-    async def close(self) -> None:
-        """Lets go of what it holds."""
-        ...
 
 
 class RegoPolicies:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from orchestrator.core.remembered import remember
+from orchestrator.core.caches import remember
 
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 60.0

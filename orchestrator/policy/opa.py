@@ -19,7 +19,7 @@ import aiohttp
 
 from orchestrator.core.turns import NoTurnError, Turns
 from orchestrator.policy import Decision, PolicyInput
-from orchestrator.policy.inputs import PolicyVersion, question
+from orchestrator.policy.question import PolicyVersion, question
 from orchestrator.policy.verdict import read_verdict, unavailable
 from orchestrator.rego import NoAnswerError
 

@@ -18,14 +18,13 @@ from msgspec.structs import replace
 
 from orchestrator.core.errors import PolicyUnavailable
 from orchestrator.core.ids import new_id
-from orchestrator.policy import Decision, PolicyInput
-from orchestrator.policy.inputs import PolicyVersion, as_facts
-from orchestrator.store import decisions
+from orchestrator.policy import Decision, PolicyInput, decisions
+from orchestrator.policy.decisions import RecordedDecision
+from orchestrator.policy.question import PolicyVersion, as_facts
 from orchestrator.store.database import Database, StoreError
-from orchestrator.store.decisions import RecordedDecision
 
 if TYPE_CHECKING:
-    from orchestrator.policy.engine import Evaluator
+    from orchestrator.policy.evaluator import Evaluator
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ import time
 
 from orchestrator.policy.candidates import Candidates
 from orchestrator.policy.embedded import EmbeddedRego, gateway_rules
-from orchestrator.policy.engine import Evaluator, RegoPolicies, evaluate_open
-from orchestrator.policy.policies import Policies
+from orchestrator.policy.engine import RegoPolicies, evaluate_open
+from orchestrator.policy.evaluator import Evaluator
+from orchestrator.policy.in_force import Policies
 from orchestrator.policy.recorder import Recorder
 from orchestrator.rego.pool import Evaluators
 from orchestrator.settings import Settings

@@ -8,7 +8,7 @@ from typing import Any, cast
 from orchestrator.core.errors import PolicyUnavailable
 from orchestrator.policy import Decision, RouteName
 from orchestrator.policy.document import ROUTES
-from orchestrator.policy.inputs import PolicyVersion
+from orchestrator.policy.question import PolicyVersion
 from orchestrator.rego import NoAnswerError
 
 RETRY_AFTER_S = 1.0

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.policy import Decision
-from orchestrator.policy.admin import Changed
-from orchestrator.store.decisions import RecordedDecision
+from orchestrator.policy.decisions import RecordedDecision
+from orchestrator.policy.service import Changed
 
 
 def decision_object(decision: Decision) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from orchestrator.core.caches import Remembered
 from orchestrator.core.limits import Bucket
-from orchestrator.core.remembered import Remembered
 from orchestrator.quota import NOTHING_TAKEN, Admission, Caller, Outlook
 from orchestrator.quota.counters import (
     WINDOW_S,

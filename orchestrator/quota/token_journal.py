@@ -24,13 +24,13 @@ import msgspec
 import orjson
 
 from orchestrator.core.ids import new_id
+from orchestrator.quota import token_days
 from orchestrator.quota.counters import Change, Counter
-from orchestrator.store import token_days
+from orchestrator.quota.token_days import DayKey
 from orchestrator.store.append import append
 from orchestrator.store.database import Database, StoreError
 from orchestrator.store.private_files import prepare_folder
 from orchestrator.store.space import reserve
-from orchestrator.store.token_days import DayKey
 
 _log = logging.getLogger(__name__)
 

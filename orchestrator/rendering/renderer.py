@@ -11,7 +11,7 @@ from typing import Any, TypeVar, assert_never
 
 from pydantic_core import from_json
 
-from orchestrator.catalogue import Parser, Reasoning
+from orchestrator.contract.catalogue import Parser, Reasoning
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.messages import Message, Part, ReasoningPart, TextPart, Tool, ToolCallPart
 from orchestrator.core.request import (

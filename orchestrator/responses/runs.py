@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from orchestrator.core.errors import Overloaded
-from orchestrator.responses import Responses
+from orchestrator.responses.service import Responses
 from orchestrator.responses.values import Kept
 from orchestrator.settings import ResponsesSettings
 from orchestrator.store.database import StoreError

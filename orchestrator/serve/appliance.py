@@ -12,17 +12,17 @@ import sys
 import time
 from collections.abc import Sequence
 
-from orchestrator.catalogue import Model, load_catalogue
+from orchestrator.contract.catalogue import Model, load_catalogue
+from orchestrator.contract.manifest import served_version
 from orchestrator.core.hosts import loopback_of
-from orchestrator.manifest import served_version
+from orchestrator.keys.bootstrap import FirstKey, bootstrap
+from orchestrator.keys.content_capture import note_content_keys
 from orchestrator.serve.claims import listen, lock_data_folder
 from orchestrator.serve.descriptors import raise_limit
 from orchestrator.serve.greeting import base_url, greeting
 from orchestrator.serve.metrics_port import MetricsPort
 from orchestrator.serve.workers import Workers
 from orchestrator.settings import Settings, TritonConnection
-from orchestrator.store.bootstrap import FirstKey, bootstrap
-from orchestrator.store.content_capture import note_content_keys
 from orchestrator.store.migrate import migrate
 from orchestrator.supervisor import Supervisor
 from orchestrator.supervisor.state import forget_state, progress_file

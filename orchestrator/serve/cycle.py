@@ -1,7 +1,7 @@
 """A request of HTTP/1.1 and its reply: uvicorn's own, and shorter ways beside ASGI.
 
 A request can answer in one write, take a body that is there without waiting for it, and be called
-when its client leaves: `orchestrator.wire.connection.Connection`.
+when its client leaves: `orchestrator.http.connection.Connection`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from orchestrator.wire.errors import Headers
+from orchestrator.http.errors import Headers
 
 _NOT_IN_NAMES = bytes(range(0x20)) + b'\x7f()<>@,;:[]={} \\"'
 _WITHOUT_BODY = (204, 304)

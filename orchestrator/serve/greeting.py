@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.catalogue import Model
+from orchestrator.contract.catalogue import Model
 from orchestrator.core.hosts import loopback_of
 
 _QUESTION = "What is the capital of France?"

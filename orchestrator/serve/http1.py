@@ -16,6 +16,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from orchestrator.core.addresses import address_of
+from orchestrator.http.connection import CONNECTION
+from orchestrator.http.paths import plain_path
 from orchestrator.serve import forwarded
 from orchestrator.serve.connections import Place, WaitsFor
 from orchestrator.serve.cycle import Cycle
@@ -30,8 +32,6 @@ from orchestrator.serve.upgrades import (
     with_host,
 )
 from orchestrator.settings import HostsSettings, ServerSettings
-from orchestrator.wire.connection import CONNECTION
-from orchestrator.wire.paths import plain_path
 
 MOST_PIPELINED = 128
 """Requests of one connection that may wait for the replies before theirs."""

@@ -16,11 +16,11 @@ from orchestrator.core.errors import (
     RequestTimeout,
 )
 from orchestrator.core.ids import new_id
+from orchestrator.http.cors import Cors
+from orchestrator.http.errors import Headers, profile_of, render_error
+from orchestrator.http.paths import plain_path
 from orchestrator.serve.heads import Refused
 from orchestrator.settings import HostsSettings, ServerSettings
-from orchestrator.wire.cors import Cors
-from orchestrator.wire.errors import Headers, profile_of, render_error
-from orchestrator.wire.paths import plain_path
 
 logger = logging.getLogger(__name__)
 

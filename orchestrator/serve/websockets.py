@@ -7,8 +7,8 @@ from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from orchestrator.http.exchange import DRAIN
 from orchestrator.serve.connections import Place, WaitsFor
-from orchestrator.wire.http import DRAIN
 
 _BAD_HEAD = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 

@@ -39,6 +39,9 @@ _READING: dict[str, dict[str, Any]] = {
 }
 _MIGRATION_LOCK_TIMEOUT_S = 300
 
+Session = AsyncSession
+"""A transaction, for the queries of each subject. The name keeps SQLModel out of their callers."""
+
 
 class StoreError(Exception):
     """The store cannot be used; the message is for the operator and names the place."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.catalogue import Catalogue, CatalogueError, Model
+from orchestrator.contract.catalogue import Catalogue, CatalogueError, Model
 from orchestrator.settings import Settings, TritonConnection
 from orchestrator.triton.client import TritonEndpoint
 

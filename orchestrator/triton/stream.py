@@ -17,8 +17,8 @@ from orchestrator.core.errors import GatewayError, UpstreamFailed, UpstreamTimeo
 from orchestrator.core.event_source import nobody
 from orchestrator.triton import contract, encoding, errors
 from orchestrator.triton.contract import EngineMetrics, GenerateCall, TokenChunk
-from orchestrator.triton.likeness import Likeness
 from orchestrator.triton.messages import service_pb2
+from orchestrator.triton.response_template import Likeness
 from orchestrator.triton.transport import OK, Call, Metadata, Status, Transport
 
 logger = logging.getLogger(__name__)

@@ -14,10 +14,20 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from orchestrator import __version__
-from orchestrator.auth import Authenticator
 from orchestrator.core.errors import GatewayError
-from orchestrator.gateway import Gateway
-from orchestrator.health import Readiness
+from orchestrator.health.readiness import Readiness
+from orchestrator.http import openapi
+from orchestrator.http.edge import Edge
+from orchestrator.http.errors import GEMINI_PREFIXES, UnknownRoute, render_error
+from orchestrator.http.exchange import Exchange, OnError
+from orchestrator.http.faults import internal_error
+from orchestrator.http.intake import Intake, new_intake
+from orchestrator.http.methods import methods_of, not_allowed, options
+from orchestrator.http.queries import ANTHROPIC, GOOGLE, OPENAI
+from orchestrator.http.routes import RawRoute, Route, exchange_of
+from orchestrator.http.socket_routes import RawSocketRoute, or_no_socket
+from orchestrator.keys.authenticator import Authenticator
+from orchestrator.pipeline.gateway import Gateway
 from orchestrator.settings import (
     HostsSettings,
     IntakeSettings,
@@ -26,27 +36,16 @@ from orchestrator.settings import (
 )
 from orchestrator.telemetry.instruments import Registry
 from orchestrator.telemetry.process import Telemetry
-from orchestrator.wire import (
-    anthropic_messages,
-    gemini,
-    gemini_embeddings,
-    gemini_models,
-    health,
-    openai_chat,
-    openai_completions,
-    openai_embeddings,
-    openai_models,
-    openapi,
-    tokenize,
-)
-from orchestrator.wire.edge import Edge
-from orchestrator.wire.errors import GEMINI_PREFIXES, UnknownRoute, render_error
-from orchestrator.wire.http import Exchange, OnError, RawRoute, Route, exchange_of, internal_error
-from orchestrator.wire.intake import Intake, new_intake
-from orchestrator.wire.methods import methods_of, not_allowed, options
-from orchestrator.wire.queries import ANTHROPIC, GOOGLE, OPENAI
-from orchestrator.wire.realtime import routes as realtime_routes
-from orchestrator.wire.sockets import RawSocketRoute, or_no_socket
+from orchestrator.wire.anthropic import routes as anthropic_routes
+from orchestrator.wire.gemini import embeddings as gemini_embeddings
+from orchestrator.wire.gemini import models as gemini_models
+from orchestrator.wire.gemini import routes as gemini_routes
+from orchestrator.wire.management import health
+from orchestrator.wire.openai import completions, tokenize
+from orchestrator.wire.openai import embeddings as openai_embeddings
+from orchestrator.wire.openai import models as openai_models
+from orchestrator.wire.openai.chat import routes as chat_routes
+from orchestrator.wire.openai.realtime import routes as realtime_routes
 
 OPENAI_PREFIXES = ("/v1", "/api/v1")
 _REALTIME = RealtimeSettings()
@@ -150,17 +149,17 @@ def mount(
     probes = health.routes(authenticator, readiness)
     # Google's newer clients call these under `/v1`, the older ones under `/v1beta`.
     methods = [
-        *gemini.routes(authenticator, gateway),
+        *gemini_routes.routes(authenticator, gateway),
         *gemini_embeddings.routes(authenticator, gateway),
     ]
     openai = {
-        "chat": openai_chat.routes(authenticator, gateway, fingerprint),
-        "completions": openai_completions.routes(authenticator, gateway, fingerprint),
+        "chat": chat_routes.routes(authenticator, gateway, fingerprint),
+        "completions": completions.routes(authenticator, gateway, fingerprint),
         "tokenize": tokenize.routes(authenticator, gateway),
         "embeddings": openai_embeddings.routes(authenticator, gateway),
         "models": openai_models.routes(authenticator, gateway),
         "realtime": realtime_routes.routes(),
-        "messages": anthropic_messages.routes(authenticator, gateway),
+        "messages": anthropic_routes.routes(authenticator, gateway),
         "gemini": methods,
         "health": probes,
         **management,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from orchestrator.contract.manifest import read_manifest, served_version
 from orchestrator.core.messages import Message, TextPart
 from orchestrator.core.request import ChatPrompt, SamplingParams
-from orchestrator.manifest import read_manifest, served_version
 from orchestrator.rendering import Renderer
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.contract import GenerateCall

@@ -9,12 +9,13 @@ from typing import Any
 
 from sqlalchemy import event
 
-from orchestrator.auth import Authenticator
+from orchestrator.keys import queries as key_queries
+from orchestrator.keys import tenants
+from orchestrator.keys.authenticator import Authenticator
+from orchestrator.keys.queries import NewKey
+from orchestrator.keys.secret import load_pepper, new_key_secret
 from orchestrator.settings import Settings, StoreSettings
-from orchestrator.store import keys, tenants
 from orchestrator.store.database import Database
-from orchestrator.store.key_secret import load_pepper, new_key_secret
-from orchestrator.store.keys import NewKey
 from orchestrator.store.migrate import migrate
 
 _KEYS = 200
@@ -56,7 +57,7 @@ async def _make_keys(settings: Settings) -> list[str]:
     async with database.unit_of_work() as session:
         tenant = await tenants.ensure(session, "bench", 1)
         for secret in secrets:
-            await keys.create(session, NewKey("bench", tenant.id), secret, pepper, 1)
+            await key_queries.create(session, NewKey("bench", tenant.id), secret, pepper, 1)
     await database.close()
     return secrets
 

@@ -11,13 +11,13 @@ from typing import Any
 from msgspec.structs import replace
 from pydantic import SecretStr
 
-from orchestrator.core.acts import By
+from orchestrator.core.actor import By
+from orchestrator.keys import tenants
 from orchestrator.policy import PolicyInput
-from orchestrator.policy.admin import PolicyAdmin
 from orchestrator.policy.engine import RegoPolicies
+from orchestrator.policy.service import PolicyAdmin
 from orchestrator.policy.start import new_candidates, new_evaluators, start_policies
 from orchestrator.settings import PolicySettings, SecuritySettings, Settings
-from orchestrator.store import tenants
 from orchestrator.store.database import Database
 from orchestrator.store.migrate import migrate
 

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.manifest import served_version
+from orchestrator.contract.manifest import served_version
 from orchestrator.settings import PROJECT_ROOT
 from tests.bench.engine.work import BURST, DIMENSION, EMBED, PACED, SLOW
 

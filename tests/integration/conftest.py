@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.catalogue import load_catalogue
+from orchestrator.contract.catalogue import load_catalogue
 from orchestrator.settings import PROJECT_ROOT, Settings, TritonSettings
 from orchestrator.supervisor import Supervisor
 from orchestrator.supervisor.state import progress_file

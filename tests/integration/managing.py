@@ -15,11 +15,12 @@ import pytest_asyncio
 
 from orchestrator.app import create_app
 from orchestrator.core.limits import Limits
+from orchestrator.keys import queries as key_queries
+from orchestrator.keys import tenants
+from orchestrator.keys.queries import NewKey
+from orchestrator.keys.secret import load_pepper, new_key_secret
 from orchestrator.settings import Settings, StoreSettings, TritonSettings
-from orchestrator.store import keys, tenants
 from orchestrator.store.database import Database
-from orchestrator.store.key_secret import load_pepper, new_key_secret
-from orchestrator.store.keys import NewKey
 from orchestrator.store.migrate import migrate
 from tests.postgresql import PostgresServer
 
@@ -77,7 +78,7 @@ class Box:
         async with database.unit_of_work() as session:
             row = await tenants.ensure(session, tenant + self._suffix, 1)
             new = NewKey("manager", row.id, scope="admin" if admin else "inference")
-            key = await keys.create(session, new, secret, load_pepper(self.settings), 1)
+            key = await key_queries.create(session, new, secret, load_pepper(self.settings), 1)
         await database.close()
         return Manager(self.client, secret, key.id, row.id)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from build_engines import environment
+from build_engines.host import environment
 from orchestrator.settings import PROJECT_ROOT
 
-BOOTSTRAP = PROJECT_ROOT / "build_engines" / "bootstrap.py"
+BOOTSTRAP = PROJECT_ROOT / "build_engines" / "host" / "bootstrap.py"
 DEAD_SHIM = "#!/bin/sh\necho 'pyenv: version not installed' >&2\nexit 127\n"
 
 

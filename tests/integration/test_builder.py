@@ -17,18 +17,18 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
-from build_engines.journal import Journal
-from build_engines.replay import Observed, Player
-from build_engines.repository import Repository
-from build_engines.selftest import (
+from build_engines.golden.replay import Observed, Player
+from build_engines.golden.selftest import (
     check_same,
     embedding_document,
     generation_document,
     read_document,
 )
-from build_engines.target import Workplace
-from build_engines.trial import try_on_triton
-from orchestrator.catalogue import load_catalogue
+from build_engines.journal import Journal
+from build_engines.repository.versions import Repository
+from build_engines.targets.target import Workplace
+from build_engines.targets.trial import try_on_triton
+from orchestrator.contract.catalogue import load_catalogue
 from orchestrator.settings import PROJECT_ROOT
 from orchestrator.supervisor.command import environment
 from orchestrator.supervisor.installation import find_installation

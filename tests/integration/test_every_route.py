@@ -13,8 +13,8 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from orchestrator.http.routes import RawRoute
 from orchestrator.settings import ServerSettings
-from orchestrator.wire.http import RawRoute
 from tests.integration.managing import Manager, box_settings, running_box
 
 PAGE, CONSOLE, STRANGE = "https://chat.test", "https://console.test", "https://strange.test"

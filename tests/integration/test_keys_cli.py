@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.auth import Authenticator
 from orchestrator.core.errors import Unauthenticated
+from orchestrator.keys.authenticator import Authenticator
+from orchestrator.keys.bootstrap import bootstrap
 from orchestrator.settings import Settings
-from orchestrator.store.bootstrap import bootstrap
 from orchestrator.store.migrate import migrate
 from tests.small_disk import run_on_small_disk
 
@@ -85,7 +85,7 @@ FILL_AND_START = """
 import asyncio, json, shutil, sys
 from pathlib import Path
 from orchestrator.settings import Settings, SettingsError
-from orchestrator.store.bootstrap import bootstrap
+from orchestrator.keys.bootstrap import bootstrap
 from orchestrator.store.database import StoreError
 from orchestrator.store.migrate import migrate
 from tests.small_disk import run_on_small_disk

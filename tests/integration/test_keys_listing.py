@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.store import keys
+from orchestrator.keys import queries as key_queries
+from orchestrator.keys.queries import NewKey
+from orchestrator.keys.secret import load_pepper, new_key_secret
 from orchestrator.store.database import Database
-from orchestrator.store.key_secret import load_pepper, new_key_secret
-from orchestrator.store.keys import NewKey
 from tests.integration.managing import Box, box_settings, running_box
 
 
@@ -41,7 +41,7 @@ async def test_a_list_without_a_limit_is_whole(tmp_path: Path) -> None:
         async with database.unit_of_work() as session:
             for number in range(450):
                 new = NewKey(label=f"key {number}", tenant_id=acme.tenant_id)
-                await keys.create(session, new, new_key_secret(), pepper, 1)
+                await key_queries.create(session, new, new_key_secret(), pepper, 1)
         await database.close()
         whole = (await acme.call("GET", "/keys")).json()
     ids = [key["id"] for key in whole["data"]]

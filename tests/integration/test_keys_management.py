@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.audit import log as audit_log
 from orchestrator.core.limits import Limits
 from orchestrator.settings import Settings
-from orchestrator.store import audit_log
 from orchestrator.store.database import Database
 from tests.integration.managing import CACHE_S, Box, running_box
 

@@ -14,11 +14,12 @@ import pytest
 import pytest_asyncio
 
 from orchestrator.app import create_app
+from orchestrator.keys import queries as key_queries
+from orchestrator.keys import tenants
+from orchestrator.keys.queries import NewKey
+from orchestrator.keys.secret import load_pepper, new_key_secret
 from orchestrator.settings import Settings, StoreSettings, TritonSettings
-from orchestrator.store import keys, tenants
 from orchestrator.store.database import Database
-from orchestrator.store.key_secret import load_pepper, new_key_secret
-from orchestrator.store.keys import NewKey
 from orchestrator.store.migrate import migrate
 
 _CACHE_S = 0.2
@@ -39,7 +40,7 @@ class Service:
         async with database.unit_of_work() as session:
             tenant = await tenants.ensure(session, "acme", 1)
             new = NewKey("quickstart", tenant.id, **more)
-            await keys.create(session, new, secret, load_pepper(self.settings), 1)
+            await key_queries.create(session, new, secret, load_pepper(self.settings), 1)
         await database.close()
         return secret
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest_asyncio
 
-from orchestrator.backends import ServedModel
-from orchestrator.backends.local import LocalBackend
-from orchestrator.backends.placement import single
-from orchestrator.backends.prefix_salts import PrefixSalts
-from orchestrator.catalogue import load_catalogue
+from orchestrator.backends.protocol import ServedModel
+from orchestrator.backends.triton.backend import LocalBackend
+from orchestrator.backends.triton.placement import single
+from orchestrator.backends.triton.prefix_salts import PrefixSalts
+from orchestrator.contract.catalogue import load_catalogue
+from orchestrator.contract.manifest import read_manifest, served_version
 from orchestrator.core.events import Completion, fold
 from orchestrator.core.messages import Message, TextPart, Tool
 from orchestrator.core.request import (
@@ -23,7 +24,6 @@ from orchestrator.core.request import (
     SamplingParams,
     TextPrompt,
 )
-from orchestrator.manifest import read_manifest, served_version
 from orchestrator.rendering import Renderer
 from orchestrator.triton.client import TritonClient
 from tests.integration.conftest import SupervisedTriton

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from orchestrator.backends import ServedModel
-from orchestrator.backends.local import LocalBackend
-from orchestrator.backends.placement import Placements, Server, single
-from orchestrator.backends.prefix_salts import PrefixSalts
-from orchestrator.catalogue import load_catalogue
+from orchestrator.backends.protocol import ServedModel
+from orchestrator.backends.triton.backend import LocalBackend
+from orchestrator.backends.triton.placement import Placements, Server, single
+from orchestrator.backends.triton.prefix_salts import PrefixSalts
+from orchestrator.contract.catalogue import load_catalogue
 from orchestrator.core.errors import ModelUnavailable
 from orchestrator.core.events import Completion, fold
 from orchestrator.core.request import (
@@ -22,7 +22,7 @@ from orchestrator.core.request import (
     SamplingParams,
     TextPrompt,
 )
-from orchestrator.deployments import read_built
+from orchestrator.models.built import read_built
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 from tests.integration.conftest import SupervisedTriton
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from orchestrator.store.key_secret import new_key_secret
+from orchestrator.keys.secret import new_key_secret
 from tests.integration.managing import Box, Manager, box_settings, running_box
 from tests.postgresql import PostgresServer
 

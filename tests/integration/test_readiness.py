@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 
-from orchestrator.store.key_secret import new_key_secret
+from orchestrator.keys.secret import new_key_secret
 from tests.integration.scripted.repository import ScriptedRepository
 from tests.integration.serving import Serving, running, wait_until
 from tests.postgresql import PostgresServer

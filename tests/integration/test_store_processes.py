@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.auth import Authenticator
+from orchestrator.keys import queries as key_queries
+from orchestrator.keys import tenants
+from orchestrator.keys.authenticator import Authenticator
+from orchestrator.keys.bootstrap import bootstrap
 from orchestrator.settings import Settings, StoreSettings
-from orchestrator.store import keys, tenants
-from orchestrator.store.bootstrap import bootstrap
 from orchestrator.store.database import Database
 from orchestrator.store.migrate import migrate
 from tests.postgresql import PostgresServer
@@ -37,9 +38,9 @@ print(read_or_create_private(path, lambda: secrets.token_hex(32), "data_dir"))
 _ADD_MANY = """
 import asyncio, sys
 from orchestrator.settings import load_settings
-from orchestrator.store import keys, tenants
+from orchestrator.keys import queries as keys, tenants
 from orchestrator.store.database import Database
-from orchestrator.store.key_secret import load_pepper, new_key_secret
+from orchestrator.keys.secret import load_pepper, new_key_secret
 
 async def add(database, pepper, number):
     async with database.unit_of_work() as session:
@@ -60,7 +61,7 @@ asyncio.run(main())
 _START = """
 import asyncio, sys
 from orchestrator.settings import load_settings
-from orchestrator.store.bootstrap import bootstrap
+from orchestrator.keys.bootstrap import bootstrap
 from orchestrator.store.migrate import migrate
 
 print("imported", flush=True)
@@ -161,7 +162,7 @@ def test_hundred_keys_from_four_processes_are_all_there(settings: Settings) -> N
     async def read() -> tuple[int, int, int]:
         database = Database(settings)
         async with database.reading() as session:
-            rows = await keys.listed(session)
+            rows = await key_queries.listed(session)
             names = await tenants.listed(session)
         await database.close()
         return len(rows), len({row.digest for row in rows}), len(names)

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from orchestrator.metering import StoredBooks
+from orchestrator.books import queries as usage_queries
+from orchestrator.books.spans import DAY_MS
+from orchestrator.books.usage_records import StoredBooks
 from orchestrator.settings import BooksSettings, Settings
-from orchestrator.store import usage
 from orchestrator.store.database import Database
 from orchestrator.store.tables import UsageEntry
-from orchestrator.store.usage_spans import DAY_MS
 from tests.integration.managing import Box, Manager, box_settings, running_box
 from tests.integration.serving import settings_env
 
@@ -32,7 +32,7 @@ async def _use(settings: Settings, manager: Manager, count: int, tokens: int) ->
     database = Database(settings)
     async with database.unit_of_work() as session:
         written = (_entry(manager, number, tokens) for number in range(count))
-        await usage.add_all(session, [entry.model_dump() for entry in written])
+        await usage_queries.add_all(session, [entry.model_dump() for entry in written])
     await database.close()
 
 

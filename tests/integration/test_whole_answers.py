@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from orchestrator.backends import Run, ServedModel
-from orchestrator.backends.local import LocalBackend
-from orchestrator.backends.placement import single
-from orchestrator.backends.prefix_salts import PrefixSalts
-from orchestrator.catalogue import load_catalogue
+from orchestrator.backends.protocol import Run, ServedModel
+from orchestrator.backends.triton.backend import LocalBackend
+from orchestrator.backends.triton.placement import single
+from orchestrator.backends.triton.prefix_salts import PrefixSalts
+from orchestrator.contract.catalogue import load_catalogue
 from orchestrator.core.events import Completion, fold
 from orchestrator.core.request import GenerationRequest, SamplingParams, TextPrompt
-from orchestrator.deployments import read_built
+from orchestrator.models.built import read_built
 from orchestrator.triton.client import Timeouts, TritonClient
 from orchestrator.triton.stream import TokenStream
 from orchestrator.triton.transport import Status

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Seeds
+from tests.seeds.conftest import Seeds
 
 CHAT, EMBED = "operayde/instruct-13b", "operayde/embed-bge"
 SPEC_HOST = "https://your-api-host.com"

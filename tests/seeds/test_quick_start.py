@@ -7,7 +7,7 @@ from pathlib import Path
 
 import requests
 
-from .conftest import Seeds
+from tests.seeds.conftest import Seeds
 
 
 def test_curl_chat(seeds: Seeds) -> None:

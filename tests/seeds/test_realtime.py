@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from .conftest import Seeds
-from .test_other_documents import CHAT, SPEC_HOST, YOURS, root
+from tests.seeds.conftest import Seeds
+from tests.seeds.test_other_documents import CHAT, SPEC_HOST, YOURS, root
 
 # Node 20 has browsers' WebSocket behind a flag, and newer ones accept the flag.
 FLAGS = ("--experimental-websocket", "--no-warnings")

@@ -19,9 +19,9 @@ from orchestrator.core.request import (
     EmbeddingRequest,
     GenerationRequest,
 )
-from orchestrator.deployments import Deployments
-from tests.unit import pipeline
-from tests.unit.pipeline import (
+from orchestrator.models.hosted import Deployments
+from tests.unit.pipeline import gateway_parts
+from tests.unit.pipeline.gateway_parts import (
     ANYBODY,
     ASKED,
     EVENTS,
@@ -31,7 +31,7 @@ from tests.unit.pipeline import (
     gateway,
 )
 
-deployments = pipeline.deployments
+deployments = gateway_parts.deployments
 
 
 async def test_a_failure_before_the_first_event_is_raised_and_charges_nothing(

@@ -9,15 +9,13 @@ from typing import Any, Protocol
 
 from orchestrator.core.events import Completion, GenerationEvent
 from orchestrator.responses.values import Kept
-from orchestrator.wire import (
-    anthropic_messages_encoder,
-    gemini_encoder,
-    openai_chat,
-    openai_completions,
-)
-from orchestrator.wire.openai_responses_encoder import ResponseEncoder
-from orchestrator.wire.realtime.config import Config
-from orchestrator.wire.realtime.response import Response
+from orchestrator.wire.anthropic import encoder as anthropic_encoder
+from orchestrator.wire.gemini import encoder as gemini_encoder
+from orchestrator.wire.openai import completions as openai_completions
+from orchestrator.wire.openai.chat import routes as chat_routes
+from orchestrator.wire.openai.realtime.config import Config
+from orchestrator.wire.openai.realtime.response import Response
+from orchestrator.wire.openai.responses.encoder import ResponseEncoder
 
 
 @dataclass
@@ -50,8 +48,8 @@ def events_of(frames: Iterable[bytes]) -> list[dict[str, Any]]:
 
 
 def chat(events: Sequence[GenerationEvent], completion: Completion) -> Iterable[Told]:
-    def encoder() -> openai_chat.Encoder:
-        return openai_chat.Encoder(choices=1, include_usage=True, fingerprint="fp")
+    def encoder() -> chat_routes.Encoder:
+        return chat_routes.Encoder(choices=1, include_usage=True, fingerprint="fp")
 
     streamed, calls = Told(), dict[int, list[str]]()
     one = encoder()
@@ -188,8 +186,8 @@ def _gemini(chunks: Sequence[dict[str, Any]]) -> Told:
 
 
 def anthropic(events: Sequence[GenerationEvent], completion: Completion) -> Iterable[Told]:
-    def encoder() -> anthropic_messages_encoder.Encoder:
-        return anthropic_messages_encoder.Encoder(thinking=True)
+    def encoder() -> anthropic_encoder.Encoder:
+        return anthropic_encoder.Encoder(thinking=True)
 
     one, told, usage = encoder(), Told(), dict[str, int]()
     for sent in events_of(frame for event in events for frame in one.event(event)):
@@ -284,11 +282,11 @@ class Encodes(Protocol):
 
 
 ENCODERS: dict[str, Callable[[], Encodes]] = {
-    "chat": lambda: openai_chat.Encoder(choices=1, include_usage=True, fingerprint="fp"),
+    "chat": lambda: chat_routes.Encoder(choices=1, include_usage=True, fingerprint="fp"),
     "responses": _response_encoder,
     "realtime": lambda: Response("ga", Config(), None, None),
     "gemini": lambda: gemini_encoder.Encoder(events=False),
-    "anthropic": lambda: anthropic_messages_encoder.Encoder(thinking=True),
+    "anthropic": lambda: anthropic_encoder.Encoder(thinking=True),
     "completions": lambda: openai_completions.Encoder(
         echoes=[""], include_usage=True, fingerprint="fp"
     ),

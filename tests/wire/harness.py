@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 from tokenizers import Tokenizer, models
 
-from orchestrator.auth import Authenticator
-from orchestrator.backends import NO_LIMITS, Permit, Prepared, PreparedEmbedding, ServedModel
-from orchestrator.backends.placement import single
-from orchestrator.catalogue import Catalogue, EngineRecipe, Model
+from orchestrator.backends.protocol import (
+    NO_LIMITS,
+    Permit,
+    Prepared,
+    PreparedEmbedding,
+    ServedModel,
+)
+from orchestrator.backends.triton.placement import single
+from orchestrator.books.usage_records import NoBooks
+from orchestrator.contract.catalogue import Catalogue, EngineRecipe, Model
+from orchestrator.contract.manifest import Manifest
 from orchestrator.core.events import (
     ChoiceFinished,
     GenerationEvent,
@@ -36,16 +44,19 @@ from orchestrator.core.request import (
     ReasoningEffort,
     SamplingParams,
 )
-from orchestrator.deployments import Deployments
-from orchestrator.gateway import Gateway
-from orchestrator.manifest import Manifest
-from orchestrator.metering import NoBooks
+from orchestrator.keys import queries as key_queries
+from orchestrator.keys import tenants
+from orchestrator.keys.authenticator import Authenticator
+from orchestrator.keys.queries import NewKey
+from orchestrator.keys.secret import load_pepper
+from orchestrator.models.hosted import Deployments
+from orchestrator.pipeline.gateway import Gateway
+from orchestrator.pipeline.routing import Router
 from orchestrator.policy import AllowAll
 from orchestrator.quota import Unlimited
 from orchestrator.rendering import Renderer
-from orchestrator.responses import Responses
 from orchestrator.responses.runs import Runs
-from orchestrator.routing import Router
+from orchestrator.responses.service import Responses
 from orchestrator.settings import (
     HostsSettings,
     RealtimeSettings,
@@ -54,15 +65,12 @@ from orchestrator.settings import (
     ServerSettings,
     Settings,
 )
-from orchestrator.store import keys, tenants
 from orchestrator.store.database import Database
-from orchestrator.store.key_secret import load_pepper
-from orchestrator.store.keys import NewKey
 from orchestrator.store.migrate import migrate
 from orchestrator.telemetry.process import Telemetry
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 from orchestrator.wire import surfaces
-from orchestrator.wire.openai_responses import routes as response_routes
+from orchestrator.wire.openai.responses.routes import routes as response_routes
 from tests.scripted_run import ScriptedRun
 
 KEY = "op_live_26f2_" + "0123456789abcdef" * 2
@@ -275,12 +283,12 @@ async def _add_keys(settings: Settings) -> None:
     async with database.unit_of_work() as session:
         tenant = await tenants.ensure(session, "acme", 1)
         broad = NewKey(label="quickstart", tenant_id=tenant.id)
-        await keys.create(session, broad, KEY, pepper, 1)
+        await key_queries.create(session, broad, KEY, pepper, 1)
         narrow = NewKey(label="narrow", tenant_id=tenant.id, allowed_models=("acme/embed",))
-        await keys.create(session, narrow, NARROW_KEY, pepper, 1)
+        await key_queries.create(session, narrow, NARROW_KEY, pepper, 1)
         other = await tenants.ensure(session, "stranger", 1)
         strangers = NewKey(label="stranger", tenant_id=other.id)
-        await keys.create(session, strangers, STRANGERS_KEY, pepper, 1)
+        await key_queries.create(session, strangers, STRANGERS_KEY, pepper, 1)
     await database.close()
 
 
@@ -341,3 +349,10 @@ async def call(
     }
     await app(scope, receive or receive_body, send or keep)
     return sent
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Bench]:
+    """The edge over a scripted backend."""
+    async with bench(tmp_path) as made:
+        yield made

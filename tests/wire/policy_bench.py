@@ -13,39 +13,39 @@ import httpx2
 from pydantic import SecretStr
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from orchestrator.auth import Authenticator
-from orchestrator.backends import Prepared, PreparedEmbedding, ServedModel
-from orchestrator.backends.local import LocalBackend
-from orchestrator.backends.placement import single
-from orchestrator.backends.prefix_salts import PrefixSalts
-from orchestrator.catalogue import Catalogue
+from orchestrator.backends.protocol import Prepared, PreparedEmbedding, ServedModel
+from orchestrator.backends.triton.backend import LocalBackend
+from orchestrator.backends.triton.placement import single
+from orchestrator.backends.triton.prefix_salts import PrefixSalts
+from orchestrator.books.usage_records import NoBooks
+from orchestrator.contract.catalogue import Catalogue
+from orchestrator.contract.manifest import Manifest
 from orchestrator.core.request import SamplingParams
-from orchestrator.deployments import Deployments
-from orchestrator.gateway import Gateway
-from orchestrator.keys import Keys
-from orchestrator.manifest import Manifest
-from orchestrator.metering import NoBooks
-from orchestrator.policy.admin import PolicyAdmin
+from orchestrator.keys import queries as key_queries
+from orchestrator.keys import tenants
+from orchestrator.keys.authenticator import Authenticator
+from orchestrator.keys.queries import NewKey
+from orchestrator.keys.secret import load_pepper
+from orchestrator.keys.service import Keys
+from orchestrator.models.hosted import Deployments
+from orchestrator.pipeline.gateway import Gateway
+from orchestrator.pipeline.routing import Router
 from orchestrator.policy.engine import RegoPolicies
+from orchestrator.policy.service import PolicyAdmin
 from orchestrator.policy.start import new_candidates, new_evaluators, start_policies
 from orchestrator.quota.limiter import Limiter
 from orchestrator.quota.memory import MemoryCounters
 from orchestrator.quota.token_journal import TokenJournal
 from orchestrator.rendering import Renderer
-from orchestrator.routing import Router
 from orchestrator.settings import PolicySettings, SecuritySettings, Settings
-from orchestrator.store import keys, tenants
 from orchestrator.store.database import Database
-from orchestrator.store.key_secret import load_pepper
-from orchestrator.store.keys import NewKey
 from orchestrator.store.migrate import migrate
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 from orchestrator.wire import surfaces
-from orchestrator.wire.keys import routes as key_routes
-from orchestrator.wire.policies import routes as policy_routes
+from orchestrator.wire.management.keys import routes as key_routes
+from orchestrator.wire.management.policies import routes as policy_routes
 from tests.scripted_run import ScriptedRun
-
-from .harness import MODELS, ScriptedBackend
+from tests.wire.harness import MODELS, ScriptedBackend
 
 ADMIN = "op_live_aaaa_" + "0123456789abcdef" * 2
 OTHER_ADMIN = "op_live_bbbb_" + "0123456789abcdef" * 2
@@ -194,7 +194,7 @@ async def _add_keys(settings: Settings, database: Database) -> None:
                 new = NewKey(
                     label=label, tenant_id=tenant.id, scope="admin" if admin else "inference"
                 )
-                await keys.create(session, new, secret, pepper, 1)
+                await key_queries.create(session, new, secret, pepper, 1)
 
 
 def _deployments(folder: Path, triton: TritonClient) -> Deployments:

@@ -26,23 +26,17 @@ from orchestrator.core.events import (
 )
 from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
 from orchestrator.core.request import ChatPrompt
-from orchestrator.wire.anthropic_messages import (
-    decode,
-    decode_count,
-    hides_thoughts,
-    shows_thinking,
-)
-from orchestrator.wire.anthropic_messages_encoder import Encoder
-from orchestrator.wire.anthropic_messages_replies import MessageErrorReply, MessageReply
-from orchestrator.wire.anthropic_messages_types import CountBody, MessagesBody
-from orchestrator.wire.bodies import BodyReader
-from orchestrator.wire.errors import error_members
+from orchestrator.http.bodies import BodyReader
+from orchestrator.http.errors import error_members
+from orchestrator.wire.anthropic.encoder import Encoder
+from orchestrator.wire.anthropic.replies import MessageErrorReply, MessageReply
+from orchestrator.wire.anthropic.request import CountBody, MessagesBody
+from orchestrator.wire.anthropic.routes import decode, decode_count, hides_thoughts, shows_thinking
 from tests.scripted_run import ScriptedRun
-
-from .claude_code import CLAUDE_CODE
-from .generations import STARTED, TWO_CALLS, generations
-from .golden import check, check_json
-from .harness import answer
+from tests.wire.claude_code import CLAUDE_CODE
+from tests.wire.generations import STARTED, TWO_CALLS, generations
+from tests.wire.golden import check, check_json
+from tests.wire.harness import answer
 
 USER = {"role": "user", "content": "Hello!"}
 WEATHER = {

@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from orchestrator.core.fair_threads import FairThreads
 from orchestrator.core.shares import Shares
+from orchestrator.http.intake import MOST_MANAGEMENT_BYTES, SMALL_BODY_BYTES
 from orchestrator.rendering import Renderer
-from orchestrator.wire.intake import MOST_MANAGEMENT_BYTES, SMALL_BODY_BYTES
 from tests.wire.harness import call
 from tests.wire.policy_bench import ADMIN, PLAIN, PolicyBench, policy_bench
 

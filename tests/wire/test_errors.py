@@ -9,10 +9,9 @@ import pytest
 from orchestrator.core import errors
 from orchestrator.core.errors import GatewayError
 from orchestrator.core.limits import LimitHit
+from orchestrator.http.errors import Client, Profile, UnknownRoute, profile_of, render_error
 from orchestrator.settings import HostsSettings
-from orchestrator.wire.errors import Client, Profile, UnknownRoute, profile_of, render_error
-
-from .golden import check_json
+from tests.wire.golden import check_json
 
 DENIED = "Key 'quickstart' lacks scope for model 'operayde/large-70b'."
 CASES: dict[str, GatewayError] = {

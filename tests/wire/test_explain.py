@@ -10,7 +10,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .policy_bench import ADMIN, PolicyBench, policy_bench
+from tests.wire.policy_bench import ADMIN, PolicyBench, policy_bench
 
 pytestmark = pytest.mark.slow
 

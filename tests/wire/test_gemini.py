@@ -10,10 +10,9 @@ import pytest
 
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.request import ChatPrompt
-from orchestrator.wire.gemini import decode, decode_count
-from orchestrator.wire.gemini_types import CountBody, GeminiReader, GenerateBody
-
-from .golden import check_json
+from orchestrator.wire.gemini.request import CountBody, GeminiReader, GenerateBody
+from orchestrator.wire.gemini.routes import decode, decode_count
+from tests.wire.golden import check_json
 
 HELLO = {"parts": [{"text": "Hello!"}]}
 WEATHER = {

@@ -12,12 +12,11 @@ from google.genai.types import EmbedContentResponse as SdkResponse
 
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.request import EmbeddingRequest
-from orchestrator.gateway import Embeddings
-from orchestrator.wire.gemini_embeddings import decode, decode_batch, encode
-from orchestrator.wire.gemini_replies import BatchEmbedContentsResponse, EmbedContentResponse
-from orchestrator.wire.gemini_types import EmbedBatchBody, EmbedBody, GeminiReader
-
-from .golden import check
+from orchestrator.pipeline.gateway import Embeddings
+from orchestrator.wire.gemini.embeddings import decode, decode_batch, encode
+from orchestrator.wire.gemini.replies import BatchEmbedContentsResponse, EmbedContentResponse
+from orchestrator.wire.gemini.request import EmbedBatchBody, EmbedBody, GeminiReader
+from tests.wire.golden import check
 
 ONE = {"content": {"parts": [{"text": "a"}, {"text": "b"}]}}
 TWO = {"content": {"parts": [{"text": "c"}]}, "model": "models/acme/embed"}

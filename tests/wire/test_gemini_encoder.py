@@ -26,14 +26,13 @@ from orchestrator.core.events import (
     fold,
 )
 from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
-from orchestrator.wire.errors import error_members
-from orchestrator.wire.gemini_encoder import Encoder
-from orchestrator.wire.gemini_replies import ErrorReply, GenerateContentResponse
+from orchestrator.http.errors import error_members
+from orchestrator.wire.gemini.encoder import Encoder
+from orchestrator.wire.gemini.replies import ErrorReply, GenerateContentResponse
 from tests.scripted_run import ScriptedRun
-
-from .generations import STARTED, TWO_CALLS, generations
-from .golden import check
-from .harness import answer
+from tests.wire.generations import STARTED, TWO_CALLS, generations
+from tests.wire.golden import check
+from tests.wire.harness import answer
 
 LIKELY = (LikelyToken(5, b"a", -0.25), LikelyToken(6, b"\xf0", -2.0))
 THOUGHT: tuple[GenerationEvent, ...] = (

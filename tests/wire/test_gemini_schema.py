@@ -9,7 +9,7 @@ from google.genai.types import Schema
 
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.json_schema import check_schema
-from orchestrator.wire.gemini_schema import closed, json_schema
+from orchestrator.wire.gemini.json_schema import closed, json_schema
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nothing": ({}, {}),

@@ -25,13 +25,12 @@ from orchestrator.core.events import (
     fold,
 )
 from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
-from orchestrator.wire.errors import error_members
-from orchestrator.wire.openai_chat import Encoder
+from orchestrator.http.errors import error_members
+from orchestrator.wire.openai.chat.routes import Encoder
 from tests.scripted_run import ScriptedRun
-
-from .generations import CALL, STARTED, TWO_CALLS
-from .golden import check
-from .harness import answer
+from tests.wire.generations import CALL, STARTED, TWO_CALLS
+from tests.wire.golden import check
+from tests.wire.harness import answer
 
 DRAWN = TokenLogprob(7, b"Hi", -0.25, (LikelyToken(7, b"Hi", -0.25), LikelyToken(8, b"\xf0", -2)))
 PATCH = '{"input": "+\\u00e9 \\"a\\"\\n"}'

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from orchestrator.core.errors import InvalidRequest
-from orchestrator.wire.bodies import BodyReader
-from orchestrator.wire.openai_chat_request import ChatRequest, decode
-
-from .golden import check_json
+from orchestrator.http.bodies import BodyReader
+from orchestrator.wire.openai.chat.request import ChatRequest, decode
+from tests.wire.golden import check_json
 
 USER = {"role": "user", "content": "Hello!"}
 SCHEMA = {

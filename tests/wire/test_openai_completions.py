@@ -26,13 +26,12 @@ from orchestrator.core.events import (
     fold,
 )
 from orchestrator.core.messages import TextPart
-from orchestrator.wire.bodies import BodyReader
-from orchestrator.wire.errors import error_members
-from orchestrator.wire.openai_completions import CompletionRequest, Encoder, decode
+from orchestrator.http.bodies import BodyReader
+from orchestrator.http.errors import error_members
+from orchestrator.wire.openai.completions import CompletionRequest, Encoder, decode
 from tests.scripted_run import ScriptedRun
-
-from .golden import check, check_json
-from .harness import answer
+from tests.wire.golden import check, check_json
+from tests.wire.harness import answer
 
 OPTIONAL = sorted(set(CompletionRequest.__struct_fields__) - {"model", "prompt"})
 REQUESTS: dict[str, dict[str, Any]] = {

@@ -13,17 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import InvalidRequest
-from orchestrator.gateway import Embeddings
-from orchestrator.wire.bodies import BodyReader
-from orchestrator.wire.openai_embeddings import (
+from orchestrator.http.bodies import BodyReader
+from orchestrator.pipeline.gateway import Embeddings
+from orchestrator.wire.openai.embeddings import (
     MOST_INPUTS,
     EmbeddingsRequest,
     decode,
     encode,
     encoding_format,
 )
-
-from .golden import check, check_json
+from tests.wire.golden import check, check_json
 
 REQUESTS: dict[str, dict[str, Any]] = {
     "text": {"input": "The quick brown fox"},

@@ -34,22 +34,16 @@ from orchestrator.core.events import (
 )
 from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
 from orchestrator.responses.values import Kept, frames_in
-from orchestrator.wire.openai_responses_encoder import ResponseEncoder, replayed
-from orchestrator.wire.openai_responses_items import (
-    input_items,
-    with_ids,
-)
-from orchestrator.wire.openai_responses_reasoning import ReasoningSeal
-from orchestrator.wire.openai_responses_replies import Response as Described
-from orchestrator.wire.openai_responses_schema import (
-    response_object,
-)
-from orchestrator.wire.openai_responses_tools import read_tools
-
-from .generations import CALL, STARTED, TWO_CALLS
-from .golden import check
-from .harness import answer
-from .test_openai_responses_requests import CUSTOM, FUNCTION, ID, NAMESPACE, SEARCH, read
+from orchestrator.wire.openai.responses.encoder import ResponseEncoder, replayed
+from orchestrator.wire.openai.responses.items import input_items, with_ids
+from orchestrator.wire.openai.responses.reasoning import ReasoningSeal
+from orchestrator.wire.openai.responses.replies import Response as Described
+from orchestrator.wire.openai.responses.request import response_object
+from orchestrator.wire.openai.responses.tools import read_tools
+from tests.wire.generations import CALL, STARTED, TWO_CALLS
+from tests.wire.golden import check
+from tests.wire.harness import answer
+from tests.wire.test_openai_responses_requests import CUSTOM, FUNCTION, ID, NAMESPACE, SEARCH, read
 
 EVENT: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
 LOGPROBS = (

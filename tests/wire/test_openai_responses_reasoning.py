@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from orchestrator.core.errors import InvalidEncryptedContent, InvalidRequest
 from orchestrator.core.messages import ReasoningPart
-from orchestrator.wire.openai_responses_items import input_items, messages_of
-from orchestrator.wire.openai_responses_reasoning import MOST_CHARACTERS, ReasoningSeal
-
-from .test_openai_responses import SEAL, STREAMS, documents, encoder, written
+from orchestrator.wire.openai.responses.items import input_items, messages_of
+from orchestrator.wire.openai.responses.reasoning import MOST_CHARACTERS, ReasoningSeal
+from tests.wire.test_openai_responses import SEAL, STREAMS, documents, encoder, written
 
 OLD, NEW = b"the pepper before", b"the pepper now, longer"
 SECRET = "The user must not see this thought."

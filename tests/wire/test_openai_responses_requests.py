@@ -14,9 +14,9 @@ from orchestrator.core.errors import (
     NotFound,
 )
 from orchestrator.core.request import GenerationRequest
+from orchestrator.http.bodies import BodyReader
 from orchestrator.responses.values import item_id, response_of
-from orchestrator.wire.bodies import BodyReader
-from orchestrator.wire.openai_responses_items import (
+from orchestrator.wire.openai.responses.items import (
     input_items,
     messages_of,
     references,
@@ -24,14 +24,9 @@ from orchestrator.wire.openai_responses_items import (
     with_ids,
     without_oldest,
 )
-from orchestrator.wire.openai_responses_schema import (
-    ResponsesBody,
-    check_body,
-    decode,
-)
-from orchestrator.wire.openai_responses_tools import read_tools
-
-from .golden import check_json
+from orchestrator.wire.openai.responses.request import ResponsesBody, check_body, decode
+from orchestrator.wire.openai.responses.tools import read_tools
+from tests.wire.golden import check_json
 
 ID = "resp_01HZX3J5K7M9N1P3Q5R7S9T1V3"
 FUNCTION = {

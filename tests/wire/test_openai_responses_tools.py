@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from orchestrator.core.messages import ToolCallPart
 from orchestrator.core.request import SamplingParams
-from orchestrator.wire.openai_custom_tools import InputText
-from orchestrator.wire.openai_responses_items import input_items, messages_of
-from orchestrator.wire.openai_responses_schema import response_object
-from orchestrator.wire.openai_responses_tools import Offered, read_tools
-
-from .test_openai_responses_requests import CUSTOM, FUNCTION, ID, NAMESPACE, read
+from orchestrator.wire.openai.custom_tools import InputText
+from orchestrator.wire.openai.responses.items import input_items, messages_of
+from orchestrator.wire.openai.responses.request import response_object
+from orchestrator.wire.openai.responses.tools import Offered, read_tools
+from tests.wire.test_openai_responses_requests import CUSTOM, FUNCTION, ID, NAMESPACE, read
 
 
 def texts(pieces: list[str]) -> tuple[str, str]:

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from orchestrator.audit import log as audit_log
 from orchestrator.settings import PolicySettings
-from orchestrator.store import audit_log
 from tests.opa_server import evaluating, serving
-
-from .policy_bench import OTHER_ADMIN, PLAIN, PolicyBench, policy_bench
+from tests.wire.policy_bench import OTHER_ADMIN, PLAIN, PolicyBench, policy_bench
 
 pytestmark = pytest.mark.slow
 

@@ -21,10 +21,9 @@ from orchestrator.core.events import (
     Usage,
 )
 from orchestrator.core.messages import TextPart, ToolCallPart
-from tests.unit.wire.realtime.client import SocketClient
+from tests.unit.wire.openai.realtime.client import SocketClient
+from tests.wire.golden import check_json
 from tests.wire.harness import Bench, answer, bench
-
-from .golden import check_json
 
 _ID = re.compile(rb'"((?:event|item|resp|sess|conv|call)_)[0-9A-Z]{26}"')
 _EXPIRES = re.compile(rb'"expires_at":\d+')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.catalogue import Parser
+from orchestrator.contract.catalogue import Parser
 from orchestrator.core.events import GenerationEvent
 from orchestrator.core.request import ChatPrompt, GenerationRequest
 from orchestrator.rendering.output_parsers import gemma, hermes, llama3, mistral

@@ -11,10 +11,10 @@ import pytest
 from build_engines.builder import Builder
 from build_engines.cpu.engine import Engine
 from build_engines.cpu.serving import open_engine
-from build_engines.repository import Repository
+from build_engines.repository.versions import Repository
 from build_engines.serving.artefacts import Artefacts, open_artefacts
-from build_engines.target import load_target
-from orchestrator.catalogue import EngineRecipe, Model
+from build_engines.targets.table import load_target
+from orchestrator.contract.catalogue import EngineRecipe, Model
 from tests.reference.checkpoints import write_decoder
 
 ROOT = Path(__file__).resolve().parents[3]

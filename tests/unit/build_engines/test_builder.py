@@ -12,11 +12,11 @@ import openvino as ov
 import pytest
 
 from build_engines.builder import Builder, BuildError
-from build_engines.checkpoint import sha256_file
-from build_engines.machine import Machine
+from build_engines.checkpoint.files import sha256_file
+from build_engines.host.machine import Machine
 from build_engines.plan import Plan
-from build_engines.repository import Repository
-from orchestrator.catalogue import Model
+from build_engines.repository.versions import Repository
+from orchestrator.contract.catalogue import Model
 from tests.reference.checkpoints import END_ID, EXTRA_END_ID, PAD_ID, write_decoder, write_encoder
 from tests.unit.build_engines.conftest import builder_for, model_of
 

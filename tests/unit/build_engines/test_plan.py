@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from build_engines.checkpoint import open_checkpoint
-from build_engines.machine import Gpu, Machine
-from build_engines.network import Network, read_network
+from build_engines.checkpoint.files import open_checkpoint
+from build_engines.checkpoint.network import Network, read_network
+from build_engines.host.machine import Gpu, Machine
 from build_engines.plan import (
     GIB,
     Plan,
@@ -20,7 +20,7 @@ from build_engines.plan import (
     gpu_memory,
     weight_bytes,
 )
-from orchestrator.catalogue import EngineRecipe, Model
+from orchestrator.contract.catalogue import EngineRecipe, Model
 from tests.reference.checkpoints import write_decoder, write_safetensors
 
 LAYERS, HIDDEN = 32, 4096

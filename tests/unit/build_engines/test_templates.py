@@ -10,8 +10,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from build_engines.configuration import TRTLLM_PARAMETERS, render_config
-from orchestrator.catalogue import EngineRecipe, Model, Task
+from build_engines.repository.configuration import TRTLLM_PARAMETERS, render_config
+from orchestrator.contract.catalogue import EngineRecipe, Model, Task
 from tests.unit.build_engines.conftest import TEMPLATES
 
 CONTRACT = json.loads((Path(__file__).parent / "data" / "tensor_contract.json").read_text())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import __version__
-from orchestrator.store.key_secret import is_key_secret
+from orchestrator.keys.secret import is_key_secret
 from tests.unit.cli.conftest import Run
 
 pytestmark = pytest.mark.slow

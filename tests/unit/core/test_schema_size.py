@@ -11,7 +11,7 @@ import pytest
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.json_schema import check_schema, loosened
 from orchestrator.core.schema_size import MOST_CHARACTERS, MOST_LEVELS, check_size, size
-from orchestrator.wire.gemini_schema import json_schema
+from orchestrator.wire.gemini.json_schema import json_schema
 
 
 def nested(levels: int) -> Any:

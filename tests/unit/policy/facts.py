@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.policy import PolicyInput
 from orchestrator.policy.embedded import EmbeddedRego, gateway_rules
-from orchestrator.policy.inputs import PolicyVersion, from_facts, version_of
+from orchestrator.policy.question import PolicyVersion, from_facts, version_of
 from orchestrator.rego.pool import Evaluators
 
 NOON = 1_795_003_200.0

@@ -13,15 +13,14 @@ import pytest_asyncio
 
 from orchestrator.core.errors import InvalidRequest, PolicyUnavailable
 from orchestrator.policy import Decision
-from orchestrator.policy.admin import PolicyAdmin
 from orchestrator.policy.candidates import Candidates
 from orchestrator.policy.embedded import EmbeddedRego
-from orchestrator.policy.inputs import PolicyVersion, version_of
+from orchestrator.policy.question import PolicyVersion, version_of
+from orchestrator.policy.service import PolicyAdmin
 from orchestrator.rego.pool import Evaluators, Place
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
-
-from .facts import asked, embedded, new_evaluators, version
+from tests.unit.policy.facts import asked, embedded, new_evaluators, version
 
 NUMBERS = ", ".join(str(number) for number in range(40))
 SIX = "\n".join(f"\tsome {name} in nums" for name in "abcdef")

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.__main__ import main
-
-from .facts import HEAD
+from tests.unit.policy.facts import HEAD
 
 pytestmark = pytest.mark.slow
 

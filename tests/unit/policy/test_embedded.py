@@ -18,8 +18,7 @@ from orchestrator.policy.verdict import read_verdict
 from orchestrator.rego import NoAnswerError
 from orchestrator.rego.modules import BUILTINS
 from orchestrator.rego.rules import place
-
-from .facts import HEAD, asked, embedded, version
+from tests.unit.policy.facts import HEAD, asked, embedded, version
 
 
 @pytest_asyncio.fixture

@@ -11,11 +11,10 @@ from aiohttp import web
 
 from orchestrator.core.errors import PolicyUnavailable
 from orchestrator.policy import PolicyInput
-from orchestrator.policy.inputs import PolicyVersion
 from orchestrator.policy.opa import OpaHttp
+from orchestrator.policy.question import PolicyVersion
 from tests.opa_server import Handler, evaluating, serving
-
-from .facts import asked, embedded, version
+from tests.unit.policy.facts import asked, embedded, version
 
 CASES: list[tuple[PolicyVersion, PolicyInput]] = [
     (version(), asked()),

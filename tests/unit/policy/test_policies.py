@@ -16,22 +16,23 @@ from msgspec.structs import replace
 from pydantic import SecretStr
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from orchestrator.core.acts import By
+from orchestrator.core.actor import By
 from orchestrator.core.errors import Conflict, PolicyUnavailable
-from orchestrator.policy.admin import Change, PolicyAdmin
+from orchestrator.keys import tenants
+from orchestrator.keys.queries import NewKey, create
+from orchestrator.keys.secret import load_pepper, new_key_secret
+from orchestrator.policy import decisions
+from orchestrator.policy import queries as policy_queries
 from orchestrator.policy.candidates import Candidates
 from orchestrator.policy.embedded import EmbeddedRego
 from orchestrator.policy.engine import RegoPolicies
-from orchestrator.policy.policies import Policies
+from orchestrator.policy.in_force import Policies
 from orchestrator.policy.recorder import Recorder
+from orchestrator.policy.service import Change, PolicyAdmin
 from orchestrator.settings import SecuritySettings, Settings
-from orchestrator.store import decisions, policies, tenants
 from orchestrator.store.database import Database, StoreError
-from orchestrator.store.key_secret import load_pepper, new_key_secret
-from orchestrator.store.keys import NewKey, create
 from orchestrator.store.migrate import migrate
-
-from .facts import HEAD, NOON, asked, new_evaluators, version
+from tests.unit.policy.facts import HEAD, NOON, asked, new_evaluators, version
 
 pytestmark = pytest.mark.slow
 
@@ -201,10 +202,10 @@ async def test_a_policy_that_is_gone_refuses(bench: Bench) -> None:
 
 async def test_a_version_that_cannot_be_read_refuses_its_own_keys_only(bench: Bench) -> None:
     made = await bench.here.create(bench.tenant, "ours", {}, None, BY)
-    broken = policies.NewVersion({"from_the_future": 1}, None, "system", 1)
+    broken = policy_queries.NewVersion({"from_the_future": 1}, None, "system", 1)
     async with bench.database.unit_of_work() as session:
-        number = await policies.add_version(session, bench.tenant, made.id, broken)
-        await policies.update(
+        number = await policy_queries.add_version(session, bench.tenant, made.id, broken)
+        await policy_queries.update(
             session, bench.tenant, made.id, name="ours", active=number, candidate=None
         )
     with pytest.raises(PolicyUnavailable):

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from orchestrator.policy.inputs import question
+from orchestrator.policy.question import question
 from orchestrator.rego import BoundExceededError, Bounds, EvaluatorsError, NoAnswerError
 from orchestrator.rego.pool import Evaluators
 from tests.unit.policy.facts import HEAD, NOON, asked, new_evaluators, version

@@ -20,7 +20,7 @@ from tokenizers import (
     trainers,
 )
 
-from orchestrator.catalogue import Reasoning
+from orchestrator.contract.catalogue import Reasoning
 from orchestrator.core.messages import Message, TextPart, Tool
 from orchestrator.core.request import ChatPrompt, GenerationRequest, ToolChoice, ToolMode
 from orchestrator.rendering import Decoder, Renderer

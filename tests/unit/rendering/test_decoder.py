@@ -20,8 +20,7 @@ from orchestrator.core.messages import ReasoningPart, TextPart
 from orchestrator.rendering import Decoder
 from orchestrator.rendering.detokenizer import Detokenizer
 from orchestrator.rendering.output_parsers import output_parser
-
-from .conftest import CORPUS, Model, asking, byte_level, write_model
+from tests.unit.rendering.conftest import CORPUS, Model, asking, byte_level, write_model
 
 TEXTS = st.sampled_from(CORPUS) | st.text(
     st.sampled_from("ab é東😀\u200d👩👧 \n\t") | st.characters(codec="utf-8"), max_size=24

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 from tokenizers import Tokenizer
 
-from orchestrator.catalogue import Parser, Reasoning
+from orchestrator.contract.catalogue import Parser, Reasoning
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.events import PartFinished
 from orchestrator.core.messages import (
@@ -28,8 +28,7 @@ from orchestrator.core.request import (
 )
 from orchestrator.rendering import Renderer
 from orchestrator.rendering.output_parsers import PARSER_TOKENS, RESULT_TOKENS, THINKING_TOKENS
-
-from .conftest import asking, byte_level, write_model
+from tests.unit.rendering.conftest import asking, byte_level, write_model
 
 LLAMA3 = """\
 {{- bos_token }}

@@ -19,8 +19,7 @@ from orchestrator.core.messages import (
 from orchestrator.core.request import ChatPrompt, TextPrompt, TokenPrompt
 from orchestrator.rendering import Renderer, RenderingError
 from orchestrator.rendering.renderer import prompt_characters
-
-from .conftest import CHAT_ML, Model, asking, bert, byte_level, write_model
+from tests.unit.rendering.conftest import CHAT_ML, Model, asking, bert, byte_level, write_model
 
 HI = ChatPrompt((Message("user", (TextPart("hi"),)),))
 

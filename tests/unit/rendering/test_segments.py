@@ -7,8 +7,7 @@ from array import array
 from orchestrator.core.messages import Message, TextPart
 from orchestrator.core.request import ChatPrompt
 from orchestrator.rendering.segments import Segment, Segments
-
-from .conftest import Model
+from tests.unit.rendering.conftest import Model
 
 IDS = array("i", range(100))
 

@@ -14,8 +14,7 @@ from orchestrator.core.messages import Message, TextPart, Tool, ToolCallPart
 from orchestrator.core.request import ChatPrompt, TextPrompt
 from orchestrator.rendering import Renderer
 from orchestrator.rendering.special_tokens import SpecialToken, SpecialTokens
-
-from .conftest import KINDS, SPECIAL, Model, byte_level, write_model
+from tests.unit.rendering.conftest import KINDS, SPECIAL, Model, byte_level, write_model
 
 pytestmark = pytest.mark.slow
 

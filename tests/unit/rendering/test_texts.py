@@ -16,8 +16,7 @@ from orchestrator.rendering.files import load_files
 from orchestrator.rendering.texts import TextEncoder
 from orchestrator.rendering.tokenizer import PromptTokenizer
 from orchestrator.rendering.word_pieces import WordPieces, word_pieces
-
-from .conftest import KINDS, bert, write_model
+from tests.unit.rendering.conftest import KINDS, bert, write_model
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["the", "user", "embed", "stays", "Data", "##ding", "##s", "##er", "42", "##42", "sep"]

@@ -10,9 +10,15 @@ from tokenizers import Tokenizer, models
 
 from orchestrator.rendering import Renderer
 from orchestrator.rendering.token_bytes import TokenBytes
-
-from .conftest import Model, bert, byte_fallback, byte_level, metaspace, write_model
-from .test_decoder import TEXTS
+from tests.unit.rendering.conftest import (
+    Model,
+    bert,
+    byte_fallback,
+    byte_level,
+    metaspace,
+    write_model,
+)
+from tests.unit.rendering.test_decoder import TEXTS
 
 
 @given(text=TEXTS)

@@ -11,8 +11,7 @@ from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.messages import Message, Role, TextPart, ToolCallPart
 from orchestrator.core.request import ChatPrompt
 from orchestrator.rendering import Renderer
-
-from .conftest import byte_level, write_model
+from tests.unit.rendering.conftest import byte_level, write_model
 
 TAKES_ALL = (
     "{% for message in messages %}[{{ message.role }}:{{ message.content }}"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest_asyncio
 from pydantic import SecretStr
 
+from orchestrator.keys import tenants
 from orchestrator.settings import ResponsesSettings, SecuritySettings, Settings
-from orchestrator.store import tenants
 from orchestrator.store.database import Database
 from orchestrator.store.migrate import migrate
 

@@ -10,13 +10,12 @@ import pytest
 from sqlalchemy import text
 
 from orchestrator.core.errors import Overloaded
-from orchestrator.responses import Responses
 from orchestrator.responses.runs import Runs
+from orchestrator.responses.service import Responses
 from orchestrator.responses.values import Kept, cancelled, failed
 from orchestrator.store.database import Database
-
-from .conftest import QUICK
-from .test_responses import FIRST, SECOND, THIRD, running
+from tests.unit.responses.conftest import QUICK
+from tests.unit.responses.test_service import FIRST, SECOND, THIRD, running
 
 FRAMES = [f"event: {name}\ndata: {{}}\n\n".encode() for name in ("a", "b", "c")]
 LAST = b"event: end\ndata: {}\n\n"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.http.connection import CONNECTION, Connection
 from orchestrator.serve.connections import Limits, _peer
 from orchestrator.settings import ServerSettings
-from orchestrator.wire.connection import CONNECTION, Connection
 from tests.unit.serve.served import Served, request, serving
 
 CLOSED = "orchestrator.connections.closed"

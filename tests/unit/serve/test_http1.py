@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.http.connection import CONNECTION, Connection
 from orchestrator.serve.http1 import MOST_PIPELINED
 from orchestrator.settings import ServerSettings
-from orchestrator.wire.connection import CONNECTION, Connection
 from tests.unit.serve.served import TIMEOUT_S, ask, request, serving
 
 BEGUN = b"POST / HTTP/1.1\r\nHost: x\r\n"

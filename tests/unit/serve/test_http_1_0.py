@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.http.connection import CONNECTION
 from orchestrator.settings import ServerSettings
-from orchestrator.wire.connection import CONNECTION
 from tests.unit.serve.served import TIMEOUT_S, Served, request, serving
 from tests.unit.serve.test_http1 import app as other
 

@@ -6,7 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
-from orchestrator.catalogue import EngineRecipe, Model, Task
+from orchestrator.contract.catalogue import EngineRecipe, Model, Task
 from orchestrator.serve.greeting import greeting
 
 URL = "http://127.0.0.1:8000"

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from orchestrator.core.events import GenerationEvent
 from orchestrator.serve.websockets import DrainingWebSocket
 from tests.scripted_run import ScriptedRun
-from tests.unit.wire.realtime.client import HELLO, TIMEOUT_S
+from tests.unit.wire.openai.realtime.client import HELLO, TIMEOUT_S
 from tests.wire.harness import KEY, Bench, answer, bench
 
 CREATE = {"type": "response.create", "response": {"input": [HELLO]}}

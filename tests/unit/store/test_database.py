@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from orchestrator.keys import tenants
 from orchestrator.settings import Settings, SettingsError, StoreSettings
-from orchestrator.store import tenants
 from orchestrator.store.database import Database, StoreError
 
 

@@ -10,8 +10,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import JSON, Connection, inspect, text
 
+from orchestrator.keys import queries as key_queries
+from orchestrator.keys import tenants
 from orchestrator.settings import Settings
-from orchestrator.store import keys, tenants
 from orchestrator.store.database import Database, StoreError
 from orchestrator.store.migrate import alembic_config, migrate
 from orchestrator.store.tables import SCHEMA_REVISION, metadata
@@ -126,7 +127,7 @@ async def test_upgrade_keeps_the_rows_of_the_first_schema(each_settings: Setting
         )
     assert await migrate(each_settings) is True
     async with database.reading() as session:
-        (key,) = await keys.listed(session)
+        (key,) = await key_queries.listed(session)
         (tenant,) = await tenants.listed(session)
     await database.close()
     assert (key.label, key.policy_id, key.plan, key.rpm_limit) == ("old", "pol_default", None, None)

@@ -10,13 +10,16 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
+from orchestrator.audit import log as audit_log
+from orchestrator.audit.log import Act
+from orchestrator.books import queries as usage_queries
+from orchestrator.books.sums import UsageFilter
+from orchestrator.keys import tenants
+from orchestrator.keys.bootstrap import bootstrap
+from orchestrator.quota import token_days
 from orchestrator.settings import Settings, StoreSettings
-from orchestrator.store import audit_log, tenants, token_days, usage
-from orchestrator.store.audit_log import Act
-from orchestrator.store.bootstrap import bootstrap
 from orchestrator.store.database import Database, StoreError
 from orchestrator.store.migrate import migrate
-from orchestrator.store.usage import UsageFilter
 from tests.pgbouncer import PgBouncer
 from tests.postgresql import PostgresServer
 
@@ -63,7 +66,7 @@ async def test_many_transactions_at_once_share_few_connections(database: Databas
     async def work(number: int) -> None:
         async with database.unit_of_work() as session:
             await tenants.ensure(session, f"tenant {number % 5}", 1)
-            await usage.add_all(session, [entry(number), entry(number + 1000)])
+            await usage_queries.add_all(session, [entry(number), entry(number + 1000)])
             await token_days.add_used(session, {("key", "key_1", "20260525"): 2})
             await audit_log.note(session, Act("cli:x", "key.create", f"key_{number}"))
         async with database.reading() as session:
@@ -72,7 +75,7 @@ async def test_many_transactions_at_once_share_few_connections(database: Databas
     await asyncio.gather(*[work(number) for number in range(60)])
     async with database.reading() as session:
         fault, end = await audit_log.first_fault(session)
-        (total,) = await usage.summed(session, UsageFilter())
+        (total,) = await usage_queries.summed(session, UsageFilter())
         assert (fault, end.seq, total.requests) == (None, 60, 120)
         assert await token_days.used(session, ("key", "key_1", "20260525")) == 120
         assert len(await tenants.listed(session)) == 5

@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
+from orchestrator.keys import tenants
 from orchestrator.settings import Settings, StoreSettings
-from orchestrator.store import tenants
 from orchestrator.store.database import Database, StoreError, turn
 from orchestrator.store.migrate import migrate
 from tests.postgresql import PostgresServer, database_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from orchestrator.catalogue import Catalogue, CatalogueError, EngineRecipe, Model
+from orchestrator.contract.catalogue import Catalogue, CatalogueError, EngineRecipe, Model
 from orchestrator.settings import Settings, TritonConnection, TritonSettings
 from orchestrator.triton.endpoint import connections, endpoint_of
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from tritonclient.grpc import service_pb2
 
-from orchestrator import selftest
+from orchestrator.contract.manifest import Manifest
 from orchestrator.core.request import SamplingParams
-from orchestrator.manifest import Manifest
+from orchestrator.models import selftest
 from orchestrator.triton.client import Timeouts, TritonClient, TritonEndpoint
 from orchestrator.triton.contract import GenerateCall
 from orchestrator.triton.stream import TokenStream

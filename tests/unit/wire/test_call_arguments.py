@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import InvalidRequest
-from orchestrator.wire.bodies import history_text
+from orchestrator.http.bodies import history_text
 from orchestrator.wire.call_arguments import in_ascii, readable_arguments, whole_arguments
 
 LARGE = 10**30

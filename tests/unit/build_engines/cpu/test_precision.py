@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from build_engines.checkpoint import open_checkpoint
+from build_engines.checkpoint.files import open_checkpoint
 from build_engines.cpu.precision import Precision, cpu_capabilities, fitted, precision_for
-from build_engines.machine import this_machine
-from build_engines.target import load_target
+from build_engines.host.machine import this_machine
+from build_engines.targets.table import load_target
 from tests.reference.checkpoints import write_decoder
 from tests.unit.build_engines.conftest import model_of
 

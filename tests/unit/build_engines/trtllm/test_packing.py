@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from build_engines.pooling import Pooling
+from build_engines.checkpoint.pooling import Pooling
 from build_engines.serving.texts import Text
 from build_engines.trtllm.packing import groups, pack, pool
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from orchestrator.catalogue import Parser
+from orchestrator.contract.catalogue import Parser
 from orchestrator.core.events import (
     ChoiceFinished,
     GenerationEvent,
@@ -17,8 +17,7 @@ from orchestrator.core.messages import Part, ReasoningPart, ToolCallPart
 from orchestrator.core.request import GenerationRequest
 from orchestrator.rendering.output_parsers import EndReason, OutputParser, output_parser
 from orchestrator.rendering.output_parsers.reasoning import Thinking
-
-from ..conftest import asking
+from tests.unit.rendering.conftest import asking
 
 Shown = str | tuple[str, str]
 """A part: text, a call as name and arguments, reasoning as text behind `thinks`."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from orchestrator.core.request import ToolMode
 from orchestrator.rendering.output_parsers import is_held_to_json, output_parser
-
-from ..conftest import asking
-from .readings import Reading, letter_by_letter, read_every_way
+from tests.unit.rendering.conftest import asking
+from tests.unit.rendering.output_parsers.readings import Reading, letter_by_letter, read_every_way
 
 REQUIRED = asking("f", "g", mode="required")
 NAMED = asking("f", "g", mode="named")

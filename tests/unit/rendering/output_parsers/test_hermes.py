@@ -6,9 +6,14 @@ import pytest
 
 from orchestrator.core.events import PartDelta
 from orchestrator.rendering.output_parsers import output_parser
-
-from ..conftest import asking
-from .readings import TOOLS, Reading, Shown, letter_by_letter, read_every_way
+from tests.unit.rendering.conftest import asking
+from tests.unit.rendering.output_parsers.readings import (
+    TOOLS,
+    Reading,
+    Shown,
+    letter_by_letter,
+    read_every_way,
+)
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 OSLO = ("weather", '{"city": "Oslo"}')

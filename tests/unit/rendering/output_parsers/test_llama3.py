@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.rendering.output_parsers import output_parser
-
-from .readings import TOOLS, Reading, Shown, letter_by_letter, read_every_way
+from tests.unit.rendering.output_parsers.readings import (
+    TOOLS,
+    Reading,
+    Shown,
+    letter_by_letter,
+    read_every_way,
+)
 
 CALL = '{"name": "weather", "parameters": {"city": "Oslo"}}'
 OSLO = ("weather", '{"city": "Oslo"}')

@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.catalogue import Parser
+from orchestrator.contract.catalogue import Parser
 from orchestrator.core.messages import Message, TextPart
 from orchestrator.core.request import ChatPrompt, GenerationRequest, TextPrompt, ToolMode
 from orchestrator.rendering.output_parsers import EndReason, output_parser
 from orchestrator.rendering.output_parsers.reasoning import Thinking
-
-from ..conftest import asking
-from .readings import TOOLS, Reading, read_every_way
+from tests.unit.rendering.conftest import asking
+from tests.unit.rendering.output_parsers.readings import TOOLS, Reading, read_every_way
 
 pytestmark = pytest.mark.slow
 

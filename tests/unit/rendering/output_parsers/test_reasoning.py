@@ -8,9 +8,8 @@ import pytest
 
 from orchestrator.core.request import JsonFormat
 from orchestrator.rendering.output_parsers import output_parser
-
-from ..conftest import asking
-from .readings import TOOLS, Reading, Shown, read_every_way
+from tests.unit.rendering.conftest import asking
+from tests.unit.rendering.output_parsers.readings import TOOLS, Reading, Shown, read_every_way
 
 CALL = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
 

@@ -1,0 +1,1 @@
+"""Checkpoints: their files, families, tokenizers, and the hub."""

@@ -1,0 +1,1 @@
+"""Golden answers: recorded at the build, compared at every start."""

@@ -1,0 +1,1 @@
+"""The machine that builds: its Python environment, its programs, its hardware."""

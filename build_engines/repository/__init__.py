@@ -1,0 +1,1 @@
+"""The Triton model repository: versions, manifests, configuration."""

@@ -1,0 +1,1 @@
+"""What builds artefacts, one file for each target."""

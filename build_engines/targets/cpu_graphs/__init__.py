@@ -1,0 +1,1 @@
+"""OpenVINO graphs of the CPU target."""

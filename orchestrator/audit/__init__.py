@@ -1,0 +1,1 @@
+"""The audit log: its lines, its anchor, refusals of management calls."""

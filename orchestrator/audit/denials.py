@@ -1,0 +1,251 @@
+"""Who was refused what: denials into the audit, off the request's way, and none lost in a crash.
+
+Acts of administration do not come here: they are noted in the transaction that does them
+(`store/audit_log.py`). A denial goes through a journal. So that a flood of them cannot fill the
+disk, of each key and reason the first `FIRST_ONES` in a clock minute get a line of their own (at
+most `MOST_LINES` of all keys together) and the rest are counted, in one line when the minute ends.
+A crash sets such a count back by a second at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from orchestrator.audit import log as audit_log
+from orchestrator.audit.anchor import format_head, read_anchor, write_anchor
+from orchestrator.audit.log import Act, AuditLine, Head
+from orchestrator.core.errors import StoreUnavailable
+from orchestrator.core.ids import new_id
+from orchestrator.settings import Settings, SettingsError
+from orchestrator.store.database import Database, StoreError
+from orchestrator.store.spool import Pace, Spool
+
+logger = logging.getLogger(__name__)
+
+FIRST_ONES = 10
+MOST_LINES = 600
+_MOST_GROUPS = 1000
+_MINUTE_S = 60
+_TICK_S = 1.0
+_ANCHOR_EVERY_TICKS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """One refused request of a known key. `facts` say more, and hold no secret and no prompt."""
+
+    status: int
+    reason: str
+    key_id: str
+    tenant_id: str
+    target: str
+    client_ip: str = ""
+    request_id: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Group:
+    """The denials of one key for one reason in one minute. `latest` is the last one counted."""
+
+    told: int = 0
+    counted: int = 0
+    noted: int = 0
+    first_at: int = 0
+    latest: Denial | None = None
+    entry_id: str = field(default_factory=lambda: new_id("aud"))
+
+
+class AuditTrail:
+    """`start` before use, `close` after the last denial."""
+
+    def __init__(self, settings: Settings, *, now: Callable[[], float] = time.time) -> None:
+        """Raises: SettingsError."""
+        self._data_dir = settings.data_dir
+        self._database = Database(settings)
+        folder = settings.data_dir / "journal" / "audit"
+        pace = Pace.of(settings.books)
+        self._spool = Spool("the audit of denials", folder, self._commit, pace)
+        self._decoder = msgspec.json.Decoder(Act)
+        self._now = now
+        self._minute = 0
+        self._lines = 0
+        self._groups: dict[tuple[str, int, str], _Group] = {}
+        self._fault: str | None = None
+        """What is wrong with the chain, as far as its noted end shows it."""
+        self._ticking: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+
+    def start(self) -> None:
+        """Begins to work, on the journals of dead processes too. Raises: SettingsError."""
+        self._spool.start()
+        self._ticking = asyncio.create_task(self._tick_forever())
+
+    async def close(self) -> None:
+        """Commits what there is; what the store does not take now waits for the next start."""
+        self._closing.set()
+        if self._ticking is not None:
+            await self._ticking
+        self._finish_minute()
+        await self._spool.close()
+        await self._anchor()
+        await self._database.close()
+
+    def deny(self, denial: Denial) -> None:
+        """Takes a denial. Returns at once, with it in the operating system or counted."""
+        minute = int(self._now() // _MINUTE_S)
+        if minute != self._minute:
+            self._finish_minute()
+            self._minute = minute
+        key = (denial.key_id, denial.status, denial.reason)
+        if key not in self._groups and len(self._groups) >= _MOST_GROUPS:
+            # So many keys at once: the rest is counted together, by reason only.
+            denial = replace(denial, key_id="", tenant_id="", target="", request_id="", facts={})
+            key = ("", denial.status, denial.reason)
+        group = self._groups.setdefault(key, _Group())
+        if denial.key_id and group.told < FIRST_ONES and self._lines < MOST_LINES:
+            group.told += 1
+            self._lines += 1
+            act = _act(denial, self._at())
+            self._spool.record(act.entry_id, msgspec.json.encode(act))
+            return
+        group.counted += 1
+        group.first_at = group.first_at or self._at()
+        group.latest = denial
+
+    def tick(self) -> None:
+        """Notes what was counted since the last tick, and ends the minute when it is over."""
+        if int(self._now() // _MINUTE_S) != self._minute:
+            self._finish_minute()
+        for group in self._groups.values():
+            if group.counted > group.noted:
+                group.noted = group.counted
+                act = self._summary(group)
+                self._spool.promise(act.entry_id, msgspec.json.encode(act))
+
+    async def listed(
+        self,
+        tenant_id: str,
+        *,
+        before_seq: int | None,
+        action: str | None,
+        start_at: int | None,
+        end_at: int | None,
+        limit: int,
+    ) -> list[AuditLine]:
+        """Lines of `tenant_id` from the newest on. Raises: StoreUnavailable."""
+        try:
+            async with self._database.reading() as session:
+                return await audit_log.listed(
+                    session,
+                    tenant_id=tenant_id,
+                    before_seq=before_seq,
+                    action=action,
+                    start_at=start_at,
+                    end_at=end_at,
+                    limit=limit,
+                )
+        except StoreError as error:
+            logger.warning("the audit cannot be read: %s", error)
+            raise StoreUnavailable("The audit cannot be read at the moment.") from error
+
+    def problems(self) -> list[str]:
+        """What keeps denials from the store or is wrong there, in sentences for the operator."""
+        return [*self._spool.problems(), *([self._fault] if self._fault is not None else [])]
+
+    def _finish_minute(self) -> None:
+        for group in self._groups.values():
+            if group.counted:
+                act = self._summary(group)
+                self._spool.record(act.entry_id, msgspec.json.encode(act))
+        self._groups = {}
+        self._lines = 0
+
+    def _summary(self, group: _Group) -> Act:
+        assert group.latest is not None
+        act = _act(group.latest, group.first_at)
+        more = {"count": group.counted, "until": self._at()}
+        after = {**(act.after or {}), **more}
+        return replace(act, entry_id=group.entry_id, action="request.denied.more", after=after)
+
+    def _at(self) -> int:
+        return int(self._now() * 1000)
+
+    async def _tick_forever(self) -> None:
+        ticks = 0
+        while not self._closing.is_set():
+            self.tick()
+            if ticks % _ANCHOR_EVERY_TICKS == 0:
+                await self._anchor()
+            ticks += 1
+            try:
+                await asyncio.wait_for(self._closing.wait(), _TICK_S)
+            except TimeoutError:
+                continue
+
+    async def _commit(self, payloads: Sequence[bytes]) -> None:
+        """Adds denials to the chain, those that are not there yet. Raises: StoreError."""
+        acts = []
+        for payload in payloads:
+            try:
+                acts.append(self._decoder.decode(payload))
+            except msgspec.DecodeError:
+                # Whole, by its checksum, and of no version of this program that is known here.
+                logger.exception("an audited denial cannot be read: %r", payload)
+        async with self._database.unit_of_work() as session:
+            await audit_log.note_all(session, acts)
+
+    async def _anchor(self) -> None:
+        """Notes the end of the audit in the data folder, if it has moved on.
+
+        A note that the chain no longer passes through stays until an operator accepts the chain:
+        the next line must not hide what was cut off.
+        """
+        try:
+            # First what was noted: another process may note a later end meanwhile.
+            noted = read_anchor(self._data_dir)
+            async with self._database.reading() as session:
+                is_whole = noted is None or await audit_log.passes_through(session, noted)
+                head = await audit_log.head(session)
+            if is_whole and head is not None and head != noted:
+                write_anchor(self._data_dir, head)
+        except StoreError:
+            # The store's outage is told by whoever needs it.
+            return
+        except SettingsError as error:
+            logger.error("the end of the audit cannot be noted: %s", error)
+            return
+        self._note_fault(None if is_whole else noted)
+
+    def _note_fault(self, lost: Head | None) -> None:
+        """`lost` is the noted end that the chain does not pass through."""
+        fault = None
+        if lost is not None:
+            fault = (
+                f"the audit was cut or replaced: line {lost.seq} is not the one that was noted as "
+                f"its end ({format_head(lost)}). See `orchestrator audit verify`; after a restored "
+                "backup accept it with `orchestrator audit accept`"
+            )
+        if fault is not None and fault != self._fault:
+            logger.error(fault)
+        self._fault = fault
+
+
+def _act(denial: Denial, at: int) -> Act:
+    return Act(
+        actor=f"key:{denial.key_id}" if denial.key_id else "keys",
+        action="request.denied",
+        target=denial.target,
+        tenant_id=denial.tenant_id or None,
+        after={"status": denial.status, "reason": denial.reason, **denial.facts},
+        client_ip=denial.client_ip,
+        request_id=denial.request_id,
+        at=at,
+    )

@@ -1,0 +1,105 @@
+"""A generation on whichever server gives it its first token."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from orchestrator.backends.triton.placement import Placement, Way
+from orchestrator.core.errors import ModelUnavailable, UpstreamTimeout
+from orchestrator.core.event_source import nobody
+from orchestrator.triton.contract import GenerateCall, TokenChunk
+from orchestrator.triton.errors import unavailable
+
+if TYPE_CHECKING:
+    from orchestrator.backends.triton.affinity import Blocks
+    from orchestrator.triton.stream import TokenStream
+
+
+class PlacedStream:
+    """The chunks of one generation, in order.
+
+    Until the first has come, nobody has seen anything of it: if its server goes away or has no
+    room, it is started again on another one. Afterwards it never is.
+    """
+
+    def __init__(
+        self, placement: Placement, blocks: Blocks, call: GenerateCall, first_token_timeout_s: float
+    ) -> None:
+        self.call = call
+        self._way = Way(placement, blocks, call.request_id, first_token_timeout_s)
+        self._on_news: Callable[[], None] = nobody
+        self._begun = False
+        self._stopped = False
+        self._expired = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.now = self._started()
+        """The stream on the present server; one that was left had brought no token."""
+
+    def listen(self, on_news: Callable[[], None]) -> None:
+        """`on_news` is called when there may be something to take."""
+        self._on_news = self.now.on_news = on_news
+
+    def take(self) -> TokenChunk | None:
+        """What has come since the last call, if anything has.
+
+        Not to be called after the final chunk. Raises: GatewayError.
+        """
+        stream = self.now
+        try:
+            chunk = stream.take()
+            if chunk is None:
+                if stream.is_over:
+                    # Without a final response: Triton goes away in good order.
+                    raise unavailable()
+                if self._expired:
+                    raise UpstreamTimeout("The engine did not answer in time.")
+                return None
+            if chunk.finish_reason == "cancelled" and not stream.produced:
+                # Without a token and by no wish of ours: the same.
+                raise unavailable()
+        except ModelUnavailable as error:
+            self._move(error)
+            return None
+        if not self._begun:
+            self._begun = True
+            self._want_no_more()
+        return chunk
+
+    def stop(self) -> None:
+        """Ends the generation on the engine's side, in the background. Twice is once."""
+        self._stopped = True
+        self._want_no_more()
+        self.now.stop()
+
+    async def ended(self) -> None:
+        """Returns when the engine's side is over."""
+        await self.now.ended()
+
+    def _move(self, error: ModelUnavailable) -> None:
+        """Begins on another server, where there is one. Raises: ModelUnavailable."""
+        if not self._stopped:
+            self._way.failed(error)
+        if self._begun or self._stopped or not self._way.moves():
+            raise error
+        self.now.stop()
+        self.now = self._started()
+
+    def _started(self) -> TokenStream:
+        stream = self._way.replica.client.generate(self.call)
+        stream.on_news = self._on_news
+        if stream.streaming and self._timer is None:
+            # An answer in one response has the time of a whole request, which its client knows.
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._way.left_s, self._expire)
+        return stream
+
+    def _want_no_more(self) -> None:
+        """The first token may take as long as it likes."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._on_news()

@@ -1,0 +1,1 @@
+"""Usage records: written once per call, summed by day."""

@@ -1,0 +1,1 @@
+"""What the builder and the server agree on."""

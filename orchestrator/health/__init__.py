@@ -1,0 +1,1 @@
+"""Readiness, and values read at a scrape."""

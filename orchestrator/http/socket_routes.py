@@ -1,0 +1,51 @@
+"""WebSockets under FastAPI's router: their routes, and what is said where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+
+from starlette.routing import WebSocketRoute
+
+from orchestrator.http.errors import UnknownRoute
+from orchestrator.http.exchange import App, Exchange, Receive, Scope, Send
+from orchestrator.http.routes import exchange_of
+
+_MOST_SHOWN_OF_PATH = 200
+
+
+class RawSocketRoute(WebSocketRoute):
+    """A route that the router finds, and that speaks bare ASGI."""
+
+    def __init__(
+        self,
+        path: str,
+        handler: Callable[[Exchange], Awaitable[None]],
+        parameters: Collection[str] = (),
+    ) -> None:
+        """`parameters` are those that its query may have."""
+        super().__init__(path, _found, name=path)
+        self.parameters = frozenset(parameters)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            del receive, send
+            # Routers note their HTTP routes there themselves; the metrics are told by it.
+            scope["route"] = self
+            await handler(exchange_of(scope))
+
+        self.app = app
+
+
+def or_no_socket(over_http: App) -> App:
+    """What answers where there is no route: `over_http`, and for WebSockets an error like all."""
+
+    async def no_route(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            path = scope["path"][:_MOST_SHOWN_OF_PATH]
+            raise UnknownRoute(f"There is no WebSocket at `{path}`.")
+        await over_http(scope, receive, send)
+
+    return no_route
+
+
+async def _found() -> None:
+    """Stands in the endpoint's place for the router; sockets never come here."""

@@ -1,0 +1,1 @@
+"""The models of the catalogue as Triton has loaded them."""

@@ -1,0 +1,160 @@
+"""The first half of the pipeline: which model, whether the policy allows it, where it goes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orchestrator.core.caches import Remembered
+from orchestrator.core.errors import ModelNotFound, PolicyDenied
+from orchestrator.core.limits import tighter
+from orchestrator.core.request import RouteHint
+from orchestrator.keys.principal import Principal
+from orchestrator.models.hosted import Deployment, Deployments
+from orchestrator.pipeline.routing import Route, Router
+from orchestrator.policy import Decision, PolicyEngine, PolicyInput
+from orchestrator.quota import Caller
+from orchestrator.telemetry import current_call, names
+
+_VERBS = {"generate": "generate text", "embed": "embed text"}
+MOST_REMEMBERED = 20_000
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """Where an allowed request goes, and whose budgets it uses: the policy's limits are in them.
+
+    `cache_tenants` are the ids of the tenants that its policy shares the prefix cache with.
+    """
+
+    route: Route
+    caller: Caller
+    cache_tenants: tuple[str, ...] = ()
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What is asked for, as far as a decision depends on it. `at` of `None` is now.
+
+    A decision about a moment that is named is recorded nowhere.
+    """
+
+    model: str
+    task: str
+    route_hint: RouteHint
+    client_ip: str | None = None
+    at: float | None = None
+
+
+class Gate:
+    """Known (404), allowed (403), of the right kind (404), loaded (503): in this order."""
+
+    def __init__(
+        self,
+        deployments: Deployments,
+        policy: PolicyEngine,
+        router: Router,
+        most_remembered: int = MOST_REMEMBERED,
+    ) -> None:
+        self._deployments = deployments
+        self._policy = policy
+        self._router = router
+        # What follows from objects that others remember, by their ids; each entry keeps them, so
+        # that the ids are nobody else's meanwhile.
+        self._questions: Remembered[tuple[int, Asked], tuple[Principal, PolicyInput]]
+        self._questions = Remembered(most_remembered)
+        self._callers: Remembered[tuple[int, int], tuple[Principal, Decision, Caller]]
+        self._callers = Remembered(most_remembered)
+
+    async def admit(self, principal: Principal, asked: Asked) -> Admitted:
+        """Raises: GatewayError."""
+        deployment = self.find(asked.model)
+        call = current_call()
+        with call.stage(names.POLICY) as stage:
+            decision = await self.decide(principal, deployment, asked)
+            if call.sampled:
+                stage.note(names.POLICY_RULE, decision.rule)
+                stage.note(names.POLICY_ID, decision.policy_id)
+            if not decision.allow:
+                raise _denied(decision)
+        with call.stage(names.ROUTING) as stage:
+            admitted = self.enter(principal, deployment, decision, asked)
+            if call.sampled:
+                stage.note(names.ROUTE, admitted.route.backend.name)
+        return admitted
+
+    def find(self, name: str) -> Deployment:
+        """The model of that id or alias. Raises: ModelNotFound."""
+        deployment = self._deployments.find(name)
+        if deployment is None:
+            raise unknown_model(name)
+        return deployment
+
+    async def decide(self, principal: Principal, deployment: Deployment, asked: Asked) -> Decision:
+        """What the key's policy says. Raises: PolicyUnavailable."""
+        known = self._questions.get((id(principal), asked))
+        if known is not None:
+            return await self._policy.decide(known[1])
+        question = _question(principal, deployment, asked)
+        if asked.at is None:
+            self._questions.put((id(principal), asked), (principal, question))
+        return await self._policy.decide(question)
+
+    def enter(
+        self, principal: Principal, deployment: Deployment, decision: Decision, asked: Asked
+    ) -> Admitted:
+        """The way of a request with that decision. Raises: GatewayError."""
+        if not decision.allow:
+            raise _denied(decision)
+        task = deployment.model.task
+        if task != asked.task:
+            raise ModelNotFound(
+                f"The model `{asked.model}` cannot {_VERBS[asked.task]}: it is made to"
+                f" {_VERBS[task]}.",
+                param="model",
+            )
+        served = deployment.require_ready()
+        route = self._router.route(served, decision.routes, asked.route_hint)
+        caller = self._caller(principal, decision)
+        return Admitted(route, caller, decision.cache_tenants)
+
+    def _caller(self, principal: Principal, decision: Decision) -> Caller:
+        """Whose budgets are used; the same object for the same two."""
+        key = (id(principal), id(decision))
+        known = self._callers.get(key)
+        if known is not None:
+            return known[2]
+        limits = tighter(principal.limits, decision.limits)
+        caller = Caller(principal.key_id, principal.tenant_id, limits, principal.tenant_limits)
+        self._callers.put(key, (principal, decision, caller))
+        return caller
+
+
+def _question(principal: Principal, deployment: Deployment, asked: Asked) -> PolicyInput:
+    model = deployment.model
+    return PolicyInput(
+        key_id=principal.key_id,
+        tenant_id=principal.tenant_id,
+        model=model.id,
+        task=asked.task,
+        route_hint=asked.route_hint,
+        client_ip=asked.client_ip,
+        key_label=principal.key_label,
+        admin=principal.admin,
+        allowed_models=principal.allowed_models,
+        plan=principal.plan or principal.tenant_plan,
+        route_policy=principal.route_policy,
+        policy_id=principal.policy_id,
+        api_disabled=principal.api_disabled,
+        model_names=(model.id, *model.aliases),
+        requested=asked.model,
+        at=asked.at,
+    )
+
+
+def _denied(decision: Decision) -> PolicyDenied:
+    return PolicyDenied(
+        decision.reason, param=decision.param, reason=decision.word, rule=decision.rule
+    )
+
+
+def unknown_model(name: str) -> ModelNotFound:
+    """What a caller is told of a model that is not there, or not for it."""
+    return ModelNotFound(f"The model `{name}` does not exist.", param="model")

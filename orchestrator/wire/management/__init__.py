@@ -1,0 +1,1 @@
+"""The management API: keys, policies, usage, audit, health."""

@@ -1,0 +1,3 @@
+from tests.wire.harness import service
+
+__all__ = ["service"]
