@@ -38,14 +38,14 @@ class ScriptedRun(Run):
         self._on_end = on_end
         self._on_stop = on_stop
         self._stopped = False
-        self._on_news: Callable[[], None] = lambda: None
+        self._on_ready: Callable[[], None] = lambda: None
 
     def take(self) -> list[GenerationEvent]:
         assert not self.over
         event = next(self._events, None)
         if event is not None:
             self._deltas += isinstance(event, PartDelta)
-            self._on_news()
+            self._on_ready()
             return [event]
         self._on_end()
         if self._error is not None:
@@ -53,8 +53,8 @@ class ScriptedRun(Run):
         self.over = not self._hangs
         return []
 
-    def listen(self, on_news: Callable[[], None]) -> None:
-        self._on_news = on_news
+    def listen(self, on_ready: Callable[[], None]) -> None:
+        self._on_ready = on_ready
 
     def stop(self) -> None:
         if not self._stopped:

@@ -20,7 +20,7 @@ TOO_LONG = "it takes too long to compile"
 TOO_COMPLEX = "it is too complex to compile"
 
 #: The process counts its own time; a busy machine may need much longer for it.
-_MOST_WAIT_S = 30.0
+_MAX_WAIT_S = 30.0
 
 
 class Trial:
@@ -103,4 +103,4 @@ def _answer(process: subprocess.Popen[str]) -> str:
     assert stream is not None
     poll = select.poll()
     poll.register(stream, select.POLLIN)
-    return stream.readline() if poll.poll(_MOST_WAIT_S * 1000) else ""
+    return stream.readline() if poll.poll(_MAX_WAIT_S * 1000) else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.audit.log import Head
+from orchestrator.audit.log import ChainHead
 from orchestrator.settings import SettingsError
 from orchestrator.store.private_files import read_text, write_private
 
@@ -18,7 +18,7 @@ _FILE = "audit-head"
 _HASH_CHARS = 64
 
 
-def read_anchor(data_dir: Path) -> Head | None:
+def read_anchor(data_dir: Path) -> ChainHead | None:
     """The head noted last; `None` before the first. Raises: SettingsError."""
     try:
         return parse_head(read_text(data_dir / _FILE, "data_dir"))
@@ -28,19 +28,19 @@ def read_anchor(data_dir: Path) -> Head | None:
         raise SettingsError(f"`{data_dir / _FILE}` is damaged: {error}") from error
 
 
-def write_anchor(data_dir: Path, head: Head) -> None:
+def write_anchor(data_dir: Path, head: ChainHead) -> None:
     """Notes `head`. Raises: SettingsError."""
     write_private(data_dir / _FILE, format_head(head) + "\n", "data_dir")
 
 
-def format_head(head: Head) -> str:
+def format_head(head: ChainHead) -> str:
     """`<number>:<hash>`."""
     return f"{head.seq}:{head.hash.hex()}"
 
 
-def parse_head(text: str) -> Head:
+def parse_head(text: str) -> ChainHead:
     """What `format_head` wrote. Raises: ValueError."""
     number, _, digest = text.partition(":")
     if not number.isascii() or not number.isdigit() or len(digest) != _HASH_CHARS:
         raise ValueError(f"`{text}` is not `<number>:<64 hexadecimal digits>`")
-    return Head(int(number), bytes.fromhex(digest))
+    return ChainHead(int(number), bytes.fromhex(digest))

@@ -3,7 +3,7 @@
 Acts of administration do not come here: they are noted in the transaction that does them
 (`store/audit_log.py`). A denial goes through a journal. So that a flood of them cannot fill the
 disk, of each key and reason the first `FIRST_ONES` in a clock minute get a line of their own (at
-most `MOST_LINES` of all keys together) and the rest are counted, in one line when the minute ends.
+most `MAX_LINES` of all keys together) and the rest are counted, in one line when the minute ends.
 A crash sets such a count back by a second at most.
 """
 
@@ -20,7 +20,7 @@ import msgspec
 
 from orchestrator.audit import log as audit_log
 from orchestrator.audit.anchor import format_head, read_anchor, write_anchor
-from orchestrator.audit.log import Act, AuditLine, Head
+from orchestrator.audit.log import Act, AuditLine, ChainHead
 from orchestrator.core.errors import StoreUnavailable
 from orchestrator.core.ids import new_id
 from orchestrator.settings import Settings, SettingsError
@@ -30,8 +30,8 @@ from orchestrator.store.spool import Pace, Spool
 logger = logging.getLogger(__name__)
 
 FIRST_ONES = 10
-MOST_LINES = 600
-_MOST_GROUPS = 1000
+MAX_LINES = 600
+_MAX_GROUPS = 1000
 _MINUTE_S = 60
 _TICK_S = 1.0
 _ANCHOR_EVERY_TICKS = 5
@@ -105,12 +105,12 @@ class AuditTrail:
             self._finish_minute()
             self._minute = minute
         key = (denial.key_id, denial.status, denial.reason)
-        if key not in self._groups and len(self._groups) >= _MOST_GROUPS:
+        if key not in self._groups and len(self._groups) >= _MAX_GROUPS:
             # So many keys at once: the rest is counted together, by reason only.
             denial = replace(denial, key_id="", tenant_id="", target="", request_id="", facts={})
             key = ("", denial.status, denial.reason)
         group = self._groups.setdefault(key, _Group())
-        if denial.key_id and group.told < FIRST_ONES and self._lines < MOST_LINES:
+        if denial.key_id and group.told < FIRST_ONES and self._lines < MAX_LINES:
             group.told += 1
             self._lines += 1
             act = _act(denial, self._at())
@@ -224,7 +224,7 @@ class AuditTrail:
             return
         self._note_fault(None if is_whole else noted)
 
-    def _note_fault(self, lost: Head | None) -> None:
+    def _note_fault(self, lost: ChainHead | None) -> None:
         """`lost` is the noted end that the chain does not pass through."""
         fault = None
         if lost is not None:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col, select
 
-from orchestrator.core.actor import By
+from orchestrator.core.actor import Actor
 from orchestrator.core.ids import new_id
 from orchestrator.core.timestamps import format_moment
 from orchestrator.store.database import Session, turn
@@ -63,7 +63,7 @@ class _Owned(Protocol):
 def act_on(
     target: _Owned,
     action: str,
-    by: By,
+    by: Actor,
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
 ) -> Act:
@@ -99,7 +99,7 @@ class AuditLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ChainHead:
     """The end of a chain: its last line's number and hash."""
 
     seq: int
@@ -153,7 +153,7 @@ async def note_all(session: Session, acts: Sequence[Act]) -> None:
         if act.entry_id in known:
             continue
         known.add(act.entry_id)
-        row = _row(act, Head(head.seq, head.hash))
+        row = _row(act, ChainHead(head.seq, head.hash))
         session.add(row)
         head.seq, head.hash = row.seq, row.hash
     await session.flush()
@@ -220,13 +220,13 @@ async def _readable(session: Session, after_seq: int) -> list[AuditLine]:
         raise UnreadableLineError(after_seq + 1 if seq is None else seq) from error
 
 
-async def head(session: Session) -> Head | None:
+async def head(session: Session) -> ChainHead | None:
     """Where the store says that the chain ends; `None` before the first line."""
     row = await session.get(AuditHead, 1, populate_existing=True)
-    return None if row is None else Head(row.seq, row.hash)
+    return None if row is None else ChainHead(row.seq, row.hash)
 
 
-async def passes_through(session: Session, known: Head) -> bool:
+async def passes_through(session: Session, known: ChainHead) -> bool:
     """Whether the line that `known` was the end of is still there, and still that line."""
     query = select(AuditEntry.hash).where(AuditEntry.seq == known.seq)
     end = await head(session)
@@ -235,13 +235,13 @@ async def passes_through(session: Session, known: Head) -> bool:
 
 
 async def first_fault(
-    session: Session, *, known_heads: Sequence[Head] = ()
-) -> tuple[Fault | None, Head]:
+    session: Session, *, known_heads: Sequence[ChainHead] = ()
+) -> tuple[Fault | None, ChainHead]:
     """The first line that is wrong, and the end of what is right before it.
 
     `known_heads` were noted elsewhere while the chain was whole; it must still pass through them.
     """
-    end = Head(0, NO_HASH)
+    end = ChainHead(0, NO_HASH)
     # Read before the lines: others may append meanwhile.
     stored = await head(session)
     heads = [*known_heads, *([stored] if stored is not None else [])]
@@ -255,7 +255,7 @@ async def first_fault(
                 problem = "is not the line that was noted as the end of the audit then"
             if problem is not None:
                 return Fault(end.seq + 1, problem), end
-            end = Head(line.seq, line.hash)
+            end = ChainHead(line.seq, line.hash)
     except UnreadableLineError:
         return Fault(end.seq + 1, "cannot be read"), end
     last = max((known.seq for known in heads), default=0)
@@ -310,7 +310,7 @@ def canonical(content: Mapping[str, Any]) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
 
 
-def _row(act: Act, end: Head) -> AuditEntry:
+def _row(act: Act, end: ChainHead) -> AuditEntry:
     origin = {"client_ip": act.client_ip, "request_id": act.request_id}
     given = {name: value for name, value in origin.items() if value}
     line = AuditLine(
@@ -335,7 +335,7 @@ def _line(row: AuditEntry) -> AuditLine:
     return AuditLine(**{name: getattr(row, name) for name in AuditLine.__slots__})
 
 
-def _problem(line: AuditLine, end: Head) -> str | None:
+def _problem(line: AuditLine, end: ChainHead) -> str | None:
     """What is wrong with `line`, which should be the one behind `end`."""
     if line.seq <= 0:
         return "has a line before it that was never written"

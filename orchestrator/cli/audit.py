@@ -13,11 +13,11 @@ from orchestrator.cli.stores import existing
 _MAX_REASON = 500
 
 if TYPE_CHECKING:
-    from orchestrator.audit.log import Head
+    from orchestrator.audit.log import ChainHead
     from orchestrator.settings import Settings
 
 
-def head(text: str) -> Head:
+def head(text: str) -> ChainHead:
     """A head noted earlier. Raises: ArgumentTypeError."""
     from orchestrator.audit.anchor import parse_head
 

@@ -23,7 +23,7 @@ from orchestrator.cli.output import time_text, write_json, write_table
 from orchestrator.cli.stores import ensured_tenant, fail, opened
 
 if TYPE_CHECKING:
-    from orchestrator.core.actor import By
+    from orchestrator.core.actor import Actor
     from orchestrator.keys.service import Keys
     from orchestrator.keys.values import KeyView
     from orchestrator.settings import Settings
@@ -139,7 +139,7 @@ async def _create(
     """Makes a key. Its secret is shown here and never again."""
     from orchestrator.core.limits import Limits
     from orchestrator.keys import tenants
-    from orchestrator.keys.values import Wanted
+    from orchestrator.keys.values import KeySpec
 
     models = parsed.models or ("*",)
     _note_unknown_models(settings, models)
@@ -149,7 +149,7 @@ async def _create(
             if await tenants.find(session, name) is None:
                 return fail(f"there is no tenant `{name}`")
     tenant, is_new = await ensured_tenant(database, name)
-    wanted = Wanted(
+    wanted = KeySpec(
         label=parsed.label,
         policy_id=parsed.policy_id or "pol_default",
         scope="admin" if parsed.admin else "inference",
@@ -312,11 +312,11 @@ def _write_members(view: KeyView) -> None:
     write_table(rows[0], rows[1:])
 
 
-def _by() -> By:
+def _by() -> Actor:
     from orchestrator.audit.log import cli_actor
-    from orchestrator.core.actor import By
+    from orchestrator.core.actor import Actor
 
-    return By(cli_actor())
+    return Actor(cli_actor())
 
 
 def _note_unknown_models(settings: Settings, names: tuple[str, ...]) -> None:

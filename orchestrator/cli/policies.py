@@ -16,7 +16,7 @@ from orchestrator.cli.output import time_text, write_json, write_table
 from orchestrator.cli.stores import fail, opened
 
 if TYPE_CHECKING:
-    from orchestrator.core.actor import By
+    from orchestrator.core.actor import Actor
     from orchestrator.policy.question import PolicyVersion
     from orchestrator.policy.service import PolicyAdmin
     from orchestrator.settings import Settings
@@ -155,17 +155,17 @@ async def _create(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespace
 
 
 async def _update(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespace) -> int:
-    from orchestrator.core.actor import KEEP
+    from orchestrator.core.actor import UNSET
     from orchestrator.policy.service import Change
 
-    document, module = _candidate(parsed, KEEP, KEEP)
+    document, module = _candidate(parsed, UNSET, UNSET)
     change = Change(
-        name=parsed.name or KEEP,
+        name=parsed.name or UNSET,
         document=document,
         module=module,
         shadow=parsed.shadow,
-        active=parsed.activate or KEEP,
-        candidate=None if parsed.end_shadow else KEEP,
+        active=parsed.activate or UNSET,
+        candidate=None if parsed.end_shadow else UNSET,
     )
     view = await admin.update(tenant_id, parsed.id, change, _by())
     if parsed.json:
@@ -274,8 +274,8 @@ def _text(path: str) -> str:
         raise _Unreadable(f"`{path}` cannot be read: {reason}") from error
 
 
-def _by() -> By:
+def _by() -> Actor:
     from orchestrator.audit.log import cli_actor
-    from orchestrator.core.actor import By
+    from orchestrator.core.actor import Actor
 
-    return By(cli_actor())
+    return Actor(cli_actor())

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Keep(Enum):
+class Unset(Enum):
     """Stands in a change for what is not to change."""
 
-    KEEP = "keep"
+    UNSET = "keep"
 
 
-KEEP = Keep.KEEP
+UNSET = Unset.UNSET
 
 
 @dataclass(frozen=True, slots=True)
-class By:
+class Actor:
     """Who acts, and from where; for the audit."""
 
     actor: str

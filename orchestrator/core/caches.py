@@ -17,7 +17,7 @@ def remember(known: dict[K, V], key: K, value: V, most: int) -> None:
         del known[next(iter(known))]
 
 
-class Remembered(Generic[K, V]):
+class BoundedCache(Generic[K, V]):
     """At most `most` values, and always the half of them that were used last. `None` is no value.
 
     What is used moves from the older half to the newer one; when that is full the older half goes.

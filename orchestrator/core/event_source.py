@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from orchestrator.core.events import GenerationEvent
 
 
-def nobody() -> None:
+def noop() -> None:
     """Told of news until somebody listens."""
 
 
@@ -30,13 +30,13 @@ class EventSource(ABC):
     def take(self) -> list[GenerationEvent]:
         """The events since the last call, perhaps none.
 
-        Where something is left after it, `on_news` is called once more. Not to be called when it
+        Where something is left after it, `on_ready` is called once more. Not to be called when it
         is `over`. Raises: GatewayError.
         """
 
     @abstractmethod
-    def listen(self, on_news: Callable[[], None]) -> None:
-        """`on_news` is called from now on when there may be something to take; nobody else is.
+    def listen(self, on_ready: Callable[[], None]) -> None:
+        """`on_ready` is called from now on when there may be something to take; nobody else is.
 
         What had come before is not told of.
         """

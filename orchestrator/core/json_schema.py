@@ -14,12 +14,12 @@ from typing import Any
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.schema_size import check_characters, check_levels, check_size, own_size, size
 
-MOST_DEPTH = 32
-MOST_SCHEMAS = 5_000
-MOST_ENUM_VALUES = 1_000
-MOST_MULTIPLE = 10_000
+MAX_DEPTH = 32
+MAX_SCHEMAS = 5_000
+MAX_ENUM_VALUES = 1_000
+MAX_MULTIPLE = 10_000
 """Of all `multipleOf` together, powers of ten left out: engines need a state for each remainder."""
-_MOST_SHOWN = 64
+_MAX_SHOWN = 64
 """Of a name in a path: every schema below it has the path of its own, so long ones add up."""
 
 TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
@@ -95,10 +95,10 @@ class _Check:
         if not isinstance(schema, Mapping):
             raise InvalidRequest(f"`{where}` must be a JSON schema, an object.", param=where)
         self._schemas += 1
-        if depth > MOST_DEPTH or self._schemas > MOST_SCHEMAS:
+        if depth > MAX_DEPTH or self._schemas > MAX_SCHEMAS:
             raise InvalidRequest(
-                f"`{where}` is too much: a schema may be nested {MOST_DEPTH} deep and hold"
-                f" {MOST_SCHEMAS} schemas.",
+                f"`{where}` is too much: a schema may be nested {MAX_DEPTH} deep and hold"
+                f" {MAX_SCHEMAS} schemas.",
                 param=where,
             )
         self._count_characters(schema)
@@ -133,9 +133,9 @@ class _Check:
 
     def _count_enum(self, schema: Mapping[str, Any], where: str) -> None:
         self._enum_values += len(schema.get("enum", ()))
-        if self._enum_values > MOST_ENUM_VALUES:
+        if self._enum_values > MAX_ENUM_VALUES:
             raise InvalidRequest(
-                f"`{where}.enum` is too much: a schema may list {MOST_ENUM_VALUES} values in all.",
+                f"`{where}.enum` is too much: a schema may list {MAX_ENUM_VALUES} values in all.",
                 param=f"{where}.enum",
             )
 
@@ -143,19 +143,19 @@ class _Check:
         if "multipleOf" not in schema:
             return
         self._multiple = math.lcm(self._multiple, _digits(schema["multipleOf"]))
-        if self._multiple > MOST_MULTIPLE:
+        if self._multiple > MAX_MULTIPLE:
             raise InvalidRequest(
                 f"`{where}.multipleOf` is too much: the least common multiple of all may be"
-                f" {MOST_MULTIPLE}, powers of ten left out.",
+                f" {MAX_MULTIPLE}, powers of ten left out.",
                 param=f"{where}.multipleOf",
             )
 
 
 def _check_keyword(keyword: str, value: Any, where: str) -> None:
-    place = f"{where}.{keyword[:_MOST_SHOWN]}"
+    place = f"{where}.{keyword[:_MAX_SHOWN]}"
     if keyword not in _ENFORCED:
         raise InvalidRequest(
-            f"`{place}`: the keyword `{keyword[:_MOST_SHOWN]}` is not supported.", param=place
+            f"`{place}`: the keyword `{keyword[:_MAX_SHOWN]}` is not supported.", param=place
         )
     fault = _fault(keyword, value)
     if fault:
@@ -251,7 +251,7 @@ def _check_strict(schema: Mapping[str, Any], where: str) -> None:
     if missing is not None:
         raise InvalidRequest(
             f"In `{where}`, `required` must list every name in `properties`, because the schema is"
-            f" strict; `{missing[:_MOST_SHOWN]}` is missing.",
+            f" strict; `{missing[:_MAX_SHOWN]}` is missing.",
             param=f"{where}.required",
         )
 
@@ -260,7 +260,7 @@ def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The schemas directly inside `schema`, each with its place."""
     for keyword in _NAMED:
         for name, inner in schema.get(keyword, {}).items():
-            yield f"{keyword}.{name[:_MOST_SHOWN]}", inner
+            yield f"{keyword}.{name[:_MAX_SHOWN]}", inner
     for keyword in _LISTED:
         for index, inner in enumerate(schema.get(keyword, ())):
             yield f"{keyword}[{index}]", inner
@@ -275,7 +275,7 @@ def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _loose(schema: Any, depth: int) -> Any:
     """A copy without unsupported keywords; `oneOf` is `anyOf`, because engines may not tell."""
-    if not isinstance(schema, Mapping) or depth > MOST_DEPTH:
+    if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
         return True
     kept: dict[str, Any] = {}
     for keyword, value in schema.items():

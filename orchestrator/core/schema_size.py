@@ -6,9 +6,9 @@ from typing import Any
 
 from orchestrator.core.errors import InvalidRequest
 
-MOST_CHARACTERS = 262_144
+MAX_CHARACTERS = 262_144
 """Of names and values; as in JSON text, each value has four more for its punctuation."""
-MOST_LEVELS = 100
+MAX_LEVELS = 100
 """Of objects and lists in each other. Engines read JSON no deeper than 128."""
 _PUNCTUATION = 4
 
@@ -25,9 +25,9 @@ def check_size(schema: Any, where: str) -> None:
 
 def check_characters(characters: int, where: str) -> None:
     """Refuses a schema of so many. Raises: InvalidRequest."""
-    if characters > MOST_CHARACTERS:
+    if characters > MAX_CHARACTERS:
         raise InvalidRequest(
-            f"`{where}` is too large: a schema may have {MOST_CHARACTERS} characters;"
+            f"`{where}` is too large: a schema may have {MAX_CHARACTERS} characters;"
             f" it has {characters} at least.",
             param=where,
         )
@@ -35,9 +35,9 @@ def check_characters(characters: int, where: str) -> None:
 
 def check_levels(levels: int, where: str) -> None:
     """Refuses a schema of so many. Raises: InvalidRequest."""
-    if levels > MOST_LEVELS:
+    if levels > MAX_LEVELS:
         raise InvalidRequest(
-            f"`{where}` is nested too deeply: a schema may have {MOST_LEVELS} levels of objects"
+            f"`{where}` is nested too deeply: a schema may have {MAX_LEVELS} levels of objects"
             f" and lists; it has {levels} at least.",
             param=where,
         )
@@ -47,14 +47,14 @@ def size(value: Any) -> tuple[int, int]:
     """Characters and levels of a JSON value, at least: counting ends a little above a limit."""
     characters = levels = 0
     level = [value]
-    while level and levels <= MOST_LEVELS:
+    while level and levels <= MAX_LEVELS:
         deeper: list[Any] = []
         for one in level:
             if isinstance(one, str):
                 characters += len(one)
             elif isinstance(one, dict | list):
                 characters += own_size(one)
-                if characters > MOST_CHARACTERS:
+                if characters > MAX_CHARACTERS:
                     return characters, levels
                 deeper += one.values() if isinstance(one, dict) else one
         level = deeper
@@ -65,6 +65,6 @@ def size(value: Any) -> tuple[int, int]:
 def own_size(container: dict[str, Any] | list[Any]) -> int:
     """Characters of an object or a list without those of its values."""
     punctuation = _PUNCTUATION * len(container)
-    if punctuation > MOST_CHARACTERS or not isinstance(container, dict):
+    if punctuation > MAX_CHARACTERS or not isinstance(container, dict):
         return punctuation
     return punctuation + len("".join(container))

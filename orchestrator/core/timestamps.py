@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-_MOST_DIGITS = 12
+_MAX_DIGITS = 12
 
 
 def parse_moment(text: str) -> int:
@@ -12,7 +12,7 @@ def parse_moment(text: str) -> int:
 
     Raises: ValueError.
     """
-    if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS:
+    if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS:
         return int(text) * 1000
     when = datetime.fromisoformat(text)
     if when.tzinfo is None:

@@ -21,9 +21,9 @@ _STEP = re.compile(r"\.?(?P<name>[^.\[\]]+)|\[(?P<index>\d+)\]")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """Some writers of files on Windows begin with it; it means nothing in UTF-8."""
 _WHOLE_AS_FLOAT = "got `float`"
-_MOST_SHOWN = 60
+_MAX_SHOWN = 60
 _KINDS: Mapping[type, str] = {dict: "object", list: "array", str: "string", int: "number"}
-_MOST_WHOLE = 1e15
+_MAX_WHOLE = 1e15
 
 
 class BodyReader(Generic[T]):
@@ -80,7 +80,7 @@ class StrictBodyReader(BodyReader[StructT]):
         names = given if isinstance(given, dict) else {}
         unknown = [name for name in names if name not in self._known]
         if unknown:
-            told = ", ".join(f"`{name[:_MOST_SHOWN]}`" for name in unknown[:_MOST_SHOWN])
+            told = ", ".join(f"`{name[:_MAX_SHOWN]}`" for name in unknown[:_MAX_SHOWN])
             raise InvalidRequest(
                 f"There is no member {told}; known are "
                 f"{', '.join(f'`{name}`' for name in sorted(self._known))}.",
@@ -94,13 +94,13 @@ def shown(value: object) -> str:
 
     Of one that no JSON can be made of again, as it is nested too deeply, only the kind is shown.
     """
-    if isinstance(value, str) and len(value) > _MOST_SHOWN:
-        value = value[: _MOST_SHOWN + 1]
+    if isinstance(value, str) and len(value) > _MAX_SHOWN:
+        value = value[: _MAX_SHOWN + 1]
     try:
         text = msgspec.json.encode(value).decode("utf-8")
     except (RecursionError, OverflowError, ValueError, msgspec.MsgspecError):
         return f"a value of type {_KINDS.get(type(value), 'unknown')}"
-    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 
 def json_text(value: object, where: str) -> str:
@@ -151,14 +151,14 @@ def check_at_least(name: str, value: float | None, low: int) -> None:
 
 def _number(value: float) -> str:
     """A number as messages show it: to the last digit, and without a fraction that is none."""
-    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _MOST_WHOLE
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _MAX_WHOLE
     return shown(int(value) if is_whole else value)
 
 
 def _with_whole_numbers(value: Any) -> Any:
     """`value` of JSON with every number that has no fraction as a whole one."""
     if isinstance(value, float):
-        return int(value) if value.is_integer() and abs(value) < _MOST_WHOLE else value
+        return int(value) if value.is_integer() and abs(value) < _MAX_WHOLE else value
     if isinstance(value, dict):
         return {name: _with_whole_numbers(one) for name, one in value.items()}
     if isinstance(value, list):

@@ -23,7 +23,7 @@ _PIECE_BYTES = 64 * 1024
 """What is inflated at once: about a fifth of a millisecond."""
 _HEADER_BYTES = 2
 """Of zlib's frame, which tell it from a body without one."""
-_MOST_SHOWN = 60
+_MAX_SHOWN = 60
 
 
 def coding_of(headers: Iterable[tuple[bytes, bytes]]) -> Coding | None:
@@ -35,7 +35,7 @@ def coding_of(headers: Iterable[tuple[bytes, bytes]]) -> Coding | None:
         return None
     if len(codings) == 1 and codings[0] in _NAMES:
         return _NAMES[codings[0]]
-    shown = b", ".join(codings)[:_MOST_SHOWN].decode("latin-1")
+    shown = b", ".join(codings)[:_MAX_SHOWN].decode("latin-1")
     raise UnsupportedCoding(
         f"`Content-Encoding` may be gzip, deflate or identity, and one of them; `{shown}` was"
         " given.",

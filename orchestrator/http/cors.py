@@ -37,7 +37,7 @@ _VARY = (b"vary", b"Origin")
 _EXPOSE = (b"access-control-expose-headers", ", ".join(EXPOSED).encode())
 _ALLOW_ORIGIN = b"access-control-allow-origin"
 _NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
-_MOST_NAMES_BYTES = 4096
+_MAX_NAMES_BYTES = 4096
 
 
 class Cors:
@@ -81,7 +81,7 @@ class Cors:
             (b"vary", b"Access-Control-Request-Headers"),
         ]
         wanted = headers.get(b"access-control-request-headers", b"").strip()
-        if len(wanted) <= _MOST_NAMES_BYTES and _NAMES.fullmatch(wanted):
+        if len(wanted) <= _MAX_NAMES_BYTES and _NAMES.fullmatch(wanted):
             reply.append((b"access-control-allow-headers", wanted))
         if headers.get(b"access-control-request-private-network") == b"true":
             reply.append((b"access-control-allow-private-network", b"true"))

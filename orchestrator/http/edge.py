@@ -23,7 +23,7 @@ from orchestrator.http.exchange import (
 )
 from orchestrator.http.faults import internal_error, store_unavailable
 from orchestrator.http.intake import ClientLeftError, Intake
-from orchestrator.http.request_report import Told
+from orchestrator.http.request_report import RequestReport
 from orchestrator.http.routes import EXCHANGE, RawRoute
 from orchestrator.settings import HostsSettings, ServerSettings
 from orchestrator.store.database import StoreError
@@ -116,7 +116,7 @@ class Edge:
 
     async def _guarded(self, exchange: Exchange, handle: Callable[[], Awaitable[None]]) -> None:
         """Answers what `handle` raises, and tells of the exchange at its end."""
-        told = Told(self._telemetry, exchange)
+        told = RequestReport(self._telemetry, exchange)
         exchange.on_error = (told.refused, *self._on_error)
         try:
             await handle()

@@ -18,8 +18,8 @@ T = TypeVar("T")
 SMALL_BODY_BYTES = 64 * 1024
 """What a server has read of a connection before anybody asks. Source: uvicorn's high-water mark.
 Up to here a body is decoded at once and counted nowhere."""
-_MOST_THREADS = 4
-MOST_MANAGEMENT_BYTES = 256 * 1024
+_MAX_THREADS = 4
+MAX_MANAGEMENT_BYTES = 256 * 1024
 """Of the body of a call that manages keys or policies."""
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -108,7 +108,7 @@ class Holder(ABC):
 def new_intake(settings: IntakeSettings, server: ServerSettings) -> tuple[Intake, FairThreads]:
     """What the settings say, and the threads for all other work on prompts."""
     most_each = settings.tenant_bytes(server.max_body_bytes)
-    count = settings.threads or min(max(1, usable_processors() // 2), _MOST_THREADS)
+    count = settings.threads or min(max(1, usable_processors() // 2), _MAX_THREADS)
     threads = FairThreads(count, most_running_bytes=most_each)
     shares = Shares(settings.all_bytes(server.max_body_bytes), most_each)
     return Intake(shares, threads), threads

@@ -20,8 +20,8 @@ ANTHROPIC = ("beta",)
 GOOGLE = ("$alt", "alt", "key", "$prettyPrint", "prettyPrint", "quotaUser")
 """Of Google's clients on every method. Source: Google Cloud APIs, system parameters."""
 
-_MOST_DIGITS = 18
-_MOST_SHOWN = 60
+_MAX_DIGITS = 18
+_MAX_SHOWN = 60
 
 
 def given_in(query: bytes) -> dict[str, str]:
@@ -35,7 +35,7 @@ def check_known(given: Iterable[str], known: Collection[str]) -> None:
     for name in given:
         if name not in known:
             there = f"there are {', '.join(sorted(known))}" if known else "there is none"
-            shown = name[:_MOST_SHOWN]
+            shown = name[:_MAX_SHOWN]
             raise InvalidRequest(f"`{shown}` is no parameter here; {there}.", param=shown)
 
 
@@ -64,7 +64,7 @@ class Query:
         given = self.text(name)
         if given is None:
             return default
-        if given.isascii() and given.isdigit() and len(given) <= _MOST_DIGITS:
+        if given.isascii() and given.isdigit() and len(given) <= _MAX_DIGITS:
             number = int(given)
             if least <= number <= most:
                 return number

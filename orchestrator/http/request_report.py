@@ -18,7 +18,7 @@ _NO_ROUTE = "none"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class Told:
+class RequestReport:
     """Around one exchange: made when it comes, `end`ed when it is over.
 
     It does not hold the exchange, which holds it: what holds itself waits for the collector.

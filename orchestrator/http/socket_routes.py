@@ -10,7 +10,7 @@ from orchestrator.http.errors import UnknownRoute
 from orchestrator.http.exchange import App, Exchange, Receive, Scope, Send
 from orchestrator.http.routes import exchange_of
 
-_MOST_SHOWN_OF_PATH = 200
+_MAX_SHOWN_OF_PATH = 200
 
 
 class RawSocketRoute(WebSocketRoute):
@@ -40,7 +40,7 @@ def or_no_socket(over_http: App) -> App:
 
     async def no_route(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            path = scope["path"][:_MOST_SHOWN_OF_PATH]
+            path = scope["path"][:_MAX_SHOWN_OF_PATH]
             raise UnknownRoute(f"There is no WebSocket at `{path}`.")
         await over_http(scope, receive, send)
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from orchestrator.core.errors import InvalidRequest
 
-MOST_THINGS = 131_072
+MAX_THINGS = 131_072
 """Texts, the names of members among them, objects and lists: about 30 ms and 30 MB to decode."""
-MOST_VALUES = 524_288
+MAX_VALUES = 524_288
 """Members and elements of all kinds; numbers cost less than the others."""
 
 _WINDOW_BYTES = 64 * 1024
@@ -23,7 +23,7 @@ _REST_S = 0.000_05
 
 
 def check_structure(body: bytes) -> None:
-    """Raises: InvalidRequest for more than `MOST_THINGS` or `MOST_VALUES`.
+    """Raises: InvalidRequest for more than `MAX_THINGS` or `MAX_VALUES`.
 
     For a thread beside the event loop. Takes time with the length of `body`, a quarter of a
     millisecond at once, and next to no memory.
@@ -40,14 +40,14 @@ def check_structure(body: bytes) -> None:
         inside ^= len(parts) % 2 == 0
         commas += outside.count(b",")
         brackets += outside.count(b"{") + outside.count(b"[")
-        if quotes // 2 + brackets > MOST_THINGS:
+        if quotes // 2 + brackets > MAX_THINGS:
             raise InvalidRequest(
-                f"The request body may hold {MOST_THINGS} texts, objects and lists at most; it"
+                f"The request body may hold {MAX_THINGS} texts, objects and lists at most; it"
                 " holds more."
             )
-        if commas > MOST_VALUES:
+        if commas > MAX_VALUES:
             raise InvalidRequest(
-                f"The request body may hold {MOST_VALUES} values at most; it holds more."
+                f"The request body may hold {MAX_VALUES} values at most; it holds more."
             )
 
 
@@ -59,7 +59,7 @@ def _has_little(body: bytes) -> bool:
         quotes += body.count(b'"', start, end)
         others += body.count(b"{", start, end) + body.count(b"[", start, end)
         commas += body.count(b",", start, end)
-        if quotes // 2 + others > MOST_THINGS or commas > MOST_VALUES:
+        if quotes // 2 + others > MAX_THINGS or commas > MAX_VALUES:
             return False
         _rest()
     return True

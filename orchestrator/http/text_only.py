@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.http.bodies import shown
 
-_MOST_SHOWN = 64
+_MAX_SHOWN = 64
 
 
 class NotText(InvalidRequest):
@@ -29,4 +29,4 @@ def instead_of(kind: object) -> str:
     turn.
     """
     word = kind if isinstance(kind, str) else "part"
-    return f"[{word[:_MOST_SHOWN]} left out: this model reads text only]"
+    return f"[{word[:_MAX_SHOWN]} left out: this model reads text only]"

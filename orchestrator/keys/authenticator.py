@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
-from orchestrator.core.caches import Remembered, remember
+from orchestrator.core.caches import BoundedCache, remember
 from orchestrator.core.errors import StoreUnavailable, Unauthenticated
 from orchestrator.core.plans import limits_of
 from orchestrator.keys import changes as key_changes
@@ -36,8 +36,8 @@ from orchestrator.telemetry.instruments import Tally
 
 _log = logging.getLogger(__name__)
 
-_MAX_STRANGERS = 10_000
-_STRANGERS_AT_ONCE = 4
+_MAX_UNKNOWN_KEYS = 10_000
+_UNKNOWN_KEYS_AT_ONCE = 4
 """Look-ups of keys never seen before that run together; connections are left for known keys."""
 _RETRY_S = 1.0
 _RECORD_USE_EVERY_S = 30.0
@@ -90,14 +90,14 @@ class Authenticator:
         self._pepper = load_pepper(settings)
         self._previous_peppers = load_previous_peppers(settings)
         self._database = Database(settings)
-        self._known: Remembered[bytes, _Known] = Remembered(settings.store.key_cache_keys)
+        self._known: BoundedCache[bytes, _Known] = BoundedCache(settings.store.key_cache_keys)
         # The digests of secrets that were good, by their marks. A digest says nothing of whether
         # a key still is, so nothing here is ever out of date.
-        self._digests: Remembered[bytes, bytes] = Remembered(settings.store.key_cache_keys)
+        self._digests: BoundedCache[bytes, bytes] = BoundedCache(settings.store.key_cache_keys)
         self._mark_key = secrets.token_bytes(32)
         # Apart from the known ones, so that a flood of made-up keys pushes no good key out.
-        self._strangers: dict[bytes, float] = {}
-        self._stranger_turns = asyncio.Semaphore(_STRANGERS_AT_ONCE)
+        self._unknown_keys: dict[bytes, float] = {}
+        self._unknown_key_turns = asyncio.Semaphore(_UNKNOWN_KEYS_AT_ONCE)
         self._lookups: dict[bytes, asyncio.Task[_Known | None]] = {}
         self._running: set[asyncio.Task[_Known | None]] = set()
         self._changes = 0
@@ -241,7 +241,7 @@ class Authenticator:
         """What the store says now, or else what it said a while ago."""
         now = self._monotonic()
         believed = known is not None and now - self._verified_at(known) < self._grace_s
-        if known is None and self._strangers.get(digest, -math.inf) > now:
+        if known is None and self._unknown_keys.get(digest, -math.inf) > now:
             raise _refusal("invalid_api_key")
         if self._down and not believed and now < self._retry_at:
             raise self._unavailable()
@@ -293,7 +293,7 @@ class Authenticator:
                 changes = self._changes
                 found = await self._read(candidates)
             else:
-                async with self._stranger_turns:
+                async with self._unknown_key_turns:
                     found = await self._read(candidates)
         except StoreError as error:
             self._note_failure(str(error))
@@ -368,9 +368,9 @@ class Authenticator:
                 None if found is None else _known(found, digest, verified_at=now, ask_again_at=now)
             )
         self._known.drop(digest)
-        self._strangers.pop(digest, None)
+        self._unknown_keys.pop(digest, None)
         if found is None:
-            remember(self._strangers, digest, now + self._cache_s, _MAX_STRANGERS)
+            remember(self._unknown_keys, digest, now + self._cache_s, _MAX_UNKNOWN_KEYS)
             return None
         known = _known(found, digest, verified_at=now, ask_again_at=now + self._cache_s)
         self._known.put(digest, known)

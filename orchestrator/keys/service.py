@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from orchestrator.audit import log as audit_log
-from orchestrator.core.actor import By
+from orchestrator.core.actor import Actor
 from orchestrator.core.errors import InvalidRequest, NotFound
 from orchestrator.keys import queries as key_queries
 from orchestrator.keys import tenants
@@ -21,9 +21,9 @@ from orchestrator.keys.values import (
     ID,
     MAX_OVERLAP_S,
     MAX_PAGE,
+    KeySpec,
     KeyView,
     Patch,
-    Wanted,
     changed_limits,
     check_values,
     check_within,
@@ -59,7 +59,7 @@ class Keys:
         self._authenticator = authenticator
         self._now = now
 
-    async def create(self, tenant_id: str, wanted: Wanted, by: By) -> tuple[KeyView, str]:
+    async def create(self, tenant_id: str, wanted: KeySpec, by: Actor) -> tuple[KeyView, str]:
         """A new key and its secret, which is nowhere afterwards. Raises: InvalidRequest."""
         now = int(self._now())
         check_values(wanted.values(), now)
@@ -142,7 +142,7 @@ class Keys:
             row = await _existing(session, tenant_id, key_id)
             return view_of(row, await _tenant(session, row.tenant_id), int(self._now()))
 
-    async def patch(self, tenant_id: str | None, key_id: str, patch: Patch, by: By) -> KeyView:
+    async def patch(self, tenant_id: str | None, key_id: str, patch: Patch, by: Actor) -> KeyView:
         """The key with some of it changed. Raises: NotFound, InvalidRequest."""
         now = int(self._now())
         changes = patch.changes()
@@ -168,7 +168,7 @@ class Keys:
         return after
 
     async def rotate(
-        self, tenant_id: str | None, key_id: str, overlap_s: int, by: By
+        self, tenant_id: str | None, key_id: str, overlap_s: int, by: Actor
     ) -> tuple[KeyView, str]:
         """The key with a new secret; its old one stays good for `overlap_s`.
 
@@ -197,7 +197,7 @@ class Keys:
         self._forget(key_id)
         return view, secret
 
-    async def revoke(self, tenant_id: str | None, key_id: str, by: By) -> tuple[KeyView, bool]:
+    async def revoke(self, tenant_id: str | None, key_id: str, by: Actor) -> tuple[KeyView, bool]:
         """The key, ended for good, and whether it was this call that did it. Raises: NotFound."""
         now = int(self._now())
         async with self._database.unit_of_work() as session:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from orchestrator.core.actor import KEEP, Keep
+from orchestrator.core.actor import UNSET, Unset
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.limits import UNLIMITED, Limits, tighter
 from orchestrator.core.plans import Plan, limits_of
@@ -27,7 +27,7 @@ ID = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class KeySpec:
     """A key that is asked for. `limits` are explicit numbers, over those of the plan."""
 
     label: str
@@ -57,23 +57,23 @@ class Wanted:
 class Patch:
     """What is to change. `None` takes a value away."""
 
-    label: str | Keep = KEEP
-    policy_id: str | Keep = KEEP
-    allowed_models: tuple[str, ...] | Keep = KEEP
-    rpm_limit: int | Keep | None = KEEP
-    images_rpm_limit: int | Keep | None = KEEP
-    tpd_limit: int | Keep | None = KEEP
-    concurrency_limit: int | Keep | None = KEEP
-    plan: Plan | Keep | None = KEEP
-    deployment_id: str | Keep | None = KEEP
-    route_policy: RouteHint | Keep | None = KEEP
-    expires_at: int | Keep | None = KEEP
-    metadata: Mapping[str, str] | Keep = KEEP
+    label: str | Unset = UNSET
+    policy_id: str | Unset = UNSET
+    allowed_models: tuple[str, ...] | Unset = UNSET
+    rpm_limit: int | Unset | None = UNSET
+    images_rpm_limit: int | Unset | None = UNSET
+    tpd_limit: int | Unset | None = UNSET
+    concurrency_limit: int | Unset | None = UNSET
+    plan: Plan | Unset | None = UNSET
+    deployment_id: str | Unset | None = UNSET
+    route_policy: RouteHint | Unset | None = UNSET
+    expires_at: int | Unset | None = UNSET
+    metadata: Mapping[str, str] | Unset = UNSET
 
     def changes(self) -> dict[str, Any]:
         """The members that are to change."""
         given = {member.name: getattr(self, member.name) for member in fields(self)}
-        return {name: value for name, value in given.items() if value is not KEEP}
+        return {name: value for name, value in given.items() if value is not UNSET}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.core.caches import Remembered
+from orchestrator.core.caches import BoundedCache
 from orchestrator.core.errors import ModelNotFound, PolicyDenied
 from orchestrator.core.limits import tighter
 from orchestrator.core.request import RouteHint
@@ -16,7 +16,7 @@ from orchestrator.quota import Caller
 from orchestrator.telemetry import current_call, names
 
 _VERBS = {"generate": "generate text", "embed": "embed text"}
-MOST_REMEMBERED = 20_000
+MAX_REMEMBERED = 20_000
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -51,17 +51,17 @@ class Gate:
         deployments: Deployments,
         policy: PolicyEngine,
         router: Router,
-        most_remembered: int = MOST_REMEMBERED,
+        most_remembered: int = MAX_REMEMBERED,
     ) -> None:
         self._deployments = deployments
         self._policy = policy
         self._router = router
         # What follows from objects that others remember, by their ids; each entry keeps them, so
         # that the ids are nobody else's meanwhile.
-        self._questions: Remembered[tuple[int, Asked], tuple[Principal, PolicyInput]]
-        self._questions = Remembered(most_remembered)
-        self._callers: Remembered[tuple[int, int], tuple[Principal, Decision, Caller]]
-        self._callers = Remembered(most_remembered)
+        self._questions: BoundedCache[tuple[int, Asked], tuple[Principal, PolicyInput]]
+        self._questions = BoundedCache(most_remembered)
+        self._callers: BoundedCache[tuple[int, int], tuple[Principal, Decision, Caller]]
+        self._callers = BoundedCache(most_remembered)
 
     async def admit(self, principal: Principal, asked: Asked) -> Admitted:
         """Raises: GatewayError."""

@@ -21,7 +21,7 @@ from orchestrator.keys.principal import Principal
 from orchestrator.models.hosted import Deployment, Deployments
 from orchestrator.pipeline.call_meter import Meter
 from orchestrator.pipeline.explain import Explainer
-from orchestrator.pipeline.gate import MOST_REMEMBERED, Admitted, Asked, Gate, unknown_model
+from orchestrator.pipeline.gate import MAX_REMEMBERED, Admitted, Asked, Gate, unknown_model
 from orchestrator.pipeline.generation import Account, Generation
 from orchestrator.pipeline.routing import Route, Router
 from orchestrator.policy import PolicyEngine
@@ -67,7 +67,7 @@ class Gateway:
         quota: Quota,
         books: Books,
         telemetry: Telemetry | None = None,
-        most_remembered: int = MOST_REMEMBERED,
+        most_remembered: int = MAX_REMEMBERED,
     ) -> None:
         """`most_remembered` keys keep what follows from them between requests."""
         self._telemetry = telemetry or Telemetry()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from orchestrator.backends.protocol import Run
 from orchestrator.books.usage_records import Books
 from orchestrator.core.costs import Cost, Outcome, cost_of
-from orchestrator.core.event_source import EventSource, nobody
+from orchestrator.core.event_source import EventSource, noop
 from orchestrator.core.events import GenerationEvent, GenerationFinished, Usage
 from orchestrator.pipeline.call_meter import Meter
 from orchestrator.pipeline.routing import Route
@@ -116,7 +116,7 @@ class Generation(EventSource):
         self._account = account
         self._outcome: Outcome = "cancelled"
         self._closed = False
-        self._on_news: Callable[[], None] = nobody
+        self._on_ready: Callable[[], None] = noop
 
     @property
     def usage(self) -> Usage:
@@ -131,7 +131,7 @@ class Generation(EventSource):
             if events:
                 self._account.is_read = True
                 # What has come since then was told to nobody.
-                self._on_news()
+                self._on_ready()
             else:
                 events = self._account.run.take()
             if events:
@@ -141,10 +141,10 @@ class Generation(EventSource):
             raise
         return events
 
-    def listen(self, on_news: Callable[[], None]) -> None:
+    def listen(self, on_ready: Callable[[], None]) -> None:
         """See `EventSource.listen`."""
-        self._on_news = on_news
-        self._account.run.listen(on_news)
+        self._on_ready = on_ready
+        self._account.run.listen(on_ready)
 
     async def aclose(self, error: BaseException | None = None) -> None:
         """Stops the engine's side if it still runs, and settles what it cost. Idempotent.

@@ -12,10 +12,10 @@ from orchestrator.policy.verdict import read_verdict, unavailable
 from orchestrator.rego import BoundExceededError, Bounds, EvaluatorsError, NoAnswerError
 from orchestrator.rego.pool import Evaluators
 
-MOST_NAMES = 5000
+MAX_NAMES = 5000
 """Names of models and plans in one document."""
 _PATIENCE_S = 30.0
-_MOST_CPU_S = 10.0
+_MAX_CPU_S = 10.0
 
 
 class Candidates:
@@ -34,9 +34,9 @@ class Candidates:
         Raises: InvalidRequest, with line and column, when it cannot; PolicyUnavailable when that
         cannot be found out.
         """
-        if version.names > MOST_NAMES:
+        if version.names > MAX_NAMES:
             raise InvalidRequest(
-                f"`document` may hold {MOST_NAMES} names at most in `allowed_models` and "
+                f"`document` may hold {MAX_NAMES} names at most in `allowed_models` and "
                 f"`plan_models`; it holds {version.names}.",
                 param="document",
             )
@@ -67,9 +67,9 @@ class Candidates:
             decision, took_s = await self._judged(version, one, tenant_id)
             decisions.append(decision)
             cpu_s += took_s
-            if cpu_s > _MOST_CPU_S:
+            if cpu_s > _MAX_CPU_S:
                 raise InvalidRequest(
-                    f"The candidate took more than {_MOST_CPU_S:g} s for the first "
+                    f"The candidate took more than {_MAX_CPU_S:g} s for the first "
                     f"{len(decisions)} of {len(asked)} questions; try it on fewer."
                 )
         return decisions

@@ -18,10 +18,10 @@ ROUTES = ("local", "cloud")
 ALL = ("*",)
 _LIMITS = ("rpm", "images_rpm", "tpd", "concurrency")
 _MINUTES_A_DAY = 24 * 60
-_MOST_ENTRIES = 1000
-_MOST_CHARACTERS = 256
+_MAX_ENTRIES = 1000
+_MAX_CHARACTERS = 256
 _LARGEST_LIMIT = 2**53
-_MOST_TENANTS = 32
+_MAX_TENANTS = 32
 _TENANT_ID = re.compile(r"ten_[A-Za-z0-9]{1,40}", re.ASCII)
 
 
@@ -109,12 +109,12 @@ def _limits(where: str, given: Any) -> Limits:
 
 
 def _texts(where: str, given: Any) -> tuple[str, ...]:
-    if not isinstance(given, list) or len(given) > _MOST_ENTRIES:
-        raise _wrong(where, f"must be a list of at most {_MOST_ENTRIES} texts")
+    if not isinstance(given, list) or len(given) > _MAX_ENTRIES:
+        raise _wrong(where, f"must be a list of at most {_MAX_ENTRIES} texts")
     for index, one in enumerate(given):
-        if not isinstance(one, str) or not 1 <= len(one) <= _MOST_CHARACTERS:
+        if not isinstance(one, str) or not 1 <= len(one) <= _MAX_CHARACTERS:
             raise _wrong(
-                f"{where}[{index}]", f"must be a text of 1 to {_MOST_CHARACTERS} characters"
+                f"{where}[{index}]", f"must be a text of 1 to {_MAX_CHARACTERS} characters"
             )
     return tuple(dict.fromkeys(given))
 
@@ -189,8 +189,8 @@ def _timezone(where: str, given: Any) -> ZoneInfo:
 
 def _tenants(where: str, given: Any) -> tuple[str, ...]:
     tenants = _texts(where, given)
-    if len(tenants) > _MOST_TENANTS:
-        raise _wrong(where, f"may name {_MOST_TENANTS} tenants, it names {len(tenants)}")
+    if len(tenants) > _MAX_TENANTS:
+        raise _wrong(where, f"may name {_MAX_TENANTS} tenants, it names {len(tenants)}")
     for index, one in enumerate(tenants):
         if _TENANT_ID.fullmatch(one) is None:
             raise _wrong(f"{where}[{index}]", "must be the id of a tenant, such as ten_01M8PBDJ…")

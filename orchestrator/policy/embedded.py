@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.core.caches import Remembered
+from orchestrator.core.caches import BoundedCache
 from orchestrator.core.errors import PolicyUnavailable
 from orchestrator.policy import Decision, PolicyInput
 from orchestrator.policy.faults import Fault, Faults, Name
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 REGO_FOLDER = Path(__file__).parent / "rego"
 COMPILE_S = 2.0
 """Processor time to compile a module that is kept; `candidates.py` grants less."""
-_MOST_REMEMBERED = 20_000
-_MOST_MODELS_HERE = 100
+_MAX_REMEMBERED = 20_000
+_MAX_MODELS_HERE = 100
 """With more names of models the product's rules take milliseconds, and are not evaluated here."""
 _PATIENCE = 4
 """Callers wait so many times the time of an evaluation: others may come first."""
@@ -58,7 +58,7 @@ class EmbeddedRego:
         timeout_s: float,
         tally: Tally | None = None,
         faults: Faults | None = None,
-        most_remembered: int = _MOST_REMEMBERED,
+        most_remembered: int = _MAX_REMEMBERED,
     ) -> None:
         """`tally` counts the decisions that were remembered, and the others."""
         self._evaluators = evaluators
@@ -68,8 +68,8 @@ class EmbeddedRego:
         self._faults = faults or Faults()
         self._here: Rules | None = None
         self._asking: dict[tuple[int, Key], asyncio.Task[Decision | _Refusal]] = {}
-        self._remembered: Remembered[tuple[int, Key], tuple[PolicyVersion, Decision]]
-        self._remembered = Remembered(most_remembered)
+        self._remembered: BoundedCache[tuple[int, Key], tuple[PolicyVersion, Decision]]
+        self._remembered = BoundedCache(most_remembered)
         self._logged_at = float("-inf")
 
     async def decide(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
@@ -180,7 +180,7 @@ def _name(asking: Question) -> Name:
 def _is_short(asking: Question) -> bool:
     """Whether the product's rules alone decide, about few names."""
     version, allowed = asking.version, asking.asked.allowed_models
-    return version.module is None and version.names + len(allowed) <= _MOST_MODELS_HERE
+    return version.module is None and version.names + len(allowed) <= _MAX_MODELS_HERE
 
 
 def _refusal(name: Name, fault: Fault, left_s: float) -> _Refusal:

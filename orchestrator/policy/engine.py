@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from orchestrator.core.caches import Remembered
+from orchestrator.core.caches import BoundedCache
 from orchestrator.policy import Decision, PolicyInput
 from orchestrator.policy.evaluator import Evaluator
 from orchestrator.policy.in_force import Policies
@@ -17,7 +17,7 @@ from orchestrator.telemetry.instruments import Tally
 
 _OPEN = version_of("pol_check", 0, {}, None)
 """What a new tenant's policy says: nothing beyond what keys allow."""
-_MOST_REMEMBERED = 20_000
+_MAX_REMEMBERED = 20_000
 
 
 class RegoPolicies:
@@ -31,7 +31,7 @@ class RegoPolicies:
         *,
         now: Callable[[], float] = time.time,
         tally: Tally | None = None,
-        most_remembered: int = _MOST_REMEMBERED,
+        most_remembered: int = _MAX_REMEMBERED,
     ) -> None:
         """`tally` is that of the evaluator's memory."""
         self.tally = tally or Tally()
@@ -40,8 +40,8 @@ class RegoPolicies:
         self._recorder = recorder
         self._now = now
         # By the id of the question, which is kept, so that the id is nobody else's meanwhile.
-        self._constant: Remembered[int, tuple[PolicyInput, PolicyVersion, Decision]]
-        self._constant = Remembered(most_remembered)
+        self._constant: BoundedCache[int, tuple[PolicyInput, PolicyVersion, Decision]]
+        self._constant = BoundedCache(most_remembered)
 
     async def decide(self, asked: PolicyInput) -> Decision:
         """The decision of the policy in force. Raises: PolicyUnavailable."""

@@ -14,10 +14,10 @@ _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 60.0
 _FORGOTTEN_AFTER_S = 600.0
 """A fault that was not seen again for so long is none any more."""
-_MOST_KEYS = 3
+_MAX_KEYS = 3
 """With faults for so many keys, a version waits as a whole."""
-_MOST_FAULTS = 1000
-_MOST_NAMED = 10
+_MAX_FAULTS = 1000
+_MAX_NAMED = 10
 _EVERY_KEY = ""
 
 
@@ -67,7 +67,7 @@ class Faults:
         known = self._of(name)
         fault = self._noted(name, key_id, reason)
         others = known.keys() - {_EVERY_KEY, key_id}
-        if len(others) + 1 >= _MOST_KEYS:
+        if len(others) + 1 >= _MAX_KEYS:
             self._noted(name, _EVERY_KEY, reason)
         return fault, not known
 
@@ -92,7 +92,7 @@ class Faults:
         lines = [
             f"policy {name.policy_id} version {name.version} cannot be evaluated:"
             f" {fault.reason} ({datetime.fromtimestamp(fault.at, UTC):%Y-%m-%dT%H:%M:%SZ})"
-            for name, fault in list(latest.items())[:_MOST_NAMED]
+            for name, fault in list(latest.items())[:_MAX_NAMED]
         ]
         more = len(latest) - len(lines)
         return [*lines, f"{more} more versions"] if more else lines
@@ -101,7 +101,7 @@ class Faults:
         before = self._faults.get((name, key_id))
         wait_s = _FIRST_WAIT_S if before is None else min(2 * before.wait_s, _LONGEST_WAIT_S)
         fault = Fault(reason, self._now(), self._monotonic() + wait_s, wait_s)
-        remember(self._faults, (name, key_id), fault, _MOST_FAULTS)
+        remember(self._faults, (name, key_id), fault, _MAX_FAULTS)
         return fault
 
     def _of(self, name: Name) -> dict[str, Fault]:

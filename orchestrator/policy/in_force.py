@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 _REFRESH_SHARE = 0.5
 """Of the time that an answer is good for: after it the next one is asked for in the background."""
-_MOST_KNOWN = 10_000
+_MAX_KNOWN = 10_000
 _RETRY_S = 0.5
 
 Name = tuple[str, str]
@@ -121,7 +121,7 @@ class Policies:
             logger.warning("the store of policies answers again")
             self._down = False
         if current:
-            remember(self._known, name, task.result(), _MOST_KNOWN)
+            remember(self._known, name, task.result(), _MAX_KNOWN)
 
     async def _read(self, name: Name) -> InForce:
         """Raises: StoreError, and InvalidRequest for a version that this program cannot read."""

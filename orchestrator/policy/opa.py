@@ -25,10 +25,10 @@ from orchestrator.rego import NoAnswerError
 
 logger = logging.getLogger(__name__)
 
-_MOST_ANSWER_BYTES = 65_536
-_MOST_ASKED = 64
-_MOST_OF_A_TENANT = 16
-_MOST_WAITING = 1024
+_MAX_ANSWER_BYTES = 65_536
+_MAX_ASKED = 64
+_MAX_OF_A_TENANT = 16
+_MAX_WAITING = 1024
 """Questions: at the server at once, those of one tenant, and those of one that wait."""
 
 
@@ -40,7 +40,7 @@ class OpaHttp:
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._timeout_s = timeout_s
         # Rules that are slow for one tenant leave room for the questions of others.
-        self._turns = Turns(_MOST_ASKED, per_owner=_MOST_OF_A_TENANT, most_waiting=_MOST_WAITING)
+        self._turns = Turns(_MAX_ASKED, per_owner=_MAX_OF_A_TENANT, most_waiting=_MAX_WAITING)
         self._session: aiohttp.ClientSession | None = None
 
     async def decide(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
@@ -93,7 +93,7 @@ class OpaHttp:
         """Rego's `decision`. Raises: NoAnswerError, ClientError, TimeoutError, ValueError."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=_MOST_ASKED), headers=self._headers
+                connector=aiohttp.TCPConnector(limit=_MAX_ASKED), headers=self._headers
             )
         body = json.dumps({"input": document}).encode()
         headers = {"content-type": "application/json"}
@@ -102,10 +102,10 @@ class OpaHttp:
         ) as response:
             if response.status != 200:
                 raise NoAnswerError(f"status {response.status}")
-            answer = await response.content.read(_MOST_ANSWER_BYTES + 1)
-            while len(answer) <= _MOST_ANSWER_BYTES and not response.content.at_eof():
-                answer += await response.content.read(_MOST_ANSWER_BYTES)
-            if len(answer) > _MOST_ANSWER_BYTES:
+            answer = await response.content.read(_MAX_ANSWER_BYTES + 1)
+            while len(answer) <= _MAX_ANSWER_BYTES and not response.content.at_eof():
+                answer += await response.content.read(_MAX_ANSWER_BYTES)
+            if len(answer) > _MAX_ANSWER_BYTES:
                 raise NoAnswerError("the answer is too long")
         result = json.loads(answer)
         if not isinstance(result, dict) or not isinstance(result.get("result"), dict):

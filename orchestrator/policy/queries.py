@@ -17,7 +17,7 @@ DEFAULT_NAME = "default"
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class PolicyHead:
     """Which versions of a policy are in force and in the shadow."""
 
     active: int
@@ -27,7 +27,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenVersion:
     """One version as it was written."""
 
     version: int
@@ -47,15 +47,15 @@ class NewVersion:
     now: int
 
 
-BUILT_IN = Head(1, None, DEFAULT_NAME, 0)
-_BUILT_IN_VERSION = Written(1, {}, None, 0, "system")
+BUILT_IN = PolicyHead(1, None, DEFAULT_NAME, 0)
+_BUILT_IN_VERSION = WrittenVersion(1, {}, None, 0, "system")
 
 
-async def head(session: Session, tenant_id: str, policy_id: str) -> Head | None:
+async def head(session: Session, tenant_id: str, policy_id: str) -> PolicyHead | None:
     """The policy's head, or `None` when the tenant has no such policy."""
     row = await session.get(Policy, (tenant_id, policy_id))
     if row is not None and row.deleted_at is None:
-        return Head(row.active_version, row.candidate_version, row.name, row.created_at)
+        return PolicyHead(row.active_version, row.candidate_version, row.name, row.created_at)
     return BUILT_IN if row is None and policy_id == DEFAULT_POLICY_ID else None
 
 
@@ -67,17 +67,19 @@ async def exists(session: Session, tenant_id: str, policy_id: str) -> bool:
     return row.deleted_at is None
 
 
-async def version(session: Session, tenant_id: str, policy_id: str, number: int) -> Written | None:
+async def version(
+    session: Session, tenant_id: str, policy_id: str, number: int
+) -> WrittenVersion | None:
     """That version of a policy, the built-in one included."""
     row = await session.get(PolicyVersion, (tenant_id, policy_id, number))
     if row is not None:
-        return Written(row.version, row.document, row.module, row.created_at, row.created_by)
+        return WrittenVersion(row.version, row.document, row.module, row.created_at, row.created_by)
     if policy_id == DEFAULT_POLICY_ID and number == 1:
         return _BUILT_IN_VERSION
     return None
 
 
-async def listed(session: Session, tenant_id: str) -> Sequence[tuple[str, Head]]:
+async def listed(session: Session, tenant_id: str) -> Sequence[tuple[str, PolicyHead]]:
     """The tenant's policies with their ids, the default one first, then the oldest."""
     rows = await session.exec(
         select(Policy)
@@ -85,7 +87,7 @@ async def listed(session: Session, tenant_id: str) -> Sequence[tuple[str, Head]]
         .order_by(col(Policy.created_at), col(Policy.id))
     )
     heads = {
-        row.id: Head(row.active_version, row.candidate_version, row.name, row.created_at)
+        row.id: PolicyHead(row.active_version, row.candidate_version, row.name, row.created_at)
         for row in rows
     }
     default = heads.pop(DEFAULT_POLICY_ID, BUILT_IN)

@@ -13,23 +13,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.audit import log as audit_log
-from orchestrator.core.actor import KEEP, By, Keep
+from orchestrator.core.actor import UNSET, Actor, Unset
 from orchestrator.core.errors import Conflict, InvalidRequest, NotFound
 from orchestrator.policy import Decision, decisions
 from orchestrator.policy import queries as policy_queries
 from orchestrator.policy.candidates import Candidates
 from orchestrator.policy.decisions import RecordedDecision
 from orchestrator.policy.engine import RegoPolicies
-from orchestrator.policy.queries import Head, NewVersion, Written
+from orchestrator.policy.queries import NewVersion, PolicyHead, WrittenVersion
 from orchestrator.policy.question import PolicyVersion, from_facts, version_of
 from orchestrator.store.database import Database, Session, turn
 from orchestrator.store.tables import DEFAULT_POLICY_ID
 
-MOST_REPLAYED = 10_000
-MOST_INPUTS = 1000
-_MOST_INPUT_BYTES = 65_536
+MAX_REPLAYED = 10_000
+MAX_INPUTS = 1000
+_MAX_INPUT_BYTES = 65_536
 _MAX_NAME = 200
-_MOST_TRIES = 5
+_MAX_TRIES = 5
 _ID = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
 
 
@@ -41,12 +41,12 @@ class Change:
     shadow.
     """
 
-    name: str | Keep = KEEP
-    document: Mapping[str, Any] | Keep = KEEP
-    module: str | Keep | None = KEEP
+    name: str | Unset = UNSET
+    document: Mapping[str, Any] | Unset = UNSET
+    module: str | Unset | None = UNSET
     shadow: bool = False
-    active: int | Keep = KEEP
-    candidate: int | Keep | None = KEEP
+    active: int | Unset = UNSET
+    candidate: int | Unset | None = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class PolicyView:
 
     id: str
     tenant_id: str
-    head: Head
-    written: Written
+    head: PolicyHead
+    written: WrittenVersion
 
     def as_json(self) -> dict[str, Any]:
         """The `policy` object of the HTTP interface and of the command line."""
@@ -109,7 +109,7 @@ class PolicyAdmin:
         self._now = now
 
     async def create(
-        self, tenant_id: str, name: str, document: Mapping[str, Any], module: str | None, by: By
+        self, tenant_id: str, name: str, document: Mapping[str, Any], module: str | None, by: Actor
     ) -> PolicyView:
         """A new policy, its first version in force. Raises: InvalidRequest."""
         name = _checked_name(name)
@@ -135,10 +135,10 @@ class PolicyAdmin:
         async with self._database.reading() as session:
             return await _view(session, tenant_id, policy_id, number)
 
-    async def update(self, tenant_id: str, policy_id: str, change: Change, by: By) -> PolicyView:
+    async def update(self, tenant_id: str, policy_id: str, change: Change, by: Actor) -> PolicyView:
         """The policy after `change`. Raises: InvalidRequest, NotFound."""
-        makes_version = change.document is not KEEP or change.module is not KEEP
-        if makes_version and not (change.active is KEEP and change.candidate is KEEP):
+        makes_version = change.document is not UNSET or change.module is not UNSET
+        if makes_version and not (change.active is UNSET and change.candidate is UNSET):
             raise InvalidRequest(
                 "`active_version` and `candidate_version` choose among versions that exist; "
                 "`document` and `module` make a new one."
@@ -147,7 +147,7 @@ class PolicyAdmin:
             raise InvalidRequest("`shadow` is for a new version.", param="shadow")
         if change == Change():
             raise InvalidRequest("There is nothing to change.")
-        for _ in range(_MOST_TRIES):
+        for _ in range(_MAX_TRIES):
             merged = _merged(await self.get(tenant_id, policy_id), change)
             if makes_version:
                 await self.check(*merged, tenant_id)
@@ -164,7 +164,7 @@ class PolicyAdmin:
         change: Change,
         merged: _Merged,
         makes_version: bool,
-        by: By,
+        by: Actor,
     ) -> PolicyView | None:
         """The policy after `change`, or `None` when what was checked is not what it became."""
         new = NewVersion(merged[0], merged[1], by.actor, int(self._now()))
@@ -176,7 +176,7 @@ class PolicyAdmin:
             active, candidate = await _versions(
                 session, before, change, new if makes_version else None
             )
-            name = before.head.name if change.name is KEEP else _checked_name(change.name)
+            name = before.head.name if change.name is UNSET else _checked_name(change.name)
             await policy_queries.update(
                 session, tenant_id, policy_id, name=name, active=active, candidate=candidate
             )
@@ -188,7 +188,7 @@ class PolicyAdmin:
             await audit_log.note(session, act)
         return after
 
-    async def delete(self, tenant_id: str, policy_id: str, by: By) -> None:
+    async def delete(self, tenant_id: str, policy_id: str, by: Actor) -> None:
         """Ends a policy. Raises: NotFound, Conflict while keys have it."""
         if policy_id == DEFAULT_POLICY_ID:
             raise Conflict("The default policy cannot be deleted: keys begin with it.")
@@ -213,12 +213,12 @@ class PolicyAdmin:
         tenant_id: str,
     ) -> list[Decision]:
         """What a candidate says to made-up inputs. Raises: InvalidRequest."""
-        if not 1 <= len(inputs) <= MOST_INPUTS:
-            raise InvalidRequest(f"`inputs` must hold 1 to {MOST_INPUTS}.", param="inputs")
+        if not 1 <= len(inputs) <= MAX_INPUTS:
+            raise InvalidRequest(f"`inputs` must hold 1 to {MAX_INPUTS}.", param="inputs")
         for index, one in enumerate(inputs):
-            if (size := len(json.dumps(one))) > _MOST_INPUT_BYTES:
+            if (size := len(json.dumps(one))) > _MAX_INPUT_BYTES:
                 raise InvalidRequest(
-                    f"`inputs[{index}]` may have {_MOST_INPUT_BYTES} bytes at most; it has {size}.",
+                    f"`inputs[{index}]` may have {_MAX_INPUT_BYTES} bytes at most; it has {size}.",
                     param=f"inputs[{index}]",
                 )
         version = await self.check(document, module, tenant_id)
@@ -238,7 +238,7 @@ class PolicyAdmin:
         candidate: PolicyVersion,
         *,
         since: int = 0,
-        most: int = MOST_REPLAYED,
+        most: int = MAX_REPLAYED,
     ) -> tuple[int, list[Changed]]:
         """How many recorded decisions were tried, and those that `candidate` would change.
 
@@ -247,7 +247,7 @@ class PolicyAdmin:
         async with self._database.reading() as session:
             await _view(session, tenant_id, policy_id)
             found = await decisions.listed(
-                session, tenant_id, policy_id, since=since * 1000, most=min(most, MOST_REPLAYED)
+                session, tenant_id, policy_id, since=since * 1000, most=min(most, MAX_REPLAYED)
             )
         asked = [from_facts(one.facts) for one in found]
         answers = await self._candidates.judge(candidate, asked, tenant_id)
@@ -294,8 +294,8 @@ def _merged(before: PolicyView, change: Change) -> _Merged:
     """Document and module after `change`."""
     written = before.written
     return (
-        written.document if change.document is KEEP else change.document,
-        (written.module if change.module is KEEP else change.module) or None,
+        written.document if change.document is UNSET else change.document,
+        (written.module if change.module is UNSET else change.module) or None,
     )
 
 
@@ -325,10 +325,10 @@ async def _versions(
     if new is not None:
         made = await policy_queries.add_version(session, before.tenant_id, before.id, new)
         return (active, made) if change.shadow else (made, candidate)
-    if change.active is not KEEP:
+    if change.active is not UNSET:
         active = await _existing(session, before, "active_version", change.active)
         candidate = None if candidate == active else candidate
-    if change.candidate is not KEEP:
+    if change.candidate is not UNSET:
         candidate = change.candidate
         if candidate is not None:
             await _existing(session, before, "candidate_version", candidate)

@@ -13,7 +13,7 @@ from orchestrator.rego import NoAnswerError
 
 RETRY_AFTER_S = 1.0
 _RULE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-_MOST_REASON = 500
+_MAX_REASON = 500
 
 
 def unavailable(
@@ -40,7 +40,7 @@ def read_verdict(answer: Any, version: PolicyVersion) -> Decision:
                 allow=allow,
                 # It goes into a header and into the books.
                 rule=rule if _RULE.fullmatch(rule) else "custom",
-                reason=reason[:_MOST_REASON],
+                reason=reason[:_MAX_REASON],
                 routes=cast("tuple[RouteName, ...]", tuple(routes)),
                 word=word if _RULE.fullmatch(word) else "policy_denied" if not allow else "",
                 param=param or None,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from orchestrator.core.caches import Remembered
+from orchestrator.core.caches import BoundedCache
 from orchestrator.core.limits import Bucket
 from orchestrator.quota import NOTHING_TAKEN, Admission, Caller, Outlook
 from orchestrator.quota.counters import (
@@ -23,7 +23,7 @@ from orchestrator.quota.replies import refusal, reply_headers
 
 Clock = Callable[[], float]
 
-_MOST_PLANS = 20_000
+_MAX_PLANS = 20_000
 
 
 class _Plan(msgspec.Struct, frozen=True):
@@ -43,11 +43,11 @@ class Limiter:
     """Key and tenant must both have room; a caller without limits costs nothing at all."""
 
     def __init__(
-        self, counters: Counters, *, now: Clock = time.time, most_remembered: int = _MOST_PLANS
+        self, counters: Counters, *, now: Clock = time.time, most_remembered: int = _MAX_PLANS
     ) -> None:
         self._counters = counters
         self._now = now
-        self._plans: Remembered[tuple[int, Bucket], _Plan] = Remembered(most_remembered)
+        self._plans: BoundedCache[tuple[int, Bucket], _Plan] = BoundedCache(most_remembered)
 
     def outage(self) -> Outage | None:
         """What becomes of callers with limits, if limits cannot be counted together now."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from orchestrator.quota.counters import Change, Counter, is_past_minute
 from orchestrator.quota.token_journal import Line
 
-_MOST_AT_ONCE = 200
+_MAX_AT_ONCE = 200
 
 
 class LineQueue:
@@ -30,7 +30,7 @@ class LineQueue:
         """The oldest lines of one owner, sent from now on; they stay until `arrived`."""
         group: list[Line] = []
         for line in self._lines:
-            if line.owner != self._lines[0].owner or len(group) == _MOST_AT_ONCE:
+            if line.owner != self._lines[0].owner or len(group) == _MAX_AT_ONCE:
                 break
             group.append(line)
         self._sent = max(self._sent, len(group))

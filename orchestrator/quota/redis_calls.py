@@ -28,8 +28,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _log = logging.getLogger(__name__)
 
-_MOST_AT_ONCE = 200
-_MOST_CONNECTIONS = 4
+_MAX_AT_ONCE = 200
+_MAX_CONNECTIONS = 4
 _MAX_SHOWN = 200
 """Characters of what the server said."""
 
@@ -57,7 +57,7 @@ class RedisCalls:
         self._timeout_s = timeout_s
         self._pool = BlockingConnectionPool.from_url(
             url,
-            max_connections=_MOST_CONNECTIONS,
+            max_connections=_MAX_CONNECTIONS,
             timeout=timeout_s,
             # Ours ends first; this one is for connections that nobody waits for any more.
             socket_timeout=2 * timeout_s,
@@ -98,8 +98,8 @@ class RedisCalls:
 
     async def _send_waiting(self) -> None:
         while self._waiting:
-            calls = self._waiting[:_MOST_AT_ONCE]
-            del self._waiting[:_MOST_AT_ONCE]
+            calls = self._waiting[:_MAX_AT_ONCE]
+            del self._waiting[:_MAX_AT_ONCE]
             try:
                 answers = await self._in_time(calls)
             except Exception as error:

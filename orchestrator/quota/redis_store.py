@@ -21,7 +21,7 @@ from orchestrator.quota.redis_calls import RedisCalls, RedisDownError
 from orchestrator.quota.token_journal import Line
 from orchestrator.settings import RedisSettings
 
-_MOST_CONNECTIONS = 64
+_MAX_CONNECTIONS = 64
 _LIFETIME_MS = {
     "rpm": 2 * WINDOW_S * 1000,
     "tpd": 2 * DAY_S * 1000,

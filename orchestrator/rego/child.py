@@ -24,15 +24,15 @@ from typing import Any, NoReturn
 
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.rego import NoAnswerError
-from orchestrator.rego.frames import HEAD, MOST_REPLY_BYTES, packed
+from orchestrator.rego.frames import HEAD, MAX_REPLY_BYTES, packed
 from orchestrator.rego.modules import check_module
 from orchestrator.rego.rules import Rules, compile_rules, place
 
-_MOST_COMPILED = 32
+_MAX_COMPILED = 32
 """Modules that are kept compiled, about 2 MB each."""
 _LOOK_S = 0.005
 _QUIET_S = 1.0
-_MOST_GROWTH_BYTES = 128 * 1024 * 1024
+_MAX_GROWTH_BYTES = 128 * 1024 * 1024
 """A process that has grown by so much asks to be replaced."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_PDEATHSIG = 1
@@ -125,7 +125,7 @@ class _Evaluator:
         return {
             **reply,
             "cpu_s": time.process_time() - cpu_s,
-            "last": grown > _MOST_GROWTH_BYTES,
+            "last": grown > _MAX_GROWTH_BYTES,
         }
 
     def _asked(self, asked: Any) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class _Evaluator:
             answer = rules.ask(asked["input"])
         except NoAnswerError as error:
             return {"none": str(error)}
-        if len(json.dumps(answer)) > MOST_REPLY_BYTES // 2:
+        if len(json.dumps(answer)) > MAX_REPLY_BYTES // 2:
             return {"none": "the answer is too long"}
         return {"answer": answer}
 
@@ -168,7 +168,7 @@ class _Evaluator:
             raise
         except Exception as error:
             raise NoAnswerError(f"{type(error).__name__} in the engine") from error
-        if len(self._kept) > _MOST_COMPILED:
+        if len(self._kept) > _MAX_COMPILED:
             self._kept.popitem(last=False)
         return rules
 
@@ -201,7 +201,7 @@ def _limit(memory_bytes: int) -> None:
     # The library reserves hundreds of gigabytes of addresses when it is loaded; what counts is
     # what comes on top.
     reserved = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * _PAGE
-    most = reserved + 2 * memory_bytes + _MOST_GROWTH_BYTES
+    most = reserved + 2 * memory_bytes + _MAX_GROWTH_BYTES
     for what, limit in (
         (resource.RLIMIT_AS, most),
         (resource.RLIMIT_CORE, 0),

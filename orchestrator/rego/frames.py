@@ -7,7 +7,7 @@ import struct
 from typing import Any
 
 HEAD = struct.Struct(">I")
-MOST_REPLY_BYTES = 256 * 1024
+MAX_REPLY_BYTES = 256 * 1024
 
 
 def packed(message: Any) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator.core.errors import InvalidRequest
 
 PACKAGE = "gateway.custom"
-MOST_CHARACTERS = 65_536
+MAX_CHARACTERS = 65_536
 
 BUILTINS = frozenset({
     "abs", "array.concat", "array.reverse", "array.slice", "base64.decode", "base64.encode",
@@ -96,9 +96,9 @@ class _Check:
         self._param = param
 
     def run(self) -> None:
-        if len(self._source) > MOST_CHARACTERS:
+        if len(self._source) > MAX_CHARACTERS:
             raise InvalidRequest(
-                f"`{self._param}` may have {MOST_CHARACTERS} characters at most;"
+                f"`{self._param}` may have {MAX_CHARACTERS} characters at most;"
                 f" it has {len(self._source)}.",
                 param=self._param,
             )

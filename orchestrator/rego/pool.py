@@ -16,7 +16,7 @@ from orchestrator.rego.process import EvaluatorProcess, ProcessEndedError
 
 logger = logging.getLogger(__name__)
 
-_MOST_WAITING = 1024
+_MAX_WAITING = 1024
 """Questions of one tenant; the memory of one is some kilobytes."""
 _PROBLEM_S = 60.0
 """How long a process that could not be started is a problem of this worker."""
@@ -38,7 +38,7 @@ class Evaluators:
         self._gateway = gateway
         self._memory_bytes = memory_bytes
         self._idle_s = idle_s
-        self._turns = Turns(places, per_owner=max(1, places - 1), most_waiting=_MOST_WAITING)
+        self._turns = Turns(places, per_owner=max(1, places - 1), most_waiting=_MAX_WAITING)
         self._idle: list[tuple[EvaluatorProcess, float]] = []
         self._busy: set[EvaluatorProcess] = set()
         self._ending: set[asyncio.Task[None]] = set()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.rego import BoundExceededError, EvaluatorsError
-from orchestrator.rego.frames import HEAD, MOST_REPLY_BYTES, packed
+from orchestrator.rego.frames import HEAD, MAX_REPLY_BYTES, packed
 
 _ROOT = Path(__file__).parents[2]
 _START_S = 30.0
@@ -114,7 +114,7 @@ class EvaluatorProcess:
     async def _read(self) -> dict[str, Any]:
         """Raises: EOFError, OSError, and ValueError for what is no frame."""
         (length,) = HEAD.unpack(await self._reader.readexactly(HEAD.size))
-        if length > MOST_REPLY_BYTES:
+        if length > MAX_REPLY_BYTES:
             raise ValueError(length)
         reply = json.loads(await self._reader.readexactly(length))
         if not isinstance(reply, dict):

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from orchestrator.rendering.token_bytes import TokenBytes
 
 _UNKNOWN = "\ufffd"
-_MOST_PENDING = 8
+_MAX_PENDING = 8
 _LONG_WINDOW = 16
 
 
@@ -80,7 +80,7 @@ class Detokenizer:
 
     def _shorten_window(self) -> None:
         """Only the last few ids matter to their right neighbour."""
-        last = self._given[-_MOST_PENDING:]
+        last = self._given[-_MAX_PENDING:]
         text = self._decode(last)
         if text and _UNKNOWN not in text:
             self._given, self._given_text = last, text
@@ -96,7 +96,7 @@ class Detokenizer:
             head = self._text_of(pending[:-kept])
             if head and not head.endswith(_UNKNOWN):
                 return self._give(head, len(pending) - kept)
-        if len(pending) <= _MOST_PENDING:
+        if len(pending) <= _MAX_PENDING:
             return ""
         for kept in (1, 2, 3):
             head, tail = self._text_of(pending[:-kept]), self._decode(pending[-kept:])

@@ -25,7 +25,7 @@ _NOT_OF = tuple(bytes(set(range(256)) - set(kind)) for kind in _KINDS)
 _SPACES_AT = len(_KINDS) - 1
 _KEEPING = frozenset({"ByteLevel", "Split", "Digits", "Punctuation"})
 """Steps that cut a text and drop nothing of it by default."""
-_MOST_COMPOSED = 3
+_MAX_COMPOSED = 3
 """Bytes of a character and its accents, for one byte of the character that NFC makes of them."""
 
 
@@ -51,7 +51,7 @@ class Lengths:
             # They take in all white space beside them.
             most[_SPACES_AT] = 0
         self._most = tuple(most)
-        self._divisor = _MOST_COMPOSED if kind else 1
+        self._divisor = _MAX_COMPOSED if kind else 1
 
     def fewest(self, text: str, *, kept: bool = True) -> int:
         """The fewest tokens that `text` can have; with `kept` false its white space may go."""

@@ -36,7 +36,7 @@ from orchestrator.rendering.output_parsers import (
 from orchestrator.rendering.output_parsers.reasoning import Thinking
 from orchestrator.rendering.texts import TextEncoder
 from orchestrator.rendering.token_bytes import TokenBytes
-from orchestrator.rendering.tokenizer import MOST_PIECE_CHARACTERS, PromptTokenizer
+from orchestrator.rendering.tokenizer import MAX_PIECE_CHARACTERS, PromptTokenizer
 from orchestrator.rendering.turns import Turns
 
 LONG_PROMPT_CHARACTERS = 4_000
@@ -215,7 +215,7 @@ class Renderer:
         text = self._template.render(messages, tools, reasoning)
         if prompt.prefill:
             text += guard(prompt.prefill)
-        if most is not None and len(text) > MOST_PIECE_CHARACTERS:
+        if most is not None and len(text) > MAX_PIECE_CHARACTERS:
             fewest = self._lengths.fewest(text)
             if fewest > most:
                 raise PromptTooLongError(fewest)
@@ -304,7 +304,7 @@ class PromptTooLongError(ValueError):
 
 def _within(most: int | None, ids: Ids, text: str) -> Ids:
     """`ids`, unless they are not all there are of a long text. Raises: PromptTooLongError."""
-    if most is not None and len(ids) > most and len(text) > MOST_PIECE_CHARACTERS:
+    if most is not None and len(ids) > most and len(text) > MAX_PIECE_CHARACTERS:
         raise PromptTooLongError(len(ids))
     return ids
 

@@ -27,7 +27,7 @@ _STAND_INS_FROM = 0x10F000
 _BREAK = "\U0010fffd"
 _WINDOW = 64 * 1024
 """Characters that are searched at once: no other thread runs meanwhile."""
-_MOST_TWINS = _STAND_INS_FROM - _TWINS_FROM
+_MAX_TWINS = _STAND_INS_FROM - _TWINS_FROM
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class SpecialTokens:
     """The special tokens of one tokenizer. Immutable, thread-safe."""
 
     def __init__(self, tokens: Sequence[SpecialToken]) -> None:
-        if len(tokens) > _MOST_TWINS:
-            raise ValueError(f"{len(tokens)} special tokens, at most {_MOST_TWINS}")
+        if len(tokens) > _MAX_TWINS:
+            raise ValueError(f"{len(tokens)} special tokens, at most {_MAX_TWINS}")
         # The longest text wins where several match, as in the tokenizer's own search.
         self._tokens = sorted(tokens, key=lambda token: -len(token.text))
         self.ids = frozenset(token.id for token in tokens)

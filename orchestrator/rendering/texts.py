@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from orchestrator.rendering.tokenizer import MOST_PIECE_CHARACTERS, PromptTokenizer
+from orchestrator.rendering.tokenizer import MAX_PIECE_CHARACTERS, PromptTokenizer
 from orchestrator.rendering.word_pieces import word_pieces
 
 
@@ -69,7 +69,7 @@ def _groups(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     start = size = 0
     for index, text in enumerate(texts):
         size += len(text)
-        if size > MOST_PIECE_CHARACTERS and index > start:
+        if size > MAX_PIECE_CHARACTERS and index > start:
             yield texts[start:index]
             start, size = index, len(text)
     yield texts[start:]

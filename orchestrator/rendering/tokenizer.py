@@ -15,16 +15,16 @@ from orchestrator.rendering.segments import Segment, Segments
 from orchestrator.rendering.special_tokens import SpecialToken, SpecialTokens
 from orchestrator.rendering.token_bytes import TokenBytes
 
-MOST_SEGMENT_BYTES = 4 * 2**20
+MAX_SEGMENT_BYTES = 4 * 2**20
 """Of texts whose ids are remembered, by each model in each process: about a million characters."""
 
 
-MOST_PIECE_CHARACTERS = 64 * 1024
+MAX_PIECE_CHARACTERS = 64 * 1024
 """About as much is tokenised at once: it takes some 130 bytes of memory for each character."""
 _BETWEEN_WORDS = re.compile(r"[a-z](?= [a-z])")
 _WORDS = "the user asked about a thing and then the answer was written down"
 
-_MOST_AT_ONCE = 2_000
+_MAX_AT_ONCE = 2_000
 """Characters that are encoded without letting other threads run. Once the interpreter's lock is
 given away, getting it back takes longer than a short text."""
 
@@ -50,7 +50,7 @@ class PromptTokenizer:
         self._forgeable = self.specials.ids - {unknown}
         self.suspects = self._forgeable | self.private_ids
         """Ids that a caller's plain text must not give."""
-        self._segments = Segments(MOST_SEGMENT_BYTES)
+        self._segments = Segments(MAX_SEGMENT_BYTES)
         self.frame = _frame(self.vocabulary)
         """Ids before and behind every text, `None` where the tokenizer does more than that."""
         self._cuts_at_words = _cuts_at_words(self.vocabulary)
@@ -62,7 +62,7 @@ class PromptTokenizer:
         there are more than `most`, some more than that are returned and not all of them.
         """
         cut = [(owner, twin, behind) for twin, behind in self.specials.pieces(text)]
-        if len(text) > MOST_PIECE_CHARACTERS:
+        if len(text) > MAX_PIECE_CHARACTERS:
             return self._encode_long(cut, most)
         return self._encode_pieces(cut)
 
@@ -73,7 +73,7 @@ class PromptTokenizer:
         size = 0
         for owner, twin, behind in pieces:
             for number, part in enumerate(self._parts(behind)):
-                if together and size + len(part) > MOST_PIECE_CHARACTERS:
+                if together and size + len(part) > MAX_PIECE_CHARACTERS:
                     whole += self._encode_pieces(together)
                     together, size = [], 0
                     if most is not None and len(whole) > most:
@@ -84,12 +84,12 @@ class PromptTokenizer:
 
     def _parts(self, text: str) -> Iterator[str]:
         """`text` cut between words, where the tokenizer would cut it as well, if it can be."""
-        if not self._cuts_at_words or len(text) <= MOST_PIECE_CHARACTERS:
+        if not self._cuts_at_words or len(text) <= MAX_PIECE_CHARACTERS:
             yield text
             return
         start = 0
-        while len(text) - start > MOST_PIECE_CHARACTERS:
-            found = _BETWEEN_WORDS.search(text, start + MOST_PIECE_CHARACTERS // 2)
+        while len(text) - start > MAX_PIECE_CHARACTERS:
+            found = _BETWEEN_WORDS.search(text, start + MAX_PIECE_CHARACTERS // 2)
             if found is None:
                 break
             yield text[start : found.start() + 1]
@@ -122,7 +122,7 @@ class PromptTokenizer:
         Where there are more than `most`, some more than that are returned and not all of them.
         """
         marked = self.specials.mark(self.specials.without_reserved(text))
-        if len(marked) <= MOST_PIECE_CHARACTERS or self.frame is None:
+        if len(marked) <= MAX_PIECE_CHARACTERS or self.frame is None:
             return self._ids(marked, add_special_tokens=add_special_tokens)
         before, behind = self.frame if add_special_tokens else ([], [])
         ids = [*before]
@@ -133,7 +133,7 @@ class PromptTokenizer:
         return [*ids, *behind]
 
     def _encodings(self, texts: Sequence[str]) -> Sequence[Encoding]:
-        if sum(map(len, texts)) < _MOST_AT_ONCE:
+        if sum(map(len, texts)) < _MAX_AT_ONCE:
             return [self.vocabulary.encode(one, add_special_tokens=False) for one in texts]
         return self.vocabulary.encode_batch_fast(texts, add_special_tokens=False)
 

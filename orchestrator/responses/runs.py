@@ -12,14 +12,14 @@ from typing import Protocol
 
 from orchestrator.core.errors import Overloaded
 from orchestrator.responses.service import Responses
-from orchestrator.responses.values import Kept
+from orchestrator.responses.values import StoredResponse
 from orchestrator.settings import ResponsesSettings
 from orchestrator.store.database import StoreError
 from orchestrator.telemetry.calls import outlive
 
 logger = logging.getLogger(__name__)
 
-_MOST_BEAT_S = 1.0
+_MAX_BEAT_S = 1.0
 
 
 class Work(Protocol):
@@ -37,7 +37,7 @@ class Work(Protocol):
         """The events that end it here and now, without its answer."""
         ...
 
-    def kept(self) -> Kept:
+    def kept(self) -> StoredResponse:
         """The response as it is now."""
         ...
 
@@ -62,7 +62,7 @@ class Runs:
     def __init__(self, responses: Responses, settings: ResponsesSettings) -> None:
         self._responses = responses
         self._settings = settings
-        self._beat_s = min(_MOST_BEAT_S, settings.lost_after_s / 5)
+        self._beat_s = min(_MAX_BEAT_S, settings.lost_after_s / 5)
         self._runs: dict[str, _Run] = {}
         self._coming = 0
         self._closing = False

@@ -27,7 +27,7 @@ from orchestrator.responses.batches import Batches
 from orchestrator.responses.queries import RUNNING, Quotas, Stored
 from orchestrator.responses.values import (
     Item,
-    Kept,
+    StoredResponse,
     as_text,
     cancelled,
     failed,
@@ -42,9 +42,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-MOST_TURNS = 1000
+MAX_TURNS = 1000
 """The longest chain of responses that is read for one request."""
-MOST_HISTORY_BYTES = 8 * 1024 * 1024
+MAX_HISTORY_BYTES = 8 * 1024 * 1024
 """Of what came before a request, or of what it refers to."""
 _RETRY_S = 1.0
 _SWEEP_EVERY_S = 600.0
@@ -121,7 +121,7 @@ class Responses:
                 retryable=True,
             )
 
-    async def keep(self, kept: Kept) -> bool:
+    async def keep(self, kept: StoredResponse) -> bool:
         """Stores a response that has ended; whether it did. Raises nothing."""
         stored = self._as_stored(kept)
         if stored.size_bytes > self._quotas.most_bytes:
@@ -134,7 +134,7 @@ class Responses:
             return False
         return True
 
-    async def begin(self, kept: Kept, frames: Sequence[bytes]) -> None:
+    async def begin(self, kept: StoredResponse, frames: Sequence[bytes]) -> None:
         """Stores a response that is to run, with its first events. Raises: InvalidRequest."""
         stored = self._as_stored(kept)
         if stored.size_bytes > self._quotas.most_bytes:
@@ -153,7 +153,7 @@ class Responses:
             )
             await response_queries.make_room(session, kept.tenant_id, self._quotas, [kept.id])
 
-    async def find(self, tenant_id: str, response_id: str) -> Kept:
+    async def find(self, tenant_id: str, response_id: str) -> StoredResponse:
         """The response as it is now. Raises: ResponseNotFound."""
         return _kept(await self._stored(tenant_id, response_id))
 
@@ -164,7 +164,7 @@ class Responses:
         if not removed:
             raise _not_found(response_id)
 
-    async def cancel(self, tenant_id: str, response_id: str) -> Kept:
+    async def cancel(self, tenant_id: str, response_id: str) -> StoredResponse:
         """The response, which does not run any more. Raises: ResponseNotFound, InvalidRequest."""
         stored = await self._stored(tenant_id, response_id)
         kept = _kept(stored)
@@ -175,13 +175,13 @@ class Responses:
             )
         if not stored.running:
             return kept
-        ended = Kept(tenant_id, cancelled(kept.body), kept.items)
+        ended = StoredResponse(tenant_id, cancelled(kept.body), kept.items)
         if await self.advance(ended, ()):
             return ended
         # It ended in between, all by itself.
         return await self.find(tenant_id, response_id)
 
-    async def advance(self, kept: Kept, frames: Sequence[bytes]) -> bool:
+    async def advance(self, kept: StoredResponse, frames: Sequence[bytes]) -> bool:
         """Notes how a running response went on. False when it is over or gone."""
         async with self._database.unit_of_work() as session:
             return await response_queries.advance(
@@ -230,15 +230,15 @@ class Responses:
         """
         async with self._database.reading() as session:
             links = await response_queries.chain(
-                session, tenant_id, response_id, self._since(), most=MOST_TURNS
+                session, tenant_id, response_id, self._since(), most=MAX_TURNS
             )
             missing = links[-1][1] if links else response_id
             if missing is not None:
                 raise _broken(missing, len(links))
             size = sum(link[2] for link in links)
-            if size > MOST_HISTORY_BYTES:
+            if size > MAX_HISTORY_BYTES:
                 raise InvalidRequest(
-                    f"What came before may have {MOST_HISTORY_BYTES} bytes at most; up to"
+                    f"What came before may have {MAX_HISTORY_BYTES} bytes at most; up to"
                     f" `{response_id}` it has {size}.",
                     param="previous_response_id",
                 )
@@ -259,9 +259,9 @@ class Responses:
         wanted, owners = set(ids), list({response_of(one) for one in ids})
         async with self._database.reading() as session:
             size = await response_queries.size(session, tenant_id, owners, self._since())
-            if size > MOST_HISTORY_BYTES:
+            if size > MAX_HISTORY_BYTES:
                 raise InvalidRequest(
-                    f"Responses whose items are referred to may have {MOST_HISTORY_BYTES} bytes"
+                    f"Responses whose items are referred to may have {MAX_HISTORY_BYTES} bytes"
                     f" at most; these have {size}.",
                     param="input",
                 )
@@ -279,7 +279,7 @@ class Responses:
                 new = [stored.id for stored in batch]
                 await response_queries.make_room(session, tenant_id, self._quotas, new)
 
-    def _as_stored(self, kept: Kept) -> Stored:
+    def _as_stored(self, kept: StoredResponse) -> Stored:
         now = self._now_ms()
         return Stored(
             id=kept.id,
@@ -350,10 +350,10 @@ class Responses:
         return int((self._now() - self._settings.lost_after_s) * 1000)
 
 
-def _kept(stored: Stored) -> Kept:
+def _kept(stored: Stored) -> StoredResponse:
     # The row's status is newer than the body's while it runs.
     body = {**orjson.loads(stored.body), "status": stored.status}
-    return Kept(stored.tenant_id, body, orjson.loads(stored.input_items))
+    return StoredResponse(stored.tenant_id, body, orjson.loads(stored.input_items))
 
 
 def _said(ids: Sequence[str], texts: Mapping[str, tuple[str, str]]) -> list[Item]:
@@ -392,9 +392,9 @@ def _not_found(response_id: str) -> ResponseNotFound:
 
 
 def _broken(missing: str, turns: int) -> PreviousResponseNotFound | InvalidRequest:
-    if turns >= MOST_TURNS:
+    if turns >= MAX_TURNS:
         return InvalidRequest(
-            f"At most {MOST_TURNS} responses can come before one another.",
+            f"At most {MAX_TURNS} responses can come before one another.",
             param="previous_response_id",
         )
     return PreviousResponseNotFound(

@@ -16,7 +16,7 @@ _ID_CHARACTERS = 26
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredResponse:
     """What is stored of a response. `body` is the Response object, `items` were put in for it."""
 
     tenant_id: str

@@ -8,10 +8,10 @@ import resource
 
 logger = logging.getLogger(__name__)
 
-MOST_CONNECTIONS = 10_000
+MAX_CONNECTIONS = 10_000
 """By default, however many descriptors there are: each connection also takes memory."""
 _LEAST_CONNECTIONS = 16
-_LEAST_KEPT, _MOST_KEPT, _KEPT_SHARE = 48, 320, 4
+_LEAST_KEPT, _MAX_KEPT, _KEPT_SHARE = 48, 320, 4
 """Descriptors kept back for what a worker opens later: segments of journals, of which a long
 outage of the store leaves 256, connections to store, Triton and Redis, sockets of scrapes."""
 _UNLIMITED = 1 << 20
@@ -31,12 +31,12 @@ def raise_limit() -> None:
 def most_connections(wanted: int) -> int:
     """How many connections of clients fit beside what is open now and what is opened later.
 
-    `wanted` is the setting, of which 0 means as many as fit, within `MOST_CONNECTIONS`.
+    `wanted` is the setting, of which 0 means as many as fit, within `MAX_CONNECTIONS`.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = _UNLIMITED if limit == resource.RLIM_INFINITY else limit
     free = limit - open_files()
-    kept = min(_MOST_KEPT, max(_LEAST_KEPT, free // _KEPT_SHARE))
+    kept = min(_MAX_KEPT, max(_LEAST_KEPT, free // _KEPT_SHARE))
     room = max(_LEAST_CONNECTIONS, free - kept)
     if wanted > room:
         logger.warning(
@@ -46,7 +46,7 @@ def most_connections(wanted: int) -> int:
             limit,
             room,
         )
-    return min(wanted or MOST_CONNECTIONS, room)
+    return min(wanted or MAX_CONNECTIONS, room)
 
 
 def open_files() -> int:

@@ -23,7 +23,7 @@ HEADERS = frozenset({FORWARDED, FOR, PROTO, FOR_HOST})
 HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]{0,5})?")
 """A `Host`: a name or an address, and maybe a port. Source: RFC 9110 7.2, without commas."""
 
-_MOST_HOPS = 64
+_MAX_HOPS = 64
 _SCHEMES = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
 # An address of IPv6 has brackets where a port can follow; some proxies leave them out elsewhere.
 _NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([0-9]{1,5}))?|([0-9A-Fa-f:.]+)")
@@ -90,7 +90,7 @@ def _client(
     """The first hop from the right that is not trusted, or the leftmost."""
     hop = Origin(peer)
     for count, text in enumerate(_from_the_right(lines)):
-        if count == _MOST_HOPS:
+        if count == _MAX_HOPS:
             return _UNKNOWN
         hop = read(text)
         if hop.client is None or not proxies.trusts(hop.client[0]):

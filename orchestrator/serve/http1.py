@@ -33,7 +33,7 @@ from orchestrator.serve.upgrades import (
 )
 from orchestrator.settings import HostsSettings, ServerSettings
 
-MOST_PIPELINED = 128
+MAX_PIPELINED = 128
 """Requests of one connection that may wait for the replies before theirs."""
 _PROGRESS_BYTES = 1024
 """What a body must grow by between two sweeps to count as one that moves."""
@@ -316,7 +316,7 @@ class BoundedHttp(HttpToolsProtocol):
             has_host = self._hosts > 0 or not self.url.startswith(b"/")
             check_head(method, version, self._hosts, self._codings, has_host=has_host)
         self._read_url()
-        if len(self.pipeline) >= MOST_PIPELINED:
+        if len(self.pipeline) >= MAX_PIPELINED:
             raise _too_many_waiting()
         self._in_head = False
         self._trailers = 0
@@ -441,7 +441,7 @@ class BoundedHttp(HttpToolsProtocol):
 
 def _too_many_waiting() -> Refused:
     return Refused(
-        400, f"A connection may have {MOST_PIPELINED} requests at most that wait for replies."
+        400, f"A connection may have {MAX_PIPELINED} requests at most that wait for replies."
     )
 
 

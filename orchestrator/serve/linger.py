@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.serve.connections import Place, WaitsFor
 
-_MOST_DROPPED = 64 * 1024 * 1024
+_MAX_DROPPED = 64 * 1024 * 1024
 """Bytes of one connection that are read for nothing."""
 
 
@@ -36,7 +36,7 @@ class Linger(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Drops it."""
         self._dropped += len(data)
-        if self._dropped > _MOST_DROPPED:
+        if self._dropped > _MAX_DROPPED:
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -17,14 +17,14 @@ from orchestrator.supervisor.triton_metrics import triton_metrics
 from orchestrator.telemetry.exposition import TEXT, render
 from orchestrator.telemetry.gathering import gather, socket_folder
 
-_MOST_HEAD = 16 * 1024
-_MOST_LINES = 128
-_MOST_CONNECTIONS = 64
+_MAX_HEAD = 16 * 1024
+_MAX_LINES = 128
+_MAX_CONNECTIONS = 64
 """At the same time. More are closed at once: the parent needs its descriptors for its workers."""
 _PATIENCE_S = 10.0
 """From the connection to the last byte of the reply."""
 _NOT_FOUND = b"/metrics has the orchestrator's numbers, /metrics/triton those of its Triton\n"
-_TOO_LARGE = f"a head may have {_MOST_HEAD} bytes and {_MOST_LINES} headers at most\n".encode()
+_TOO_LARGE = f"a head may have {_MAX_HEAD} bytes and {_MAX_LINES} headers at most\n".encode()
 
 
 class MetricsPort:
@@ -51,7 +51,7 @@ class MetricsPort:
         if port is None:
             return
         try:
-            self._server = await asyncio.start_server(self._answer, host, port, limit=_MOST_HEAD)
+            self._server = await asyncio.start_server(self._answer, host, port, limit=_MAX_HEAD)
         except OSError as error:
             raise ClaimError(
                 f"port {port} of {host}, for metrics, cannot be listened on: {error.strerror}"
@@ -65,7 +65,7 @@ class MetricsPort:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request, one reply, and the connection is closed."""
-        if self.open_connections >= _MOST_CONNECTIONS:
+        if self.open_connections >= _MAX_CONNECTIONS:
             writer.transport.abort()
             return
         self.open_connections += 1
@@ -88,7 +88,7 @@ class MetricsPort:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         except asyncio.LimitOverrunError:
             return _whole(431, _TOO_LARGE, "text/plain")
-        if len(head) > _MOST_LINES + 3:
+        if len(head) > _MAX_LINES + 3:
             return _whole(431, _TOO_LARGE, "text/plain")
         return await self._reply(head[0].split(" "), head[1:])
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _STANDBY_AFTER_S = 3.0
 """Between a start and that of the next process to stand by: the worker gets the processor first."""
-_MOST_PAUSE_S = 60.0
+_MAX_PAUSE_S = 60.0
 """Between starts of processes that do not stay."""
 _MEMORY = {"MALLOC_ARENA_MAX": "2"}
 """Threads that mostly wait need no heap each; an operator's own value goes before it."""
@@ -73,7 +73,7 @@ class WorkerProcesses:
             )
             try:
                 await asyncio.wait([ended, taken], return_when=asyncio.FIRST_COMPLETED)
-                pause_s = _STANDBY_AFTER_S if taken.done() else min(2 * pause_s, _MOST_PAUSE_S)
+                pause_s = _STANDBY_AFTER_S if taken.done() else min(2 * pause_s, _MAX_PAUSE_S)
                 if not taken.done():
                     logger.warning("the standby worker ended with code %s", process.returncode)
             finally:

@@ -53,7 +53,7 @@ _POSTGRESQL = (
 
 _MAY_HOLD_VALUES = ("22", "23")
 """Classes of errors (data, integrity) whose words may repeat what was to be written."""
-_MOST_SAID = 300
+_MAX_SAID = 300
 
 
 def sentence(store: str, error: BaseException) -> str:
@@ -77,7 +77,7 @@ def _said(cause: BaseException) -> str:
     else:
         words = ""
     line = " ".join(words.split())
-    return line if len(line) <= _MOST_SAID else f"{line[:_MOST_SAID]}…"
+    return line if len(line) <= _MAX_SAID else f"{line[:_MAX_SAID]}…"
 
 
 def _source(cause: BaseException) -> BaseException:

@@ -26,7 +26,7 @@ Value = str | bool | int | float | tuple[str, ...]
 Kind = Literal["internal", "client"]
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_MOST_STATE = 512
+_MAX_STATE = 512
 _SAMPLED = 1
 
 
@@ -221,7 +221,7 @@ def read_parent(headers: Mapping[bytes, bytes]) -> Parent | None:
     if not trace_id or not span_id:
         return None
     state = headers.get(b"tracestate", b"").decode("latin-1").strip()
-    kept = state if len(state) <= _MOST_STATE and state.isascii() and state.isprintable() else ""
+    kept = state if len(state) <= _MAX_STATE and state.isascii() and state.isprintable() else ""
     return Parent(trace_id, span_id, int(found[4], 16) & _SAMPLED, kept)
 
 

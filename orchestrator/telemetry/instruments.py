@@ -1,7 +1,7 @@
 """Numbers that are counted: counters, gauges, histograms, and what a moment of them looks like.
 
 They are a dictionary and an addition each, because several of them run for every request; only
-one thread may change them. An instrument keeps `MOST_SERIES` series: what comes after those is
+one thread may change them. An instrument keeps `MAX_SERIES` series: what comes after those is
 counted under `other`, so that no caller can make them grow.
 """
 
@@ -17,13 +17,13 @@ Kind = Literal["counter", "gauge", "histogram"]
 Labels = tuple[str, ...]
 Observed = Iterable[tuple[Labels, float]]
 
-MOST_SERIES = 2000
+MAX_SERIES = 2000
 OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What an instrument is called and means. `unit` is UCUM's, `s`, `By` or `{token}` say."""
+    """What an instrument is called and means. `unit` is UCUM's, `s`, `Actor` or `{token}` say."""
 
     name: str
     kind: Kind
@@ -78,7 +78,7 @@ class _Instrument:
             return self._new_series(labels)
 
     def _new_series(self, labels: Labels) -> Series:
-        if len(self._series) >= MOST_SERIES:
+        if len(self._series) >= MAX_SERIES:
             labels = (OTHER,) * len(self.spec.labels)
         found = self._series.get(labels)
         if found is None:

@@ -24,8 +24,8 @@ from orchestrator.telemetry.calls import call_at_work
 
 _requests = logging.getLogger("orchestrator.requests")
 _root = logging.getLogger()
-_MOST_SHOWN = 200
-_MOST_CAUSES = 5
+_MAX_SHOWN = 200
+_MAX_CAUSES = 5
 _WRITE_AFTER_S = 0.005
 _LEVELS = {logging.DEBUG: "debug", logging.INFO: "info"}
 """Of lines of requests."""
@@ -61,7 +61,7 @@ class RequestRecord(NamedTuple):
         """The record for programs; what is not known is left out."""
         known = {
             "method": self.method,
-            "path": self.path[:_MOST_SHOWN],
+            "path": self.path[:_MAX_SHOWN],
             "status": self.status,
             "duration_ms": round(self.duration_s * 1000, 3),
             "call_id": self.request_id,
@@ -69,7 +69,7 @@ class RequestRecord(NamedTuple):
         if self.key_id != "-":
             known |= {"key_id": self.key_id, "tenant_id": self.tenant_id}
         if self.model != "-":
-            known["model"] = self.model[:_MOST_SHOWN]
+            known["model"] = self.model[:_MAX_SHOWN]
         if self.prompt_tokens or self.completion_tokens:
             known["prompt_tokens"] = self.prompt_tokens
             known["completion_tokens"] = self.completion_tokens
@@ -247,7 +247,7 @@ class JsonHandler(logging.StreamHandler[TextIO]):
                     self.handleError(_unwritten(lines))
 
 
-def _places(error: BaseException, deeper: int = _MOST_CAUSES) -> list[str]:
+def _places(error: BaseException, deeper: int = _MAX_CAUSES) -> list[str]:
     """Lines for `error`, the errors before it first."""
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     lines = _places(before, deeper - 1) if before is not None and deeper else []
@@ -282,5 +282,5 @@ def _unwritten(lines: list[str]) -> logging.LogRecord:
 
 def _printable(text: str) -> str:
     """`text` of a caller, unable to forge a line of the log, and not endless."""
-    shown = text[:_MOST_SHOWN].encode("unicode_escape")
+    shown = text[:_MAX_SHOWN].encode("unicode_escape")
     return shown.decode("ascii").replace(" ", "\\x20")

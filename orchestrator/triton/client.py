@@ -30,7 +30,7 @@ from orchestrator.triton.transport import RpcFailed, Transport
 logger = logging.getLogger(__name__)
 
 STOP_AGAIN_S = 0.5
-MOST_EMBED_CALLS = 512
+MAX_EMBED_CALLS = 512
 _KEPT = 0.8
 """What older answers count for a model's pace, each time that another one ends."""
 PROTOCOL_TOKEN_HEADER = "triton-grpc-protocol-tok"  # noqa: S105  # the header's name, no secret
@@ -214,7 +214,7 @@ class TritonClient:
         A caller who goes away leaves the call to its end: one batch, and nothing cut.
         Raises: Overloaded, because nothing limits Triton's own queue of a batching model.
         """
-        if len(self._calls) >= MOST_EMBED_CALLS:
+        if len(self._calls) >= MAX_EMBED_CALLS:
             raise Overloaded("The model's queue is full.", retry_after_s=errors.RETRY_AFTER_S)
         call = EmbedCall(model, request_id, on_end=self._end_call)
         self._calls.add(call)

@@ -33,7 +33,7 @@ _TAG_RAW = bytes((_RAW << 3 | 2,))
 _RAW_4, _RAW_8 = _TAG_RAW + b"\x04", _TAG_RAW + b"\x08"
 _lengths = struct.Struct("<2si2si")
 _number = struct.Struct("<2sQ")
-_MOST_TEMPLATES = 256
+_MAX_TEMPLATES = 256
 _SEED_MASK = 0xFFFFFFFFFFFFFFFF
 
 
@@ -112,7 +112,7 @@ def stop_request(model: str, request_id: str) -> bytes:
     return bytes(named + made.tensors + made.contents)
 
 
-@lru_cache(maxsize=_MOST_TEMPLATES)
+@lru_cache(maxsize=_MAX_TEMPLATES)
 def _template(
     model: str,
     end_id: int,

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 RETRY_AFTER_S = 2.0
 """About what a restarted Triton needs to load a small model."""
 
-_MOST_LOGGED = 2000
+_MAX_LOGGED = 2000
 _UNAVAILABLE = ("is not ready", "not found", "unknown model", "is not healthy", "unavailable")
 _OWN_REFUSAL = re.compile(r"`guided_decoding_guide` is no usable \w+: (?P<reason>[^\n]{1,300})")
 _GUIDE = ("guided_decoding", "guided decoding", "grammar")
@@ -46,7 +46,7 @@ def from_text(text: str, *, model: str, request_id: str, guided: bool = False) -
 
     Of a `guided` request the text is not logged.
     """
-    said = "a guided request failed" if guided else text[:_MOST_LOGGED]
+    said = "a guided request failed" if guided else text[:_MAX_LOGGED]
     logger.warning("triton refused %s for model %s: %s", request_id, model, said)
     lowered = text.lower()
     if any(words in lowered for words in _TOO_LONG):
@@ -80,7 +80,7 @@ def from_status(
         logger.warning("triton gave no answer in time to %s for model %s", request_id, model)
         return UpstreamTimeout("The engine did not answer in time.")
     if status.code in _OUT_OF_REACH:
-        said = "" if guided else status.details[:_MOST_LOGGED]
+        said = "" if guided else status.details[:_MAX_LOGGED]
         logger.warning("triton is out of reach for %s (%d): %s", request_id, status.code, said)
         return unavailable()
     return from_text(status.details, model=model, request_id=request_id, guided=guided)

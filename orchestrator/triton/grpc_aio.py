@@ -18,11 +18,11 @@ from orchestrator.triton.transport import (
     Status,
 )
 
-MOST_MESSAGE_BYTES = 2**31 - 1
+MAX_MESSAGE_BYTES = 2**31 - 1
 
 _OPTIONS = [
-    ("grpc.max_send_message_length", MOST_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # A restarted Triton must be found at once; the default waits up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),

@@ -5,7 +5,7 @@ from __future__ import annotations
 _TOKEN_BYTES = 4
 
 
-class Likeness:
+class ResponseTemplate:
     """Finds the token of a response without reading the message, once it has seen some of a stream.
 
     Equal messages have equal tokens. And of two readable messages that differ in nothing but the

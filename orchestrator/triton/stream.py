@@ -14,11 +14,11 @@ from time import monotonic
 from google.protobuf.message import DecodeError
 
 from orchestrator.core.errors import GatewayError, UpstreamFailed, UpstreamTimeout
-from orchestrator.core.event_source import nobody
+from orchestrator.core.event_source import noop
 from orchestrator.triton import contract, encoding, errors
 from orchestrator.triton.contract import EngineMetrics, GenerateCall, TokenChunk
 from orchestrator.triton.messages import service_pb2
-from orchestrator.triton.response_template import Likeness
+from orchestrator.triton.response_template import ResponseTemplate
 from orchestrator.triton.transport import OK, Call, Metadata, Status, Transport
 
 logger = logging.getLogger(__name__)
@@ -61,9 +61,9 @@ class TokenStream:
         self._chunks: deque[TokenChunk] = deque()
         self._tokens: list[int] = []
         """What came after the chunks, one token a response and nothing else in it."""
-        self._likeness = Likeness()
+        self._likeness = ResponseTemplate()
         self._error: GatewayError | None = None
-        self.on_news: Callable[[], None] = nobody
+        self.on_ready: Callable[[], None] = noop
         """Called when there may be something to `take`, and when it is over."""
         self._stopped = False
         self.has_ended = False
@@ -86,7 +86,7 @@ class TokenStream:
     def take(self) -> TokenChunk | None:
         """What has come since the last call, if anything has. Raises: GatewayError.
 
-        Where something is left after it, a chunk or its end, `on_news` is called once more.
+        Where something is left after it, a chunk or its end, `on_ready` is called once more.
         """
         chunks = self._chunks
         if not chunks:
@@ -101,7 +101,7 @@ class TokenStream:
         else:
             chunk = self._all_that_wait()
         if chunks or self.has_ended or self._error is not None:
-            self.on_news()
+            self.on_ready()
         return chunk
 
     @property
@@ -133,7 +133,7 @@ class TokenStream:
             return
         self._stopped = True
         self._on_stop(self)
-        self.on_news()
+        self.on_ready()
 
     def give_up(self) -> None:
         """The engine is taken for dead: the reader gets a 503, the call is dropped."""
@@ -156,11 +156,11 @@ class TokenStream:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         late = None if timeout_s is None else loop.call_later(timeout_s, _expire, waiter)
-        self.on_news = partial(_wake, waiter)
+        self.on_ready = partial(_wake, waiter)
         try:
             await waiter
         finally:
-            self.on_news = nobody
+            self.on_ready = noop
             if late is not None:
                 late.cancel()
 
@@ -172,7 +172,7 @@ class TokenStream:
             )
             self._fail(failed)
         self._on_end(self)
-        self.on_news()
+        self.on_ready()
         for ender in self._enders:
             if not ender.done():
                 ender.set_result(None)
@@ -194,7 +194,7 @@ class TokenStream:
             self.produced += 1
             if not self._stopped:
                 self._tokens.append(token)
-                self.on_news()
+                self.on_ready()
             return
         try:
             self._read(answer)
@@ -224,7 +224,7 @@ class TokenStream:
                 self._chunks.append(TokenChunk(self._tokens, final=False))
                 self._tokens = []
             self._chunks.append(chunk)
-            self.on_news()
+            self.on_ready()
 
     def _error_of(self, text: str) -> GatewayError:
         guide = self.call.guide
@@ -239,7 +239,7 @@ class TokenStream:
     def _fail(self, error: GatewayError) -> None:
         if self._error is None:
             self._error = error
-            self.on_news()
+            self.on_ready()
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -50,7 +50,7 @@ from orchestrator.wire.openai.realtime import routes as realtime_routes
 OPENAI_PREFIXES = ("/v1", "/api/v1")
 _REALTIME = RealtimeSettings()
 _NO_ROUTES: Mapping[str, Sequence[Route]] = MappingProxyType({})
-_MOST_SHOWN_OF_PATH = 200
+_MAX_SHOWN_OF_PATH = 200
 _TOLERATED: Mapping[str, tuple[str, ...]] = {
     "chat": OPENAI,
     "completions": OPENAI,
@@ -223,7 +223,7 @@ async def _routing_failed(request: Request, error: Exception) -> Response:
 
 
 def _routing_error(request: Request, error: HTTPException, methods: Sequence[str]) -> GatewayError:
-    method, path = request.method, request.url.path[:_MOST_SHOWN_OF_PATH]
+    method, path = request.method, request.url.path[:_MAX_SHOWN_OF_PATH]
     if error.status_code == 405:
         return not_allowed(method, path, methods)
     if error.status_code == 404:

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 from pydantic import SecretStr
 
-from orchestrator.core.actor import By
+from orchestrator.core.actor import Actor
 from orchestrator.keys import tenants
 from orchestrator.policy import PolicyInput
 from orchestrator.policy.engine import RegoPolicies
@@ -47,7 +47,7 @@ async def report(folder: Path) -> dict[str, Any]:
     evaluators = new_evaluators(settings)
     engine = start_policies(settings, database, evaluators)
     admin = PolicyAdmin(database, new_candidates(settings, evaluators), engine)
-    by = By("system:bench")
+    by = Actor("system:bench")
     document = {"limits": {"rpm": 60}, "client_networks": ["10.0.0.0/8"]}
     plain = (await admin.create(tenant, "plain", document, None, by)).id
     own = (await admin.create(tenant, "own", document, MODULE, by)).id

@@ -28,7 +28,7 @@ _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 @dataclass(slots=True)
-class Way:
+class Failover:
     """One orchestrator, and what was measured of it."""
 
     stack: Stack
@@ -90,11 +90,13 @@ def _traced(url: str, share: str | None) -> Iterator[None]:
             del os.environ[name]
 
 
-def _way(stack: Stack) -> Way:
-    return Way(stack, [Connection("127.0.0.1", stack.port, stack.key) for _ in range(CONNECTIONS)])
+def _way(stack: Stack) -> Failover:
+    return Failover(
+        stack, [Connection("127.0.0.1", stack.port, stack.key) for _ in range(CONNECTIONS)]
+    )
 
 
-async def _round(way: Way, body: dict[str, Any], *, is_warm: bool) -> None:
+async def _round(way: Failover, body: dict[str, Any], *, is_warm: bool) -> None:
     async def one(connection: int, _: int) -> Outcome:
         return await way.connections[connection].post("/v1/chat/completions", body)
 
@@ -104,7 +106,7 @@ async def _round(way: Way, body: dict[str, Any], *, is_warm: bool) -> None:
         way.take(load, processes.cost(way.stack.orchestrator_pid).since(before))
 
 
-def _figures(way: Way, off: Way) -> dict[str, Any]:
+def _figures(way: Failover, off: Failover) -> dict[str, Any]:
     """Ratios are medians over pairs of rounds that ran one after the other."""
     rates = [mine / theirs for mine, theirs in zip(way.rates, off.rates, strict=True)]
     costs = [mine / theirs for mine, theirs in zip(way.cpu_s, off.cpu_s, strict=True)]

@@ -19,9 +19,9 @@ pytestmark = pytest.mark.slow
 
 SIZE = 8 * 2**20
 MEGABYTE = 2**20
-MOST_MORE = 100 * MEGABYTE
+MAX_MORE = 100 * MEGABYTE
 """Two bodies of one tenant at a time, and what is made of them."""
-MOST_LEFT = 50 * MEGABYTE
+MAX_LEFT = 50 * MEGABYTE
 PATIENCE_S = 60.0
 
 
@@ -98,12 +98,10 @@ def test_bodies_that_are_left_cost_little_and_hold_nobody_up(serving: Serving) -
             # Somebody else is answered while all of them are there.
             assert chat(serving, serving.key) == 200
             seen.update(one.result() for one in attempts)
-    assert memory.peak - memory.before < MOST_MORE
+    assert memory.peak - memory.before < MAX_MORE
     assert seen["429"] > 0
     assert set(seen) <= {"429", "400", ""}
-    wait_until(
-        lambda: memory.now - memory.before < MOST_LEFT, PATIENCE_S, "the memory was returned"
-    )
+    wait_until(lambda: memory.now - memory.before < MAX_LEFT, PATIENCE_S, "the memory was returned")
 
 
 ODD = {

@@ -229,7 +229,7 @@ def _fields(asked: GenerateCall) -> dict[str, Any]:
 async def test_embeddings_beyond_the_queue_are_refused_and_the_others_answered(
     triton_demo: SupervisedTriton, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.triton.client.MOST_EMBED_CALLS", 3)
+    monkeypatch.setattr("orchestrator.triton.client.MAX_EMBED_CALLS", 3)
     made = TritonClient(triton_demo.endpoint)
     answers = await asyncio.gather(
         *(made.embed("demo-embed", f"o-{number}", [[1, 2, 3]]) for number in range(8)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from orchestrator.core.events import Completion, GenerationEvent
-from orchestrator.responses.values import Kept
+from orchestrator.responses.values import StoredResponse
 from orchestrator.wire.anthropic import encoder as anthropic_encoder
 from orchestrator.wire.gemini import encoder as gemini_encoder
 from orchestrator.wire.openai import completions as openai_completions
@@ -85,7 +85,7 @@ def chat(events: Sequence[GenerationEvent], completion: Completion) -> Iterable[
 def _response_encoder() -> ResponseEncoder:
     body = {"id": "resp_1", "status": "in_progress", "output": [], "created_at": 1}
     body |= {"usage": None, "incomplete_details": None}
-    return ResponseEncoder(Kept("tenant", body))
+    return ResponseEncoder(StoredResponse("tenant", body))
 
 
 def responses(events: Sequence[GenerationEvent], completion: Completion) -> Iterable[Told]:

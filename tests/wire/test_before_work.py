@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from orchestrator.core.fair_threads import FairThreads
 from orchestrator.core.shares import Shares
-from orchestrator.http.intake import MOST_MANAGEMENT_BYTES, SMALL_BODY_BYTES
+from orchestrator.http.intake import MAX_MANAGEMENT_BYTES, SMALL_BODY_BYTES
 from orchestrator.rendering import Renderer
 from tests.wire.harness import call
 from tests.wire.policy_bench import ADMIN, PLAIN, PolicyBench, policy_bench
@@ -116,8 +116,8 @@ async def test_a_body_is_not_read_without_room_for_it(bench: PolicyBench, path: 
 
 @pytest.mark.parametrize("path", MANAGING)
 async def test_management_takes_small_bodies_only(bench: PolicyBench, path: str) -> None:
-    status, told = await unread(bench, path, ADMIN, MOST_MANAGEMENT_BYTES + 1)
-    assert (status, f"{MOST_MANAGEMENT_BYTES} bytes" in told["message"]) == (413, True)
+    status, told = await unread(bench, path, ADMIN, MAX_MANAGEMENT_BYTES + 1)
+    assert (status, f"{MAX_MANAGEMENT_BYTES} bytes" in told["message"]) == (413, True)
 
 
 async def test_a_body_without_a_length_counts_as_it_comes(bench: PolicyBench) -> None:

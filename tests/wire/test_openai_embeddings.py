@@ -16,7 +16,7 @@ from orchestrator.core.errors import InvalidRequest
 from orchestrator.http.bodies import BodyReader
 from orchestrator.pipeline.gateway import Embeddings
 from orchestrator.wire.openai.embeddings import (
-    MOST_INPUTS,
+    MAX_INPUTS,
     EmbeddingsRequest,
     decode,
     encode,
@@ -75,7 +75,7 @@ def test_what_is_wrong_is_named_with_limit_and_value(name: str) -> None:
 
 
 def test_as_many_inputs_as_allowed_are_taken() -> None:
-    assert len(decode(read({"input": ["a"] * MOST_INPUTS})).inputs) == MOST_INPUTS
+    assert len(decode(read({"input": ["a"] * MAX_INPUTS})).inputs) == MAX_INPUTS
     assert len(decode(read({"input": [1] * 5000})).inputs) == 1
 
 

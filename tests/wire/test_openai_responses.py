@@ -33,7 +33,7 @@ from orchestrator.core.events import (
     Usage,
 )
 from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
-from orchestrator.responses.values import Kept, frames_in
+from orchestrator.responses.values import StoredResponse, frames_in
 from orchestrator.wire.openai.responses.encoder import ResponseEncoder, replayed
 from orchestrator.wire.openai.responses.items import input_items, with_ids
 from orchestrator.wire.openai.responses.reasoning import ReasoningSeal
@@ -105,10 +105,10 @@ STREAMS: dict[str, tuple[GenerationEvent, ...]] = {
 }  # fmt: skip
 
 
-def kept(**more: Any) -> Kept:
+def kept(**more: Any) -> StoredResponse:
     body = read({"tools": [FUNCTION, NAMESPACE, CUSTOM, SEARCH], **more})
     items = with_ids(input_items(body.input), ID)
-    return Kept("ten_1", response_object(body, ID, 1_700_000_000, stored=True), items)
+    return StoredResponse("ten_1", response_object(body, ID, 1_700_000_000, stored=True), items)
 
 
 SEAL = ReasoningSeal([b"pepper of the tests"], "ten_1", random=lambda count: b"r" * count)

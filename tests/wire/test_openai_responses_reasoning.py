@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.core.errors import InvalidEncryptedContent, InvalidRequest
 from orchestrator.core.messages import ReasoningPart
 from orchestrator.wire.openai.responses.items import input_items, messages_of
-from orchestrator.wire.openai.responses.reasoning import MOST_CHARACTERS, ReasoningSeal
+from orchestrator.wire.openai.responses.reasoning import MAX_CHARACTERS, ReasoningSeal
 from tests.wire.test_openai_responses import SEAL, STREAMS, documents, encoder, written
 
 OLD, NEW = b"the pepper before", b"the pepper now, longer"
@@ -91,8 +91,8 @@ def test_what_another_provider_encrypted_counts_as_nothing(foreign: object) -> N
 
 
 def test_there_is_an_end_to_its_length() -> None:
-    assert SEAL.seal("x" * MOST_CHARACTERS) is None
+    assert SEAL.seal("x" * MAX_CHARACTERS) is None
     with pytest.raises(InvalidRequest) as caught:
-        SEAL.open("op2." + "A" * MOST_CHARACTERS)
-    message = f"{MOST_CHARACTERS} characters at most; it has {MOST_CHARACTERS + 4}"
+        SEAL.open("op2." + "A" * MAX_CHARACTERS)
+    message = f"{MAX_CHARACTERS} characters at most; it has {MAX_CHARACTERS + 4}"
     assert message in caught.value.message

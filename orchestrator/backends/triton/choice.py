@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from orchestrator.backends.triton.placed_stream import PlacedStream
 from orchestrator.core.errors import UpstreamFailed
-from orchestrator.core.event_source import nobody
+from orchestrator.core.event_source import noop
 from orchestrator.core.events import (
     ChoiceFinished,
     EngineTimings,
@@ -103,9 +103,9 @@ class Attempt:
         if not self._is_told:
             await self._stream.ended()
 
-    def listen(self, on_news: Callable[[], None]) -> None:
-        """`on_news` is called when there may be something to take."""
-        self._stream.listen(on_news)
+    def listen(self, on_ready: Callable[[], None]) -> None:
+        """`on_ready` is called when there may be something to take."""
+        self._stream.listen(on_ready)
 
     def take(self) -> list[GenerationEvent]:
         """The part events since the last call, and the end of the choice. Raises: GatewayError."""
@@ -181,7 +181,7 @@ class CallFirst:
     def __init__(self, first: Attempt, otherwise: Callable[[], Attempt]) -> None:
         self._attempts = [first]
         self._otherwise: Callable[[], Attempt] | None = otherwise
-        self._on_news: Callable[[], None] = nobody
+        self._on_ready: Callable[[], None] = noop
 
     @property
     def _attempt(self) -> Attempt:
@@ -257,10 +257,10 @@ class CallFirst:
         """Whether the end of this choice was taken."""
         return self._attempt.over
 
-    def listen(self, on_news: Callable[[], None]) -> None:
-        """`on_news` is called when there may be something to take."""
-        self._on_news = on_news
-        self._attempt.listen(on_news)
+    def listen(self, on_ready: Callable[[], None]) -> None:
+        """`on_ready` is called when there may be something to take."""
+        self._on_ready = on_ready
+        self._attempt.listen(on_ready)
 
     def take(self) -> list[GenerationEvent]:
         """The part events since the last call, and the end of this choice. Raises: GatewayError."""
@@ -279,7 +279,7 @@ class CallFirst:
                 self._otherwise = None
                 self._attempt.stop()
                 self._attempts.append(otherwise())
-                self._attempt.listen(self._on_news)
+                self._attempt.listen(self._on_ready)
                 return events[:index]
         return events
 

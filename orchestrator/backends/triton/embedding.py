@@ -9,7 +9,7 @@ from typing import cast
 
 from orchestrator.backends.protocol import Permit, PreparedEmbedding, ServedModel
 from orchestrator.backends.triton.comeback import Comeback, WaitingRoom
-from orchestrator.backends.triton.placement import Placements, Way
+from orchestrator.backends.triton.placement import Failover, Placements
 from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest, ModelUnavailable
 from orchestrator.core.fair_threads import FairThreads
 from orchestrator.core.request import EmbeddingRequest
@@ -106,13 +106,13 @@ class Embedder:
 
     async def _batch(self, model: str, request_id: str, rows: Rows) -> list[memoryview]:
         """The vectors of one batch, from another server where one fails that gave none yet."""
-        way = Way(self._placements.of(model), (), request_id, self._timeout_s)
+        failover = Failover(self._placements.of(model), (), request_id, self._timeout_s)
         while True:
             try:
-                return await way.replica.client.embed(model, request_id, rows)
+                return await failover.replica.client.embed(model, request_id, rows)
             except ModelUnavailable as error:
-                way.failed(error)
-                if not way.moves():
+                failover.failed(error)
+                if not failover.moves():
                     raise
 
 

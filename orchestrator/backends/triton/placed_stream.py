@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from orchestrator.backends.triton.placement import Placement, Way
+from orchestrator.backends.triton.placement import Failover, Placement
 from orchestrator.core.errors import ModelUnavailable, UpstreamTimeout
-from orchestrator.core.event_source import nobody
+from orchestrator.core.event_source import noop
 from orchestrator.triton.contract import GenerateCall, TokenChunk
 from orchestrator.triton.errors import unavailable
 
@@ -28,8 +28,8 @@ class PlacedStream:
         self, placement: Placement, blocks: Blocks, call: GenerateCall, first_token_timeout_s: float
     ) -> None:
         self.call = call
-        self._way = Way(placement, blocks, call.request_id, first_token_timeout_s)
-        self._on_news: Callable[[], None] = nobody
+        self._failover = Failover(placement, blocks, call.request_id, first_token_timeout_s)
+        self._on_ready: Callable[[], None] = noop
         self._begun = False
         self._stopped = False
         self._expired = False
@@ -37,9 +37,9 @@ class PlacedStream:
         self.now = self._started()
         """The stream on the present server; one that was left had brought no token."""
 
-    def listen(self, on_news: Callable[[], None]) -> None:
-        """`on_news` is called when there may be something to take."""
-        self._on_news = self.now.on_news = on_news
+    def listen(self, on_ready: Callable[[], None]) -> None:
+        """`on_ready` is called when there may be something to take."""
+        self._on_ready = self.now.on_ready = on_ready
 
     def take(self) -> TokenChunk | None:
         """What has come since the last call, if anything has.
@@ -80,19 +80,19 @@ class PlacedStream:
     def _move(self, error: ModelUnavailable) -> None:
         """Begins on another server, where there is one. Raises: ModelUnavailable."""
         if not self._stopped:
-            self._way.failed(error)
-        if self._begun or self._stopped or not self._way.moves():
+            self._failover.failed(error)
+        if self._begun or self._stopped or not self._failover.moves():
             raise error
         self.now.stop()
         self.now = self._started()
 
     def _started(self) -> TokenStream:
-        stream = self._way.replica.client.generate(self.call)
-        stream.on_news = self._on_news
+        stream = self._failover.replica.client.generate(self.call)
+        stream.on_ready = self._on_ready
         if stream.streaming and self._timer is None:
             # An answer in one response has the time of a whole request, which its client knows.
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._way.left_s, self._expire)
+            self._timer = loop.call_later(self._failover.left_s, self._expire)
         return stream
 
     def _want_no_more(self) -> None:
@@ -102,4 +102,4 @@ class PlacedStream:
 
     def _expire(self) -> None:
         self._expired = True
-        self._on_news()
+        self._on_ready()

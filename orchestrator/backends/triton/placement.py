@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from orchestrator.backends.triton.affinity import Affinity, Blocks, blocks_of, preference
 from orchestrator.contract.catalogue import Catalogue
 from orchestrator.core.errors import ModelUnavailable, Overloaded
-from orchestrator.core.event_source import nobody
+from orchestrator.core.event_source import noop
 from orchestrator.settings import Settings, TritonSettings
 from orchestrator.telemetry import current_call, names
 from orchestrator.triton.client import Timeouts, TritonClient
@@ -67,8 +67,8 @@ class Replica:
         """Counts its admissions, so that an error of long ago does not eject it again."""
         self.lost_at: float | None = None
         """When it stopped being ready, by the clock; None while it is, or never was."""
-        self.on_admit: Callable[[], None] = nobody
-        self.on_doubt: Callable[[], None] = nobody
+        self.on_admit: Callable[[], None] = noop
+        self.on_doubt: Callable[[], None] = noop
         """Called to have it looked at soon."""
         self._rules = rules
         self._monotonic = monotonic
@@ -236,7 +236,7 @@ class Placement:
         return sum(1 << self.replicas.index(one) for one in replicas)
 
 
-class Way:
+class Failover:
     """One request on its way to a server: the replica it is on, and those that it was on."""
 
     def __init__(

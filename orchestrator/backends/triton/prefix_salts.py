@@ -10,7 +10,7 @@ import hmac
 
 from orchestrator.core.caches import remember
 
-_MOST_REMEMBERED = 4096
+_MAX_REMEMBERED = 4096
 _SALT_BYTES = 8
 """What TensorRT-LLM takes for a salt."""
 
@@ -33,7 +33,7 @@ class PrefixSalts:
         salt = self._known.get(key)
         if salt is None:
             salt = self._made({tenant_id, *sharing})
-            remember(self._known, key, salt, _MOST_REMEMBERED)
+            remember(self._known, key, salt, _MAX_REMEMBERED)
         return salt
 
     def _made(self, group: set[str]) -> int:

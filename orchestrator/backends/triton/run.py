@@ -10,7 +10,7 @@ from orchestrator.backends.protocol import Prepared, Run
 from orchestrator.backends.triton.choice import Choice
 from orchestrator.backends.triton.comeback import Comeback
 from orchestrator.core.errors import GatewayError, ModelUnavailable
-from orchestrator.core.event_source import nobody
+from orchestrator.core.event_source import noop
 from orchestrator.core.events import (
     EngineTimings,
     GenerationEvent,
@@ -37,7 +37,7 @@ class LocalRun(Run):
         self._comeback = comeback
         self._choices: Sequence[Choice] = ()
         self._only: Choice | None = None
-        self._on_news: Callable[[], None] = nobody
+        self._on_ready: Callable[[], None] = noop
         self._waits: asyncio.Task[None] | None = None
         self._began_again = False
         self._begun = False
@@ -89,15 +89,15 @@ class LocalRun(Run):
                 if not events:
                     raise
                 self._fault = error
-                self._on_news()
+                self._on_ready()
                 break
         return events
 
-    def listen(self, on_news: Callable[[], None]) -> None:
+    def listen(self, on_ready: Callable[[], None]) -> None:
         """See `EventSource.listen`."""
-        self._on_news = on_news
+        self._on_ready = on_ready
         for choice in self._choices:
-            choice.listen(on_news)
+            choice.listen(on_ready)
 
     def stop(self) -> None:
         """Ends the engine's side, if it has not ended."""
@@ -150,7 +150,7 @@ class LocalRun(Run):
         self._choices = self._start()
         self._only = self._choices[0] if len(self._choices) == 1 else None
         self.is_streamed = self._choices[0].is_streamed
-        self.listen(self._on_news)
+        self.listen(self._on_ready)
 
     def _nothing_yet(self) -> list[GenerationEvent]:
         """What there is to take while it waits. Raises: GatewayError when that was in vain."""
@@ -181,7 +181,7 @@ class LocalRun(Run):
         self._error = waited.exception()
         if self._error is None:
             self._send()
-        self._on_news()
+        self._on_ready()
 
     def _usage(self, completion_tokens: int) -> Usage:
         """Cached is what no choice had to compute; the last prompt token is computed always."""

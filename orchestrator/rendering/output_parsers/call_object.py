@@ -9,7 +9,7 @@ from orchestrator.rendering.output_parsers.json_end import JsonEnd
 from orchestrator.rendering.output_parsers.markers import SPACE, past, stands
 from orchestrator.rendering.output_parsers.parts import Parts
 
-MOST_NAME_CHARACTERS = 256
+MAX_NAME_CHARACTERS = 256
 """Longer names and keys are no call; nothing of a call can be given out before its name."""
 
 _ARGUMENTS = ("arguments", "parameters")
@@ -106,7 +106,7 @@ class CallObject:
     def _begin_value(self, step: Callable[[str, int], int]) -> None:
         self._end = JsonEnd()
         self._pieces = []
-        self._room = MOST_NAME_CHARACTERS
+        self._room = MAX_NAME_CHARACTERS
         self._step = step
 
     def _read_name(self, text: str, at: int) -> int:

@@ -25,7 +25,7 @@ RESULT_TOKENS = (
 )
 
 _FENCE = "```"
-_MOST_SPACE = 256
+_MAX_SPACE = 256
 _OPENINGS = Markers("```tool_code", "```tool_call", "<start_function_call>", "<|tool_call>")
 
 
@@ -69,10 +69,10 @@ class _FenceBlock:
         if self._inner is None:
             first = past(text, at, SPACE)
             second = past(text, first + 1, SPACE) if text[first : first + 1] == "[" else first
-            if second >= len(text) and second - first <= _MOST_SPACE:
+            if second >= len(text) and second - first <= _MAX_SPACE:
                 # What follows the bracket decides; white space alone is read on.
                 return first
-            if second - first <= _MOST_SPACE and text[second] == "{":
+            if second - first <= _MAX_SPACE and text[second] == "{":
                 self._inner = CallObjects(self._parts, closing=_FENCE)
             else:
                 self._inner = PythonCalls(self._parts, closing=_FENCE)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 
-from orchestrator.rendering.output_parsers.call_object import MOST_NAME_CHARACTERS
+from orchestrator.rendering.output_parsers.call_object import MAX_NAME_CHARACTERS
 from orchestrator.rendering.output_parsers.json_end import JsonEnd
 from orchestrator.rendering.output_parsers.markers import SPACE, Markers, past, stands
 from orchestrator.rendering.output_parsers.parts import Parts
@@ -30,7 +30,7 @@ class NotedCall:
         self._closing = closing
         self._step: Callable[[str, int], int] = self._read_prefix
         self._name = ""
-        self._room = MOST_NAME_CHARACTERS
+        self._room = MAX_NAME_CHARACTERS
         self._open: list[str] = []
         self._is_first = True
         self._is_key = False

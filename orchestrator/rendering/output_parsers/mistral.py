@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from orchestrator.rendering.output_parsers.call_object import MOST_NAME_CHARACTERS, CallObjects
+from orchestrator.rendering.output_parsers.call_object import MAX_NAME_CHARACTERS, CallObjects
 from orchestrator.rendering.output_parsers.json_end import JsonEnd
 from orchestrator.rendering.output_parsers.markers import SPACE, Markers, past, stands
 from orchestrator.rendering.output_parsers.parts import Parts
@@ -72,7 +72,7 @@ class _NamedCall:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._name = ""
-        self._room = MOST_NAME_CHARACTERS
+        self._room = MAX_NAME_CHARACTERS
         self._step = self._read_name
         self._end = JsonEnd()
         self.over = False
@@ -118,7 +118,7 @@ class _NamedCall:
             self._step = self._read_before_arguments
             return at + (len("[ARGS]") if has_arguments else 0)
         if has_id:
-            self._room = MOST_NAME_CHARACTERS
+            self._room = MAX_NAME_CHARACTERS
             self._step = self._read_id
             return at + len("[CALL_ID]")
         self.failed = has_id is not None and has_arguments is not None

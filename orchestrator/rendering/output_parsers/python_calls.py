@@ -12,7 +12,7 @@ from orchestrator.rendering.output_parsers.parts import Parts
 
 _NAME = re.compile(r"\w+(\.\w+)*")
 
-MOST_CODE_CHARACTERS = 65_536
+MAX_CODE_CHARACTERS = 65_536
 """Code is parsed when it is complete, and parsing holds everything else up."""
 
 
@@ -23,7 +23,7 @@ class PythonCalls:
         self._parts = parts
         self._closing = Markers(closing)
         self._pieces: list[str] = []
-        self._room = MOST_CODE_CHARACTERS
+        self._room = MAX_CODE_CHARACTERS
         self.clean = False
         self.over = False
         self.failed = False

@@ -13,7 +13,7 @@ CLOSING = "</think>"
 Thinking = Literal["undecided", "yes", "no"]
 
 _CLOSING = Markers(CLOSING)
-_MOST_SPACE = 256
+_MAX_SPACE = 256
 
 
 class ReasoningReader:
@@ -54,7 +54,7 @@ class ReasoningReader:
 
     def _read_start(self, text: str) -> str:
         at = len(text) - len(text.lstrip())
-        opens = stands(text, at, OPENING) if at <= _MOST_SPACE else False
+        opens = stands(text, at, OPENING) if at <= _MAX_SPACE else False
         if opens is None:
             self._unread = text
             return ""

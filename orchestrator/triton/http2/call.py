@@ -17,10 +17,10 @@ from orchestrator.triton.transport import (
     Status,
 )
 
-MOST_MESSAGE_BYTES = 2**31 - 1
+MAX_MESSAGE_BYTES = 2**31 - 1
 _PREFIX = struct.Struct(">BL")
 _PREFIX_BYTES = 5
-_MOST_DIGITS = 10
+_MAX_DIGITS = 10
 _DONE = Status(OK)
 _CUT = Status(CANCELLED, "cancelled")
 
@@ -135,7 +135,7 @@ class GrpcCall:
         self._wanted = _PREFIX_BYTES
         while len(come) - position >= _PREFIX_BYTES and not self._has_ended:
             compressed, size = _PREFIX.unpack_from(come, position)
-            if compressed or size > MOST_MESSAGE_BYTES:
+            if compressed or size > MAX_MESSAGE_BYTES:
                 self.end(Status(INTERNAL, "a message that is compressed or too long"))
                 return
             position += _PREFIX_BYTES
@@ -154,7 +154,7 @@ class GrpcCall:
             self.end(_DONE)
             return
         # A longer one could not even be read as a number.
-        if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+        if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
             self.end(Status(UNKNOWN, "the answer ended without a status"))
         elif int(text) == OK and self._pieces:
             self.end(Status(INTERNAL, "the answer ended inside a message"))

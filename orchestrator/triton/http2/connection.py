@@ -98,7 +98,7 @@ class Connection:
                     (frames.HEADER_TABLE_SIZE, 0),
                     (frames.ENABLE_PUSH, 0),
                     (frames.INITIAL_WINDOW_SIZE, STREAM_WINDOW),
-                    (frames.MAX_HEADER_LIST_SIZE, headers.MOST_BLOCK_BYTES),
+                    (frames.MAX_HEADER_LIST_SIZE, headers.MAX_BLOCK_BYTES),
                 )
             )
             + frames.window_update(0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW)
@@ -247,7 +247,7 @@ class Connection:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a continuation of no headers")
         _, last, block = self._block
         block += payload
-        if len(block) > headers.MOST_BLOCK_BYTES:
+        if len(block) > headers.MAX_BLOCK_BYTES:
             raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "endless headers")
         if flags & frames.END_HEADERS:
             self._block = None

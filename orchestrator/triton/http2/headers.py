@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from hpack import Decoder, HPACKError
 
-MOST_BLOCK_BYTES = 65_536
+MAX_BLOCK_BYTES = 65_536
 _LITERAL = b"\x10"
 """A literal that is never to be indexed, its name included. Source: RFC 7541, 6.2.3."""
 
@@ -31,7 +31,7 @@ def encode(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 @lru_cache(maxsize=256)
 def decode(block: bytes) -> Mapping[str, str]:
     """The headers in `block`; of a name that comes twice the last counts. Raises: HeaderError."""
-    decoder = Decoder(max_header_list_size=MOST_BLOCK_BYTES)
+    decoder = Decoder(max_header_list_size=MAX_BLOCK_BYTES)
     decoder.max_allowed_table_size = 0
     # A block that was written for another table says so at its beginning.
     decoder.header_table_size = 0

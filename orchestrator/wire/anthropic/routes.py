@@ -41,7 +41,7 @@ from orchestrator.wire.anthropic.tools import left_out, read_tools
 from orchestrator.wire.anthropic.turns import joined, read_turn, texts
 from orchestrator.wire.openai.types import required_model, token_limit
 
-MOST_STOPS = 32
+MAX_STOPS = 32
 LEAST_THINKING_TOKENS = 1024
 _LARGEST_INT32 = 2**31 - 1
 _BILLING = "x-anthropic-billing-header:"
@@ -152,9 +152,9 @@ def _prefill(where: str, turn: TurnBody) -> str | None:
 
 
 def _stops(stops: list[str]) -> tuple[str, ...]:
-    if len(stops) > MOST_STOPS:
+    if len(stops) > MAX_STOPS:
         raise InvalidRequest(
-            f"`stop_sequences` may hold {MOST_STOPS} strings at most; it holds {len(stops)}.",
+            f"`stop_sequences` may hold {MAX_STOPS} strings at most; it holds {len(stops)}.",
             param="stop_sequences",
         )
     if "" in stops:

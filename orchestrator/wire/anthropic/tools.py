@@ -15,7 +15,7 @@ from orchestrator.core.messages import Tool
 from orchestrator.core.request import ToolChoice
 from orchestrator.http.bodies import shown
 from orchestrator.wire.anthropic.request import PromptFields, ToolBody, required
-from orchestrator.wire.openai.tools import MOST_TOOLS
+from orchestrator.wire.openai.tools import MAX_TOOLS
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _DATED = re.compile(r"(?P<kind>[a-z_]+?)_\d{8}")
@@ -95,9 +95,9 @@ def read_tools(body: PromptFields) -> tuple[tuple[Tool, ...], ToolChoice]:
     Raises: InvalidRequest.
     """
     given = body.tools or []
-    if len(given) > MOST_TOOLS:
+    if len(given) > MAX_TOOLS:
         raise InvalidRequest(
-            f"`tools` may hold {MOST_TOOLS} at most; it holds {len(given)}.", param="tools"
+            f"`tools` may hold {MAX_TOOLS} at most; it holds {len(given)}.", param="tools"
         )
     tools = tuple(
         _tool(f"tools[{index}]", tool)

@@ -23,7 +23,7 @@ from orchestrator.wire.gemini.encoder import text_tokens
 from orchestrator.wire.gemini.replies import BatchEmbedContentsResponse, EmbedContentResponse
 from orchestrator.wire.gemini.request import EmbedBatchBody, EmbedBody, GeminiReader, listed
 from orchestrator.wire.gemini.routes import model_of, operation, text_of
-from orchestrator.wire.openai.embeddings import MOST_INPUTS
+from orchestrator.wire.openai.embeddings import MAX_INPUTS
 from orchestrator.wire.openai.types import required_model
 
 
@@ -36,9 +36,9 @@ def decode_batch(model: str, body: EmbedBatchBody) -> EmbeddingRequest:
     """The request without its dialect. Raises: InvalidRequest."""
     requests = listed(body.requests)
     count = len(requests)
-    if not 1 <= count <= MOST_INPUTS:
+    if not 1 <= count <= MAX_INPUTS:
         raise InvalidRequest(
-            f"`requests` may hold 1 to {MOST_INPUTS} requests; it holds {count}.", param="requests"
+            f"`requests` may hold 1 to {MAX_INPUTS} requests; it holds {count}.", param="requests"
         )
     return _request(model, requests, [f"requests[{index}]." for index in range(count)])
 

@@ -21,8 +21,8 @@ _PLAIN = frozenset(
         "const", "$ref",
     }
 )  # fmt: skip
-_MOST_DEPTH = 100
-_MOST_SHOWN = 64
+_MAX_DEPTH = 100
+_MAX_SHOWN = 64
 _SAID_ELSEWHERE = frozenset({"nullable", "propertyOrdering", "example", "type"})
 
 
@@ -36,9 +36,9 @@ def json_schema(where: str, schema: Any, depth: int = 1) -> dict[str, Any]:
         raise InvalidRequest(f"`{where}` must be a schema; {shown(schema)} was given.", param=where)
     if depth == 1:
         check_size(schema, where)
-    if depth > _MOST_DEPTH:
+    if depth > _MAX_DEPTH:
         raise InvalidRequest(
-            f"`{where}` is too much: a schema may be nested {_MOST_DEPTH} deep.", param=where
+            f"`{where}` is too much: a schema may be nested {_MAX_DEPTH} deep.", param=where
         )
     members = {camel(str(name)): value for name, value in schema.items() if value is not None}
     written: dict[str, Any] = {}
@@ -112,7 +112,7 @@ def _member(where: str, name: str, value: Any, depth: int) -> dict[str, Any]:
                 raise InvalidRequest(f"`{where}.{name}` must be an object.", param=where)
             inner = {
                 # Long names would add up: the place of every schema below has them.
-                key: json_schema(f"{where}.{name}.{key[:_MOST_SHOWN]}", one, depth)
+                key: json_schema(f"{where}.{name}.{key[:_MAX_SHOWN]}", one, depth)
                 for key, one in value.items()
             }
             return {"properties" if name == "properties" else "$defs": inner}

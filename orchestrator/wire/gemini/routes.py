@@ -56,12 +56,12 @@ from orchestrator.wire.gemini.request import (
     listed,
 )
 from orchestrator.wire.gemini.tools import left_out, read_tools
-from orchestrator.wire.openai.types import MOST_CHOICES, required_model, token_limit
+from orchestrator.wire.openai.types import MAX_CHOICES, required_model, token_limit
 
-MOST_STOPS = 5
+MAX_STOPS = 5
 ENUM = "text/x.enum"
 """The answer is one of the words of the schema, without quotes."""
-MOST_LOGPROBS = 20
+MAX_LOGPROBS = 20
 _LARGEST_INT32 = 2**31 - 1
 _GENERATION = "generationConfig"
 _EFFORTS: dict[str, ReasoningEffort] = {
@@ -80,7 +80,7 @@ def decode(model: str, body: GenerateBody) -> GenerationRequest:
         raise InvalidRequest("`cachedContent` is not supported.", param="cachedContent")
     _check_modalities(config)
     tools, choice = read_tools(listed(body.tools), body.tool_config)
-    check_range(f"{_GENERATION}.candidateCount", config.candidate_count, 1, MOST_CHOICES)
+    check_range(f"{_GENERATION}.candidateCount", config.candidate_count, 1, MAX_CHOICES)
     return GenerationRequest(
         model=required_model(model),
         prompt=ChatPrompt(_messages(model, body), tools),
@@ -244,9 +244,9 @@ def _sampling(config: GenerationConfig) -> SamplingParams:
 
 def _stops(stops: list[str]) -> tuple[str, ...]:
     where = f"{_GENERATION}.stopSequences"
-    if len(stops) > MOST_STOPS:
+    if len(stops) > MAX_STOPS:
         raise InvalidRequest(
-            f"`{where}` may hold {MOST_STOPS} strings at most; it holds {len(stops)}.", param=where
+            f"`{where}` may hold {MAX_STOPS} strings at most; it holds {len(stops)}.", param=where
         )
     if "" in stops:
         raise InvalidRequest(f"`{where}` may not hold an empty string.", param=where)
@@ -293,7 +293,7 @@ def _format(config: GenerationConfig) -> ResponseFormat | None:
 
 
 def _top_logprobs(config: GenerationConfig) -> int | None:
-    check_range(f"{_GENERATION}.logprobs", config.logprobs, 0, MOST_LOGPROBS)
+    check_range(f"{_GENERATION}.logprobs", config.logprobs, 0, MAX_LOGPROBS)
     if config.response_logprobs:
         return config.logprobs or 0
     if config.logprobs:

@@ -20,7 +20,7 @@ from orchestrator.wire.gemini.request import (
     given_members,
     listed,
 )
-from orchestrator.wire.openai.tools import MOST_TOOLS
+from orchestrator.wire.openai.tools import MAX_TOOLS
 
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _FUNCTIONS = "functionDeclarations"
@@ -45,9 +45,9 @@ def read_tools(
         for index, body in enumerate(bodies)
         for place, declaration in enumerate(listed(body.function_declarations))
     )
-    if len(tools) > MOST_TOOLS:
+    if len(tools) > MAX_TOOLS:
         raise InvalidRequest(
-            f"`tools` may declare {MOST_TOOLS} functions at most; it declares {len(tools)}.",
+            f"`tools` may declare {MAX_TOOLS} functions at most; it declares {len(tools)}.",
             param="tools",
         )
     calling = config.function_calling_config if config is not None else None

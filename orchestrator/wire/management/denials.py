@@ -8,7 +8,7 @@ from orchestrator.audit.denials import AuditTrail, Denial
 from orchestrator.core.errors import GatewayError, PolicyDenied, RateLimited, Unauthenticated
 from orchestrator.http.exchange import Exchange, OnError
 
-_MOST_SHOWN = 200
+_MAX_SHOWN = 200
 
 
 def audited(trail: AuditTrail) -> OnError:
@@ -54,7 +54,7 @@ def denial_of(exchange: Exchange, error: GatewayError) -> Denial | None:
 
 def _plain(text: str) -> str:
     """Not endless, and without what is no character: callers choose these texts."""
-    return text[:_MOST_SHOWN].encode("utf-8", "replace").decode()
+    return text[:_MAX_SHOWN].encode("utf-8", "replace").decode()
 
 
 def _reason(error: GatewayError) -> str:

@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 import msgspec
 import orjson
 
-from orchestrator.core.actor import By
+from orchestrator.core.actor import Actor
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.limits import Limits
 from orchestrator.core.plans import Plan
@@ -16,7 +16,7 @@ from orchestrator.core.request import RouteHint
 from orchestrator.http.bodies import StrictBodyReader
 from orchestrator.http.error_replies import Error
 from orchestrator.http.exchange import Exchange
-from orchestrator.http.intake import MOST_MANAGEMENT_BYTES
+from orchestrator.http.intake import MAX_MANAGEMENT_BYTES
 from orchestrator.http.openapi import MANAGEMENT, Operation, query_parameter
 from orchestrator.http.queries import Query, require_admin
 from orchestrator.http.routes import Route
@@ -24,7 +24,7 @@ from orchestrator.keys.authenticator import Authenticator
 from orchestrator.keys.principal import Principal
 from orchestrator.keys.queries import ALL_MODELS, KeyFilter, KeyState
 from orchestrator.keys.service import Keys
-from orchestrator.keys.values import MAX_PAGE, Patch, Wanted
+from orchestrator.keys.values import MAX_PAGE, KeySpec, Patch
 from orchestrator.wire.management.replies import VirtualKey, VirtualKeyList, VirtualKeyWithSecret
 
 _STATES = get_args(KeyState)
@@ -71,9 +71,9 @@ class VirtualKeyRotate(msgspec.Struct, kw_only=True):
     overlap_s: int = 0
 
 
-def wanted(body: VirtualKeyCreate) -> Wanted:
+def wanted(body: VirtualKeyCreate) -> KeySpec:
     """The key that `body` asks for."""
-    return Wanted(
+    return KeySpec(
         label=body.label,
         policy_id=body.policy_id,
         allowed_models=ALL_MODELS if body.allowed_models is None else tuple(body.allowed_models),
@@ -142,7 +142,7 @@ class _Handlers:
     async def create(self, exchange: Exchange) -> None:
         """A new key. Its secret is in this reply and nowhere else."""
         principal = await _admitted(exchange, self._authenticator)
-        body = self._creations.read(await exchange.body(MOST_MANAGEMENT_BYTES))
+        body = self._creations.read(await exchange.body(MAX_MANAGEMENT_BYTES))
         view, secret = await self._keys.create(
             principal.tenant_id, wanted(body), _by(exchange, principal)
         )
@@ -175,7 +175,7 @@ class _Handlers:
     async def change(self, exchange: Exchange) -> None:
         """Changes what the body names, and nothing else; null takes a value away."""
         principal = await _admitted(exchange, self._authenticator)
-        asked = patch(self._patches.read(await exchange.body(MOST_MANAGEMENT_BYTES)))
+        asked = patch(self._patches.read(await exchange.body(MAX_MANAGEMENT_BYTES)))
         by = _by(exchange, principal)
         view = await self._keys.patch(principal.tenant_id, _id(exchange), asked, by)
         await _reply(exchange, view.as_json())
@@ -183,7 +183,7 @@ class _Handlers:
     async def rotate(self, exchange: Exchange) -> None:
         """Gives the key a new secret; the old one stays good for `overlap_s` seconds."""
         principal = await _admitted(exchange, self._authenticator)
-        body = await exchange.body(MOST_MANAGEMENT_BYTES)
+        body = await exchange.body(MAX_MANAGEMENT_BYTES)
         overlap_s = self._rotations.read(body).overlap_s if body.strip() else 0
         by = _by(exchange, principal)
         view, secret = await self._keys.rotate(principal.tenant_id, _id(exchange), overlap_s, by)
@@ -204,9 +204,9 @@ async def _admitted(exchange: Exchange, authenticator: Authenticator) -> Princip
     return principal
 
 
-def _by(exchange: Exchange, principal: Principal) -> By:
+def _by(exchange: Exchange, principal: Principal) -> Actor:
     context = exchange.context("keys")
-    return By(f"key:{principal.key_id}", context.client_ip or "", context.request_id)
+    return Actor(f"key:{principal.key_id}", context.client_ip or "", context.request_id)
 
 
 def _id(exchange: Exchange) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from orchestrator.core.actor import KEEP, By
+from orchestrator.core.actor import UNSET, Actor
 from orchestrator.core.errors import (
     GatewayError,
     InvalidRequest,
@@ -20,7 +20,7 @@ from orchestrator.core.request import EmbeddingRequest, GenerationRequest
 from orchestrator.http.bodies import BodyReader, StrictBodyReader
 from orchestrator.http.error_replies import ErrorReply
 from orchestrator.http.exchange import Exchange
-from orchestrator.http.intake import MOST_MANAGEMENT_BYTES
+from orchestrator.http.intake import MAX_MANAGEMENT_BYTES
 from orchestrator.http.openapi import MANAGEMENT, Operation, query_parameter
 from orchestrator.http.queries import given_in, require_admin
 from orchestrator.http.routes import Route
@@ -28,7 +28,7 @@ from orchestrator.keys.authenticator import Authenticator
 from orchestrator.keys.principal import Principal
 from orchestrator.pipeline.explain import Explainer, Explanation
 from orchestrator.policy.question import LATEST, PolicyVersion, version_of
-from orchestrator.policy.service import MOST_REPLAYED, Change, PolicyAdmin
+from orchestrator.policy.service import MAX_REPLAYED, Change, PolicyAdmin
 from orchestrator.policy.views import decision_object, recorded_object, replay_object
 from orchestrator.wire.management.replies import Explanation as Explained
 from orchestrator.wire.management.replies import (
@@ -41,7 +41,7 @@ from orchestrator.wire.management.replies import (
 from orchestrator.wire.openai import embeddings as openai_embeddings
 from orchestrator.wire.openai.chat import request as chat_request
 
-_MOST_LISTED = 1000
+_MAX_LISTED = 1000
 _DEFAULT_LISTED = 100
 
 
@@ -79,7 +79,7 @@ class PolicyReplay(msgspec.Struct, kw_only=True):
     document: dict[str, Any] | None = None
     module: str | msgspec.UnsetType | None = msgspec.UNSET
     since: int = 0
-    limit: int = MOST_REPLAYED
+    limit: int = MAX_REPLAYED
 
 
 class VirtualKeyExplain(msgspec.Struct, kw_only=True):
@@ -144,7 +144,7 @@ class _Handlers:
     async def create(self, exchange: Exchange) -> None:
         """A new policy, in force for the keys that are given it."""
         principal = await self._admitted(exchange)
-        body = self._creations.read(await exchange.body(MOST_MANAGEMENT_BYTES))
+        body = self._creations.read(await exchange.body(MAX_MANAGEMENT_BYTES))
         view = await self._admin.create(
             principal.tenant_id, body.name, body.document, body.module, _by(exchange, principal)
         )
@@ -168,7 +168,7 @@ class _Handlers:
     async def change(self, exchange: Exchange) -> None:
         """Writes a new version, or puts one that exists in force or in the shadow."""
         principal = await self._admitted(exchange)
-        body = self._patches.read(await exchange.body(MOST_MANAGEMENT_BYTES))
+        body = self._patches.read(await exchange.body(MAX_MANAGEMENT_BYTES))
         change = Change(
             name=_given(body.name),
             document=_given(body.document),
@@ -191,7 +191,7 @@ class _Handlers:
     async def test(self, exchange: Exchange) -> None:
         """What a candidate says to made-up inputs; what it leaves out is the policy's."""
         principal = await self._admitted(exchange)
-        body = self._tests.read(await exchange.body(MOST_MANAGEMENT_BYTES))
+        body = self._tests.read(await exchange.body(MAX_MANAGEMENT_BYTES))
         document, module = await self._candidate(
             principal, exchange.scope["path_params"].get("policy_id"), body.document, body.module
         )
@@ -204,9 +204,9 @@ class _Handlers:
     async def replay(self, exchange: Exchange) -> None:
         """The recorded decisions that a candidate would change."""
         principal = await self._admitted(exchange)
-        body = self._replays.read(await exchange.body(MOST_MANAGEMENT_BYTES))
-        if not 1 <= body.limit <= MOST_REPLAYED:
-            raise InvalidRequest(f"`limit` must be between 1 and {MOST_REPLAYED}.", param="limit")
+        body = self._replays.read(await exchange.body(MAX_MANAGEMENT_BYTES))
+        if not 1 <= body.limit <= MAX_REPLAYED:
+            raise InvalidRequest(f"`limit` must be between 1 and {MAX_REPLAYED}.", param="limit")
         if not 0 <= body.since < 2**40:
             raise InvalidRequest("`since` must be Unix seconds.", param="since")
         candidate = await self._version(principal, _id(exchange), body)
@@ -219,7 +219,7 @@ class _Handlers:
         """The newest recorded decisions; with `differing=true` where a candidate said otherwise."""
         principal = await self._admitted(exchange)
         most = _number(
-            "limit", _query_value(exchange, "limit") or str(_DEFAULT_LISTED), _MOST_LISTED
+            "limit", _query_value(exchange, "limit") or str(_DEFAULT_LISTED), _MAX_LISTED
         )
         differing = _query_value(exchange, "differing") == "true"
         found = await self._admin.decisions(
@@ -372,12 +372,12 @@ def _kind(request: msgspec.Raw) -> str:
 
 
 def _given(value: Any) -> Any:
-    return KEEP if value is msgspec.UNSET else value
+    return UNSET if value is msgspec.UNSET else value
 
 
-def _by(exchange: Exchange, principal: Principal) -> By:
+def _by(exchange: Exchange, principal: Principal) -> Actor:
     context = exchange.context("policies")
-    return By(f"key:{principal.key_id}", context.client_ip or "", context.request_id)
+    return Actor(f"key:{principal.key_id}", context.client_ip or "", context.request_id)
 
 
 def _id(exchange: Exchange) -> str:

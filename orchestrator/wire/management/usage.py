@@ -23,7 +23,7 @@ from orchestrator.wire.management.replies import UsageList
 
 _DEFAULT_PAGE = 1000
 _MAX_PAGE = 10_000
-_MOST_OFFSET = 10**9
+_MAX_OFFSET = 10**9
 _PARAMETERS = {
     "start_time": "the first moment that counts: seconds since the epoch, or RFC 3339",
     "end_time": "the first moment that no longer counts",
@@ -99,7 +99,7 @@ class _Page:
     def asked(cls, query: Query, by: Sequence[Grouping]) -> _Page:
         """Raises: InvalidRequest."""
         limit = query.number("limit", 0, least=1, most=_MAX_PAGE) or None
-        offset = query.number("offset", 0, most=_MOST_OFFSET)
+        offset = query.number("offset", 0, most=_MAX_OFFSET)
         after = _place(query, by)
         if offset and after is not None:
             raise InvalidRequest("Give `after` or `offset`, not both.", param="offset")

@@ -56,9 +56,9 @@ from orchestrator.wire.openai.types import (
     stop_strings,
 )
 
-MOST_CHOICES = 128
+MAX_CHOICES = 128
 """Of all prompts together."""
-MOST_LOGPROBS = 5
+MAX_LOGPROBS = 5
 DEFAULT_MAX_TOKENS = 16
 GUARDED = ("max_tokens", "top_k", "min_p", "repetition_penalty", "route_hint")
 
@@ -91,13 +91,13 @@ def decode(body: CompletionRequest) -> list[GenerationRequest]:
     prompts = _prompts(body.prompt)
     n = choice_count(body.n)
     _refuse_unsupported(body, n)
-    if len(prompts) * n > MOST_CHOICES:
+    if len(prompts) * n > MAX_CHOICES:
         raise InvalidRequest(
-            f"`prompt` times `n` may be {MOST_CHOICES} at most; {len(prompts)} times {n} were"
+            f"`prompt` times `n` may be {MAX_CHOICES} at most; {len(prompts)} times {n} were"
             " given.",
             param="prompt",
         )
-    check_range("logprobs", body.logprobs, 0, MOST_LOGPROBS)
+    check_range("logprobs", body.logprobs, 0, MAX_LOGPROBS)
     common = GenerationRequest(
         model=required_model(body.model),
         prompt=prompts[0],

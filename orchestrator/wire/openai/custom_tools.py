@@ -16,9 +16,9 @@ from orchestrator.core.messages import Tool
 
 CUSTOM_INPUT = "input"
 """The one argument of the function that stands for a custom tool."""
-_MOST_FORMAT = 64 * 1024
+_MAX_FORMAT = 64 * 1024
 _HEAD = re.compile(r'\s*\{\s*"' + CUSTOM_INPUT + r'"\s*:\s*"')
-_MOST_HEAD = 64
+_MAX_HEAD = 64
 """Arguments whose text does not begin within so many characters are read at their end."""
 _WHOLE = re.compile(
     r'(?:[^"\\]'
@@ -38,9 +38,9 @@ def custom_tool(
     `grammar`, which stands at `where` in the body, is told to the model and not enforced.
     Raises: InvalidRequest where it is too long.
     """
-    if len(grammar) > _MOST_FORMAT:
+    if len(grammar) > _MAX_FORMAT:
         raise InvalidRequest(
-            f"`{where}` may have {_MOST_FORMAT} characters at most; it has {len(grammar)}.",
+            f"`{where}` may have {_MAX_FORMAT} characters at most; it has {len(grammar)}.",
             param=where,
         )
     if grammar:
@@ -79,10 +79,10 @@ class InputText:
         """What `piece` adds to the text."""
         self._raw += piece
         if self._found is None:
-            head = _HEAD.match(self._raw, 0, _MOST_HEAD)
+            head = _HEAD.match(self._raw, 0, _MAX_HEAD)
             if head is not None:
                 self._found, self._raw = True, self._raw[head.end() :]
-            elif len(self._raw) >= _MOST_HEAD:
+            elif len(self._raw) >= _MAX_HEAD:
                 self._found = False
         return self._more() if self._found and not self._ended else ""
 

@@ -35,7 +35,7 @@ class EmbeddingsRequest(msgspec.Struct, kw_only=True):
     route_hint: str | None = None
 
 
-MOST_INPUTS = 2048
+MAX_INPUTS = 2048
 _LARGEST_ID = 2**31 - 1
 
 
@@ -79,9 +79,9 @@ def _inputs(given: str | list[str | int | list[int]]) -> tuple[str | tuple[int, 
         )
     if kinds == {int}:
         return (_token_ids("input", given),)
-    if len(given) > MOST_INPUTS:
+    if len(given) > MAX_INPUTS:
         raise InvalidRequest(
-            f"`input` may hold {MOST_INPUTS} entries at most; it holds {len(given)}.",
+            f"`input` may hold {MAX_INPUTS} entries at most; it holds {len(given)}.",
             param="input",
         )
     if kinds == {str} and "" not in given:

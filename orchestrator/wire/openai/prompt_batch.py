@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.core.context import CallContext
-from orchestrator.core.event_source import EventSource, nobody
+from orchestrator.core.event_source import EventSource, noop
 from orchestrator.core.events import (
     EngineTimings,
     GenerationEvent,
@@ -45,7 +45,7 @@ class _Batch(EventSource):
         self._begun = False
         self._ends: dict[int, GenerationFinished] = {}
         self._fault: Exception | None = None
-        self._on_news: Callable[[], None] = nobody
+        self._on_ready: Callable[[], None] = noop
 
     def take(self) -> list[GenerationEvent]:
         """See `EventSource.take`."""
@@ -82,16 +82,16 @@ class _Batch(EventSource):
                 self._fault = error
                 if not has_some:
                     raise
-                self._on_news()
+                self._on_ready()
                 return
             has_some = has_some or bool(taken)
             yield number, taken
 
-    def listen(self, on_news: Callable[[], None]) -> None:
+    def listen(self, on_ready: Callable[[], None]) -> None:
         """See `EventSource.listen`."""
-        self._on_news = on_news
+        self._on_ready = on_ready
         for generation in self._generations:
-            generation.listen(on_news)
+            generation.listen(on_ready)
 
     async def aclose(self, error: BaseException | None = None) -> None:
         """Closes every generation: the fault of one keeps the answers of all from the client."""

@@ -14,7 +14,7 @@ from orchestrator.core.request import ToolChoice
 from orchestrator.http.bodies import shown
 from orchestrator.wire.openai.custom_tools import custom_tool
 
-MOST_TOOLS = 128
+MAX_TOOLS = 128
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -97,9 +97,9 @@ def read_tools(
     Raises: InvalidRequest.
     """
     bodies = bodies or []
-    if len(bodies) > MOST_TOOLS:
+    if len(bodies) > MAX_TOOLS:
         raise InvalidRequest(
-            f"`tools` may hold {MOST_TOOLS} at most; it holds {len(bodies)}.", param="tools"
+            f"`tools` may hold {MAX_TOOLS} at most; it holds {len(bodies)}.", param="tools"
         )
     tools = tuple(_tool(f"tools[{index}]", body) for index, body in enumerate(bodies))
     if not isinstance(choice, ToolChoiceBody):

@@ -14,10 +14,10 @@ from orchestrator.http.bodies import check_at_least, check_range, shown
 from orchestrator.http.error_replies import ErrorReply
 from orchestrator.http.openapi import INFERENCE, Operation
 
-MOST_STOPS = 4
-MOST_CHOICES = 8
-MOST_BIASES = 1024
-MOST_MODEL_CHARACTERS = 256
+MAX_STOPS = 4
+MAX_CHOICES = 8
+MAX_BIASES = 1024
+MAX_MODEL_CHARACTERS = 256
 _LARGEST_INT32 = 2**31 - 1
 _NO_LIMIT = -1
 
@@ -73,9 +73,9 @@ def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
     if stop is None:
         return ()
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
-    if len(stops) > MOST_STOPS:
+    if len(stops) > MAX_STOPS:
         raise InvalidRequest(
-            f"`stop` may hold {MOST_STOPS} strings at most; it holds {len(stops)}.", param="stop"
+            f"`stop` may hold {MAX_STOPS} strings at most; it holds {len(stops)}.", param="stop"
         )
     if "" in stops:
         raise InvalidRequest("`stop` may not hold an empty string.", param="stop")
@@ -84,7 +84,7 @@ def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
 
 def choice_count(n: int | None) -> int:
     """How many answers are wanted. Raises: InvalidRequest."""
-    check_range("n", n, 1, MOST_CHOICES)
+    check_range("n", n, 1, MAX_CHOICES)
     return 1 if n is None else n
 
 
@@ -118,9 +118,9 @@ def required_model(model: str) -> str:
     """The model's name. Raises: InvalidRequest when it is empty or can be nobody's."""
     if not model:
         raise InvalidRequest("`model` may not be empty.", param="model")
-    if len(model) > MOST_MODEL_CHARACTERS:
+    if len(model) > MAX_MODEL_CHARACTERS:
         raise InvalidRequest(
-            f"`model` may have {MOST_MODEL_CHARACTERS} characters at most; it has {len(model)}.",
+            f"`model` may have {MAX_MODEL_CHARACTERS} characters at most; it has {len(model)}.",
             param="model",
         )
     return model
@@ -150,9 +150,9 @@ def json_body(kind: Any, example: Mapping[str, Any], reply: Any = None) -> Opera
 
 
 def _logit_bias(given: dict[str, float]) -> dict[int, float]:
-    if len(given) > MOST_BIASES:
+    if len(given) > MAX_BIASES:
         raise InvalidRequest(
-            f"`logit_bias` may name {MOST_BIASES} tokens at most; it names {len(given)}.",
+            f"`logit_bias` may name {MAX_BIASES} tokens at most; it names {len(given)}.",
             param="logit_bias",
         )
     bias: dict[int, float] = {}

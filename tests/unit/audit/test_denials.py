@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from orchestrator.audit import log as audit_log
 from orchestrator.audit.anchor import read_anchor
-from orchestrator.audit.denials import FIRST_ONES, MOST_LINES, AuditTrail, Denial
+from orchestrator.audit.denials import FIRST_ONES, MAX_LINES, AuditTrail, Denial
 from orchestrator.audit.log import Act, AuditLine
 from orchestrator.settings import BooksSettings, Settings
 from orchestrator.store.database import Database
@@ -114,7 +114,7 @@ async def test_a_flood_over_many_keys_is_bounded_too(settings: Settings) -> None
         for line in found
         if line.action == "request.denied.more"
     ]
-    assert told == MOST_LINES
+    assert told == MAX_LINES
     assert len(counts) <= 401
     assert told + sum(counts) == 3000
 

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from orchestrator.audit import log as audit_log
 from orchestrator.audit.anchor import format_head, parse_head
-from orchestrator.audit.log import Act, Fault, Head
+from orchestrator.audit.log import Act, ChainHead, Fault
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.migrate import migrate
@@ -43,7 +43,7 @@ async def fill(database: Database, count: int) -> None:
             await audit_log.note(session, act(number))
 
 
-async def verdict(database: Database, heads: Sequence[Head] = ()) -> Fault | None:
+async def verdict(database: Database, heads: Sequence[ChainHead] = ()) -> Fault | None:
     async with database.reading() as session:
         fault, _ = await audit_log.first_fault(session, known_heads=heads)
     return fault
@@ -65,7 +65,7 @@ async def test_lines_follow_each_other_and_the_chain_is_whole(each_database: Dat
     assert fault is None
     assert [line.seq for line in lines] == [1, 2, 3, 4, 5, 6, 7]
     assert lines[0].previous_hash == audit_log.NO_HASH
-    assert end == Head(7, lines[-1].hash)
+    assert end == ChainHead(7, lines[-1].hash)
     assert parse_head(format_head(end)) == end
 
 

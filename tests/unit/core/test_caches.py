@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.caches import Remembered, remember
+from orchestrator.core.caches import BoundedCache, remember
 
 
 @given(most=st.integers(2, 12), uses=st.lists(st.integers(0, 30)))
 def test_the_half_that_was_used_last_is_there(most: int, uses: list[int]) -> None:
-    remembered: Remembered[int, str] = Remembered(most)
+    remembered: BoundedCache[int, str] = BoundedCache(most)
     order: list[int] = []
     for number in uses:
         found = remembered.get(number)
@@ -24,7 +24,7 @@ def test_the_half_that_was_used_last_is_there(most: int, uses: list[int]) -> Non
 
 
 def test_a_round_over_as_many_as_there_is_room_for_finds_each() -> None:
-    remembered: Remembered[int, int] = Remembered(20_000)
+    remembered: BoundedCache[int, int] = BoundedCache(20_000)
     misses = 0
     for number in list(range(1, 9_999)) * 3:
         if remembered.get(number) is None:
@@ -34,7 +34,7 @@ def test_a_round_over_as_many_as_there_is_room_for_finds_each() -> None:
 
 
 def test_what_is_dropped_is_gone_from_either_half() -> None:
-    remembered: Remembered[str, int] = Remembered(4)
+    remembered: BoundedCache[str, int] = BoundedCache(4)
     for name in "abc":
         remembered.put(name, 1)
     for name in "abc":

@@ -17,7 +17,7 @@ class Mailbox(EventSource):
     def __init__(self) -> None:
         self.box: list[GenerationEvent] = []
         self.closed = False
-        self.on_news: Callable[[], None] = lambda: None
+        self.on_ready: Callable[[], None] = lambda: None
 
     def take(self) -> list[GenerationEvent]:
         assert not self.over
@@ -25,13 +25,13 @@ class Mailbox(EventSource):
         self.over = self.closed
         return events
 
-    def listen(self, on_news: Callable[[], None]) -> None:
-        self.on_news = on_news
+    def listen(self, on_ready: Callable[[], None]) -> None:
+        self.on_ready = on_ready
 
     def put(self, *texts: str, last: bool = False) -> None:
         self.box += [PartDelta(0, "text", text) for text in texts]
         self.closed = last
-        self.on_news()
+        self.on_ready()
 
 
 def texts(events: list[GenerationEvent]) -> list[str]:

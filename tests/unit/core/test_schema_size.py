@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.json_schema import check_schema, loosened
-from orchestrator.core.schema_size import MOST_CHARACTERS, MOST_LEVELS, check_size, size
+from orchestrator.core.schema_size import MAX_CHARACTERS, MAX_LEVELS, check_size, size
 from orchestrator.wire.gemini.json_schema import json_schema
 
 
@@ -22,13 +22,13 @@ def nested(levels: int) -> Any:
 
 
 LARGE: dict[str, dict[str, Any]] = {
-    "a value": {"const": "x" * MOST_CHARACTERS},
-    "a pattern": {"type": "string", "pattern": "x" * MOST_CHARACTERS},
-    "an annotation": {"description": "x" * MOST_CHARACTERS},
-    "a name": {"properties": {"x" * MOST_CHARACTERS: {}}},
+    "a value": {"const": "x" * MAX_CHARACTERS},
+    "a pattern": {"type": "string", "pattern": "x" * MAX_CHARACTERS},
+    "an annotation": {"description": "x" * MAX_CHARACTERS},
+    "a name": {"properties": {"x" * MAX_CHARACTERS: {}}},
     "many names": {"properties": {f"p{index}": {} for index in range(60_000)}},
-    "many small values": {"enum": [[0] * (MOST_CHARACTERS // 4)]},
-    "required names": {"type": "object", "required": [""] * (MOST_CHARACTERS // 4)},
+    "many small values": {"enum": [[0] * (MAX_CHARACTERS // 4)]},
+    "required names": {"type": "object", "required": [""] * (MAX_CHARACTERS // 4)},
 }
 
 
@@ -38,24 +38,24 @@ def test_a_large_schema_is_refused_with_limit_and_size(name: str) -> None:
         check_schema(LARGE[name], "response_format.schema")
     assert caught.value.param == "response_format.schema"
     said = re.fullmatch(
-        rf"`response_format.schema` is too large: a schema may have {MOST_CHARACTERS} characters;"
+        rf"`response_format.schema` is too large: a schema may have {MAX_CHARACTERS} characters;"
         r" it has (\d+) at least.",
         caught.value.message,
     )
     assert said is not None, caught.value.message
-    assert MOST_CHARACTERS < int(said[1]) <= sum(size(LARGE[name])) + 64
+    assert MAX_CHARACTERS < int(said[1]) <= sum(size(LARGE[name])) + 64
 
 
 def test_up_to_the_limits_a_schema_passes() -> None:
-    check_schema({"const": "x" * (MOST_CHARACTERS - 4 - len("const"))}, "s")
-    check_schema({"const": nested(MOST_LEVELS - 2)}, "s")
+    check_schema({"const": "x" * (MAX_CHARACTERS - 4 - len("const"))}, "s")
+    check_schema({"const": nested(MAX_LEVELS - 2)}, "s")
 
 
-@pytest.mark.parametrize("levels", [MOST_LEVELS + 1, 50_000])
+@pytest.mark.parametrize("levels", [MAX_LEVELS + 1, 50_000])
 def test_levels_are_counted_without_recursion(levels: int) -> None:
-    with pytest.raises(InvalidRequest, match=f"may have {MOST_LEVELS} levels") as caught:
+    with pytest.raises(InvalidRequest, match=f"may have {MAX_LEVELS} levels") as caught:
         check_size({"const": nested(levels)}, "s")
-    assert f"it has {MOST_LEVELS + 1} at least" in caught.value.message
+    assert f"it has {MAX_LEVELS + 1} at least" in caught.value.message
 
 
 class Counted(dict[str, Any]):

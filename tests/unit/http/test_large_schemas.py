@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from orchestrator.core.errors import InvalidRequest
-from orchestrator.core.schema_size import MOST_CHARACTERS
+from orchestrator.core.schema_size import MAX_CHARACTERS
 from orchestrator.wire.anthropic import routes as anthropic_routes
 from orchestrator.wire.anthropic.request import MessagesBody
 from orchestrator.wire.gemini import routes as gemini_routes
@@ -21,7 +21,7 @@ from orchestrator.wire.openai.responses.items import input_items
 from orchestrator.wire.openai.responses.request import ResponsesBody
 from orchestrator.wire.openai.responses.tools import NO_TOOLS
 
-LARGE: dict[str, Any] = {"type": "object", "description": "x" * MOST_CHARACTERS}
+LARGE: dict[str, Any] = {"type": "object", "description": "x" * MAX_CHARACTERS}
 MULTIPLE: dict[str, Any] = {"type": "integer", "multipleOf": 100_003}
 MESSAGES = [{"role": "user", "content": "Hi"}]
 

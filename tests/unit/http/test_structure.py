@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.http import structure
-from orchestrator.http.structure import MOST_THINGS, MOST_VALUES, check_structure
+from orchestrator.http.structure import MAX_THINGS, MAX_VALUES, check_structure
 
 MEGABYTES = 8 * 2**20
 
@@ -28,12 +28,12 @@ def test_a_text_may_hold_whatever_it_likes(text: str) -> None:
 @pytest.mark.parametrize(
     ("body", "limit"),
     [
-        (b'{"messages":[' + b'{"role":"user","content":"a"},' * 270_000 + b"{}]}", MOST_THINGS),
-        (b'{"prompt":[' + b"1," * 4_000_000 + b"1]}", MOST_VALUES),
-        (b"[" * MEGABYTES, MOST_THINGS),
-        (b'{"x":{' + b",".join(b'"%06d":0' % at for at in range(700_000)) + b"}}", MOST_THINGS),
-        (b'{"tools":[' + b"{}," * 2_000_000 + b"{}]}", MOST_THINGS),
-        (b'["' + b'","' * 2_000_000 + b'"]', MOST_THINGS),
+        (b'{"messages":[' + b'{"role":"user","content":"a"},' * 270_000 + b"{}]}", MAX_THINGS),
+        (b'{"prompt":[' + b"1," * 4_000_000 + b"1]}", MAX_VALUES),
+        (b"[" * MEGABYTES, MAX_THINGS),
+        (b'{"x":{' + b",".join(b'"%06d":0' % at for at in range(700_000)) + b"}}", MAX_THINGS),
+        (b'{"tools":[' + b"{}," * 2_000_000 + b"{}]}", MAX_THINGS),
+        (b'["' + b'","' * 2_000_000 + b'"]', MAX_THINGS),
     ],
 )
 def test_a_body_of_too_many_things_is_refused(body: bytes, limit: int) -> None:
@@ -42,12 +42,12 @@ def test_a_body_of_too_many_things_is_refused(body: bytes, limit: int) -> None:
 
 
 def test_as_many_as_may_be_are_taken() -> None:
-    check_structure(b"[" + b"1," * MOST_VALUES + b"1]")
+    check_structure(b"[" + b"1," * MAX_VALUES + b"1]")
     with pytest.raises(InvalidRequest):
-        check_structure(b"[" + b"1," * (MOST_VALUES + 1) + b"1]")
-    check_structure(b"[" + b"[]," * (MOST_THINGS - 1) + b"0]")
+        check_structure(b"[" + b"1," * (MAX_VALUES + 1) + b"1]")
+    check_structure(b"[" + b"[]," * (MAX_THINGS - 1) + b"0]")
     with pytest.raises(InvalidRequest):
-        check_structure(b"[" + b"[]," * MOST_THINGS + b"0]")
+        check_structure(b"[" + b"[]," * MAX_THINGS + b"0]")
 
 
 @pytest.mark.parametrize("text", [b"a", b"{"], ids=["at a glance", "by what is outside texts"])
@@ -75,10 +75,10 @@ def test_it_counts_what_is_there_wherever_it_looks_in_steps(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(structure, "_WINDOW_BYTES", window)
         patched.setattr(structure, "_COUNTED_BYTES", window)
-        patched.setattr(structure, "MOST_THINGS", things)
+        patched.setattr(structure, "MAX_THINGS", things)
         check_structure(body)
         if things:
-            patched.setattr(structure, "MOST_THINGS", things - 1)
+            patched.setattr(structure, "MAX_THINGS", things - 1)
             with pytest.raises(InvalidRequest):
                 check_structure(body)
 

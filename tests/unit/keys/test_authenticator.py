@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from orchestrator.core.caches import Remembered
+from orchestrator.core.caches import BoundedCache
 from orchestrator.core.errors import Unauthenticated
 from orchestrator.keys import authenticator as auth
 from orchestrator.keys import queries as key_queries
@@ -166,14 +166,14 @@ async def test_caller_that_goes_away_stops_nobody_else(bench: Bench) -> None:
 async def test_flood_of_made_up_keys_is_bounded_and_pushes_no_good_key_out(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "_MAX_STRANGERS", 50)
+    monkeypatch.setattr(auth, "_MAX_UNKNOWN_KEYS", 50)
     _, secret = await bench.add()
     await bench.auth.authenticate(secret)
     outcomes = await asyncio.gather(
         *[bench.auth.authenticate(new_key_secret()) for _ in range(300)], return_exceptions=True
     )
     assert {type(outcome) for outcome in outcomes} == {Unauthenticated}
-    assert len(bench.auth._strangers) == 50
+    assert len(bench.auth._unknown_keys) == 50
     assert bench.auth._lookups == {}
     queries = bench.queries
     await bench.auth.authenticate(secret)
@@ -181,7 +181,7 @@ async def test_flood_of_made_up_keys_is_bounded_and_pushes_no_good_key_out(
 
 
 async def test_known_keys_are_bounded_too(bench: Bench) -> None:
-    bench.auth._known = Remembered(4)
+    bench.auth._known = BoundedCache(4)
     secrets = [(await bench.add())[1] for _ in range(5)]
     for secret in secrets:
         await bench.auth.authenticate(secret)

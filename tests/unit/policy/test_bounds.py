@@ -208,7 +208,7 @@ async def test_a_trial_says_what_cannot_be_evaluated_and_ends(
     )
     assert [decision.rule for decision in decisions] == ["allowed", "unavailable", "allowed"]
     assert "longer than 0.3 s" in decisions[1].reason
-    monkeypatch.setattr("orchestrator.policy.candidates._MOST_CPU_S", 0.5)
+    monkeypatch.setattr("orchestrator.policy.candidates._MAX_CPU_S", 0.5)
     with pytest.raises(InvalidRequest, match=r"more than 0\.5 s for the first 2 of 50 questions"):
         await judge(policy, [asked(key_label="bad")] * 50, "ten_1")
 

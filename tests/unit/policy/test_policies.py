@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from pydantic import SecretStr
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from orchestrator.core.actor import By
+from orchestrator.core.actor import Actor
 from orchestrator.core.errors import Conflict, PolicyUnavailable
 from orchestrator.keys import tenants
 from orchestrator.keys.queries import NewKey, create
@@ -36,7 +36,7 @@ from tests.unit.policy.facts import HEAD, NOON, asked, new_evaluators, version
 
 pytestmark = pytest.mark.slow
 
-BY = By("key:key_1")
+BY = Actor("key:key_1")
 
 
 class SwitchedDatabase(Database):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.core.errors import InvalidRequest
-from orchestrator.rego.modules import MOST_CHARACTERS, check_module
+from orchestrator.rego.modules import MAX_CHARACTERS, check_module
 from tests.unit.policy.facts import HEAD
 
 GOOD = """package gateway.custom
@@ -108,5 +108,5 @@ def test_package_and_import_must_be_there(source: str, line: int) -> None:
 
 
 def test_a_module_is_not_endless() -> None:
-    with pytest.raises(InvalidRequest, match=f"{MOST_CHARACTERS} characters"):
-        check_module(HEAD + "#" * MOST_CHARACTERS)
+    with pytest.raises(InvalidRequest, match=f"{MAX_CHARACTERS} characters"):
+        check_module(HEAD + "#" * MAX_CHARACTERS)

@@ -100,8 +100,8 @@ def test_a_long_prompt_has_the_same_tokens_in_steps(
     whole = Renderer(folder, parser="plain")
     expected = [whole.render(chat), whole.render(written)]
     monkeypatch.setattr(special_tokens, "_WINDOW", 64)
-    monkeypatch.setattr(tokenizer, "MOST_PIECE_CHARACTERS", 500)
-    monkeypatch.setattr(renderer, "MOST_PIECE_CHARACTERS", 500)
+    monkeypatch.setattr(tokenizer, "MAX_PIECE_CHARACTERS", 500)
+    monkeypatch.setattr(renderer, "MAX_PIECE_CHARACTERS", 500)
     stepwise = Renderer(folder, parser="plain")
     assert [stepwise.render(chat), stepwise.render(written)] == expected
     assert stepwise.render(chat, None, "", len(expected[0])) == expected[0]
@@ -110,8 +110,8 @@ def test_a_long_prompt_has_the_same_tokens_in_steps(
 def test_no_more_is_tokenised_than_shows_that_it_is_too_much(
     chat_ml: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizer, "MOST_PIECE_CHARACTERS", 500)
-    monkeypatch.setattr(renderer, "MOST_PIECE_CHARACTERS", 500)
+    monkeypatch.setattr(tokenizer, "MAX_PIECE_CHARACTERS", 500)
+    monkeypatch.setattr(renderer, "MAX_PIECE_CHARACTERS", 500)
     text = "the user " * 20_000
     whole = len(chat_ml.renderer.render(TextPrompt(text)))
     most = whole // 2

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from orchestrator.core.errors import Overloaded
 from orchestrator.responses.runs import Runs
 from orchestrator.responses.service import Responses
-from orchestrator.responses.values import Kept, cancelled, failed
+from orchestrator.responses.values import StoredResponse, cancelled, failed
 from orchestrator.store.database import Database
 from tests.unit.responses.conftest import QUICK
 from tests.unit.responses.test_service import FIRST, SECOND, THIRD, running
@@ -25,7 +25,7 @@ LAST = b"event: end\ndata: {}\n\n"
 class ScriptedWork:
     """Gives its frames, waits until it may go on, and has then been completed."""
 
-    now: Kept
+    now: StoredResponse
     fault: Exception | None = None
     closings: int = 0
     interruptions: int = 0
@@ -54,7 +54,7 @@ class ScriptedWork:
         self._become(failed(self.now.body, "server_error", "interrupted"))
         return [LAST]
 
-    def kept(self) -> Kept:
+    def kept(self) -> StoredResponse:
         return self.now
 
     def close(self) -> None:
@@ -64,7 +64,7 @@ class ScriptedWork:
         self.now = replace(self.now, body=body)
 
 
-async def begun(responses: Responses, runs: Runs, kept: Kept) -> ScriptedWork:
+async def begun(responses: Responses, runs: Runs, kept: StoredResponse) -> ScriptedWork:
     work = ScriptedWork(kept)
     await responses.begin(kept, [])
     runs.start(work)
@@ -82,7 +82,7 @@ async def written(responses: Responses, tenant_id: str, count: int) -> list[byte
                 return [frame for _, frame in page.frames]
 
 
-async def over(responses: Responses, tenant_id: str) -> Kept:
+async def over(responses: Responses, tenant_id: str) -> StoredResponse:
     """The response once it is over."""
     async with asyncio.timeout(60):
         while True:

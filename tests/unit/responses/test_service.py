@@ -16,8 +16,14 @@ from orchestrator.core.errors import (
     ResponseNotFound,
     StoreUnavailable,
 )
-from orchestrator.responses.service import MOST_TURNS, Responses
-from orchestrator.responses.values import Kept, frames_in, item_id, lifecycle_frame, response_of
+from orchestrator.responses.service import MAX_TURNS, Responses
+from orchestrator.responses.values import (
+    StoredResponse,
+    frames_in,
+    item_id,
+    lifecycle_frame,
+    response_of,
+)
 from orchestrator.settings import ResponsesSettings
 from orchestrator.store.database import Database, StoreError
 from tests.unit.responses.conftest import QUICK
@@ -37,7 +43,9 @@ class Clock:
         return self.now
 
 
-def kept(tenant_id: str, response_id: str, previous_id: str | None = None, **more: Any) -> Kept:
+def kept(
+    tenant_id: str, response_id: str, previous_id: str | None = None, **more: Any
+) -> StoredResponse:
     body = {
         "id": response_id,
         "previous_response_id": previous_id,
@@ -46,10 +54,10 @@ def kept(tenant_id: str, response_id: str, previous_id: str | None = None, **mor
         "output": [{"id": item_id("msg", response_id, 1), "text": f"out of {response_id}"}],
     }
     items = [{"id": item_id("msg", response_id, 0), "text": f"into {response_id}"}]
-    return Kept(tenant_id, body | more, items)
+    return StoredResponse(tenant_id, body | more, items)
 
 
-def running(tenant_id: str, response_id: str = FIRST) -> Kept:
+def running(tenant_id: str, response_id: str = FIRST) -> StoredResponse:
     return kept(tenant_id, response_id, status="queued", background=True, output=[])
 
 
@@ -69,15 +77,15 @@ async def test_a_chain_is_one_conversation(database: Database, tenant_id: str) -
 async def test_a_chain_has_an_end(
     database: Database, tenant_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert MOST_TURNS > 100
-    monkeypatch.setattr("orchestrator.responses.service.MOST_TURNS", 2)
+    assert MAX_TURNS > 100
+    monkeypatch.setattr("orchestrator.responses.service.MAX_TURNS", 2)
     responses = Responses(database, QUICK)
     for one, before in ((FIRST, None), (SECOND, FIRST), (THIRD, SECOND)):
         await responses.keep(kept(tenant_id, one, before))
     assert len(await responses.history(tenant_id, SECOND)) == 4
     with pytest.raises(InvalidRequest, match="At most 2 responses"):
         await responses.history(tenant_id, THIRD)
-    monkeypatch.setattr("orchestrator.responses.service.MOST_HISTORY_BYTES", 10)
+    monkeypatch.setattr("orchestrator.responses.service.MAX_HISTORY_BYTES", 10)
     with pytest.raises(InvalidRequest, match="10 bytes at most"):
         await responses.history(tenant_id, FIRST)
 
@@ -110,7 +118,7 @@ async def test_items_of_very_much_that_is_stored_are_refused_unread(
 ) -> None:
     responses = Responses(database, QUICK)
     await responses.keep(kept(tenant_id, FIRST))
-    monkeypatch.setattr("orchestrator.responses.service.MOST_HISTORY_BYTES", 100)
+    monkeypatch.setattr("orchestrator.responses.service.MAX_HISTORY_BYTES", 100)
     ids = [item_id("msg", FIRST, 1)]
     with pytest.raises(InvalidRequest, match="may have 100 bytes"):
         await responses.items(tenant_id, ids)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.http.connection import CONNECTION, Connection
-from orchestrator.serve.http1 import MOST_PIPELINED
+from orchestrator.serve.http1 import MAX_PIPELINED
 from orchestrator.settings import ServerSettings
 from tests.unit.serve.served import TIMEOUT_S, ask, request, serving
 
@@ -194,8 +194,8 @@ async def test_small_chunks_and_trailers_are_read(port: int) -> None:
 
 
 async def test_requests_that_wait_for_others_are_bounded(port: int) -> None:
-    reply = await _answer(port, [request("/client", method="GET") * (MOST_PIPELINED + 200)])
-    assert reply.count(b"HTTP/1.1 200 ") == MOST_PIPELINED + 1
+    reply = await _answer(port, [request("/client", method="GET") * (MAX_PIPELINED + 200)])
+    assert reply.count(b"HTTP/1.1 200 ") == MAX_PIPELINED + 1
     assert reply.count(b"HTTP/1.1 400 ") == 1
     assert b"128 requests at most" in reply
 

@@ -13,7 +13,7 @@ from orchestrator.settings import ServerSettings
 from tests.unit.serve.served import TIMEOUT_S, Served, request, serving
 from tests.unit.serve.test_http1 import app as other
 
-KEEP = "Connection: keep-alive"
+UNSET = "Connection: keep-alive"
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -41,7 +41,7 @@ async def served() -> AsyncIterator[Served]:
         yield one
 
 
-@pytest.mark.parametrize("headers", [(), (KEEP,)], ids=["once", "keep-alive"])
+@pytest.mark.parametrize("headers", [(), (UNSET,)], ids=["once", "keep-alive"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_stream_is_no_chunks_and_ends_with_the_connection(
     served: Served, method: str, headers: tuple[str, ...]
@@ -70,7 +70,7 @@ async def test_a_stream_that_its_reader_holds_up_is_whole(served: Served) -> Non
 async def test_a_reply_of_known_length_leaves_the_connection_open_when_asked(
     served: Served, path: str
 ) -> None:
-    ask = request(path, KEEP, "Content-Length: 3", version="1.0") + b"abc"
+    ask = request(path, UNSET, "Content-Length: 3", version="1.0") + b"abc"
     last = request(path, "Content-Length: 3", version="1.0") + b"abc"
     reply = await served.ask(ask, last)
     assert reply.count(b"HTTP/1.1 200 ") == 2
@@ -80,8 +80,8 @@ async def test_a_reply_of_known_length_leaves_the_connection_open_when_asked(
 
 
 async def test_a_reply_without_a_body_leaves_the_connection_open(served: Served) -> None:
-    head = request("/pieces", KEEP, method="HEAD", version="1.0")
-    none = request("/nothing", KEEP, version="1.0")
+    head = request("/pieces", UNSET, method="HEAD", version="1.0")
+    none = request("/nothing", UNSET, version="1.0")
     reply = await served.ask(head, none, request("/nothing", version="1.0"))
     assert reply.count(b"HTTP/1.1 200 ") == 1
     assert reply.count(b"HTTP/1.1 204 ") == 2

@@ -23,7 +23,7 @@ from tests.unit.wire.openai.realtime.client import HELLO, TIMEOUT_S
 from tests.wire.harness import KEY, Bench, answer, bench
 
 CREATE = {"type": "response.create", "response": {"input": [HELLO]}}
-MOST_BYTES = 64 * 1024
+MAX_BYTES = 64 * 1024
 EVENT_BYTES = 10_000
 
 
@@ -49,7 +49,7 @@ async def serving(folder: Path, ping_s: float = 20.0) -> AsyncIterator[Served]:
         config = uvicorn.Config(
             service.app,
             ws=DrainingWebSocket,
-            ws_max_size=MOST_BYTES,
+            ws_max_size=MAX_BYTES,
             ws_per_message_deflate=False,
             ws_ping_interval=ping_s,
             ws_ping_timeout=ping_s,
@@ -106,10 +106,10 @@ class GatedRun(ScriptedRun):
         self._before = max(0, self._before - 1)
         return super().take()
 
-    def listen(self, on_news: Callable[[], None]) -> None:
-        super().listen(on_news)
+    def listen(self, on_ready: Callable[[], None]) -> None:
+        super().listen(on_ready)
         self._opened = asyncio.create_task(self._gate.wait())
-        self._opened.add_done_callback(lambda _: on_news())
+        self._opened.add_done_callback(lambda _: on_ready())
 
 
 async def test_a_running_response_ends_before_the_server_does(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ async def test_a_refused_upgrade_is_a_whole_http_reply(tmp_path: Path) -> None:
 
 async def test_an_event_that_is_too_long_ends_the_session(tmp_path: Path) -> None:
     async with serving(tmp_path) as served, served.connect() as client:
-        await client.send("x" * (MOST_BYTES + 1))
+        await client.send("x" * (MAX_BYTES + 1))
         assert await closed(client) == 1009
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.telemetry.instruments import (
-    MOST_SERIES,
+    MAX_SERIES,
     OTHER,
     Counter,
     Histogram,
@@ -26,11 +26,11 @@ def test_a_counter_adds_up_by_its_labels() -> None:
 
 def test_what_callers_make_up_ends_in_one_series() -> None:
     counter, histogram = Counter(COUNTER), Histogram(HISTOGRAM)
-    for number in range(MOST_SERIES + 50):
+    for number in range(MAX_SERIES + 50):
         counter.add(1, str(number))
         histogram.record(0.5, str(number))
     for family in (counter.collect(), histogram.collect()):
-        assert len(family.series) == MOST_SERIES + 1
+        assert len(family.series) == MAX_SERIES + 1
         assert family.series[-1].labels == (OTHER,)
     assert counter.collect().series[-1].value == 50
     assert histogram.collect().series[-1].counts == [0, 50, 0]

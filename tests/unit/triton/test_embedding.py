@@ -212,7 +212,7 @@ async def test_a_call_that_has_not_one_answer_has_failed(
 async def test_so_many_calls_wait_and_no_more(
     client: TritonClient, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.triton.client.MOST_EMBED_CALLS", 1)
+    monkeypatch.setattr("orchestrator.triton.client.MAX_EMBED_CALLS", 1)
     task = await asking(client)
     with pytest.raises(Overloaded):
         await client.embed("embed", "r", [[1]])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from orchestrator.triton.contract import read_chunk
-from orchestrator.triton.response_template import Likeness
+from orchestrator.triton.response_template import ResponseTemplate
 
 IDS = st.integers(min_value=0, max_value=2**31 - 1)
 
@@ -30,9 +30,9 @@ def response(token: int, *, reason: str = "", final: bool = False) -> bytes:
     return bytes(answer.SerializeToString())
 
 
-def learned(*tokens: int) -> Likeness:
+def learned(*tokens: int) -> ResponseTemplate:
     """What has seen the responses of `tokens`."""
-    likeness = Likeness()
+    likeness = ResponseTemplate()
     for token in tokens:
         likeness.learn(response(token), token)
     return likeness
@@ -65,7 +65,7 @@ def test_what_differs_elsewhere_is_not_alike(other: bytes) -> None:
 
 
 def test_messages_that_differ_in_more_than_the_token_teach_nothing() -> None:
-    likeness = Likeness()
+    likeness = ResponseTemplate()
     likeness.learn(response(5), 5)
     likeness.learn(response(6, final=True), 6)
     assert likeness.token(response(7, final=True)) is None

@@ -164,7 +164,7 @@ GUARDED = (
     "max_tokens", "max_completion_tokens", "top_k", "min_p", "repetition_penalty", "route_hint",
     "continue_final_message",
 )  # fmt: skip
-MOST_TOP_LOGPROBS = 20
+MAX_TOP_LOGPROBS = 20
 _NO_CHOICE = ToolChoice()
 _SCHEMA_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ROLES: tuple[Role, ...] = ("system", "developer", "user", "assistant", "tool")
@@ -265,7 +265,7 @@ def _json_schema(named: NamedSchema | None) -> ResponseFormat:
 
 
 def _top_logprobs(body: ChatRequest) -> int | None:
-    check_range("top_logprobs", body.top_logprobs, 0, MOST_TOP_LOGPROBS)
+    check_range("top_logprobs", body.top_logprobs, 0, MAX_TOP_LOGPROBS)
     if body.logprobs:
         return body.top_logprobs or 0
     if body.top_logprobs:

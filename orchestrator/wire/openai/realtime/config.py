@@ -21,7 +21,7 @@ from orchestrator.wire.openai.realtime.faults import invalid, no_audio
 from orchestrator.wire.openai.realtime.items import Dialect
 
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_MOST_TOKENS = 2**31 - 1
+_MAX_TOKENS = 2**31 - 1
 _EFFORTS: dict[str, ReasoningEffort] = {
     "none": "none",
     "minimal": "minimal",
@@ -188,7 +188,7 @@ def _limit(value: int | str | None, where: str) -> int | None:
         return None
     if isinstance(value, str) or value < 1:
         raise invalid(f"`{where}` must be `inf` or at least 1; {shown(value)} was given.", where)
-    return min(value, _MOST_TOKENS)
+    return min(value, _MAX_TOKENS)
 
 
 def tokens_shown(config: Config) -> int | str:

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 GOING_AWAY = 1001
 INTERNAL_ERROR = 1011
 SERVICE_RESTART = 1012
-MOST_RESPONSES = 4
+MAX_RESPONSES = 4
 """Of one session at the same time: one to the conversation, the others beside it."""
 _DRAIN_MARGIN_S = 1.0
 
@@ -172,9 +172,9 @@ class Socket:
                 "wait until it is done, or cancel it.",
                 code="conversation_already_has_active_response",
             )
-        if len(self._running) >= MOST_RESPONSES:
+        if len(self._running) >= MAX_RESPONSES:
             raise invalid(
-                f"A session may have {MOST_RESPONSES} responses at the same time, and has them.",
+                f"A session may have {MAX_RESPONSES} responses at the same time, and has them.",
                 code="too_many_active_responses",
             )
 

@@ -27,7 +27,7 @@ from orchestrator.core.events import (
 )
 from orchestrator.core.messages import ToolCallPart
 from orchestrator.http.field_names import in_words_of
-from orchestrator.responses.values import Item, Kept, failed, item_id
+from orchestrator.responses.values import Item, StoredResponse, failed, item_id
 from orchestrator.wire.openai.custom_tools import InputText
 from orchestrator.wire.openai.log_probs import chat_log_probs
 from orchestrator.wire.openai.responses.frames import Frames
@@ -51,7 +51,7 @@ class ResponseEncoder:
 
     def __init__(
         self,
-        kept: Kept,
+        kept: StoredResponse,
         *,
         first: int = 0,
         logprobs: bool = False,
@@ -80,9 +80,9 @@ class ResponseEncoder:
         self._reason: FinishReason = "stop"
         self._failure: list[bytes] = []
 
-    def kept(self) -> Kept:
+    def kept(self) -> StoredResponse:
         """The response as it is now."""
-        return Kept(self._tenant_id, self._body, self._items)
+        return StoredResponse(self._tenant_id, self._body, self._items)
 
     def queued(self) -> list[bytes]:
         """The first events of a response that waits for its turn."""

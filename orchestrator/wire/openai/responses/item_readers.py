@@ -18,7 +18,7 @@ CALLS = ("function_call", "custom_tool_call", "local_shell_call")
 OUTPUTS = ("function_call_output", "custom_tool_call_output", "local_shell_call_output")
 _ROLES: tuple[Role, ...] = ("user", "assistant", "system", "developer")
 _TEXTS = ("input_text", "output_text", "text")
-_MOST_ID_CHARACTERS = 128
+_MAX_ID_CHARACTERS = 128
 
 
 def read_item(where: str, given: Any) -> Item:
@@ -210,9 +210,9 @@ def _string(where: str, given: Mapping[str, Any], name: str) -> str:
 
 
 def _checked_id(where: str, given: Any) -> str:
-    if not isinstance(given, str) or not 0 < len(given) <= _MOST_ID_CHARACTERS or "\0" in given:
+    if not isinstance(given, str) or not 0 < len(given) <= _MAX_ID_CHARACTERS or "\0" in given:
         raise InvalidRequest(
-            f"`{where}.id` must be a string of 1 to {_MOST_ID_CHARACTERS} characters.",
+            f"`{where}.id` must be a string of 1 to {_MAX_ID_CHARACTERS} characters.",
             param=f"{where}.id",
         )
     return given

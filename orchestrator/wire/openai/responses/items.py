@@ -27,7 +27,7 @@ _PREFIXES = {
     "local_shell_call_output": "lsho",
     "reasoning": "rs",
 }
-_MOST_REFERENCES = 1000
+_MAX_REFERENCES = 1000
 
 
 def input_items(given: str | Sequence[Any] | None) -> list[Item]:
@@ -48,9 +48,9 @@ def references(items: Iterable[Item]) -> list[str]:
     A few bytes of a request may stand for megabytes of the store. Raises: InvalidRequest.
     """
     ids = [item["id"] for item in items if item["type"] == "item_reference"]
-    if len(ids) > _MOST_REFERENCES:
+    if len(ids) > _MAX_REFERENCES:
         raise InvalidRequest(
-            f"`input` may refer to {_MOST_REFERENCES} stored items at most; {len(ids)} were given.",
+            f"`input` may refer to {_MAX_REFERENCES} stored items at most; {len(ids)} were given.",
             param="input",
         )
     if len(set(ids)) < len(ids):

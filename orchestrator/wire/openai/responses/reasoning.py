@@ -18,8 +18,8 @@ from orchestrator.core.errors import InvalidEncryptedContent, InvalidRequest
 
 _MARK = "op2."
 _SALT_BYTES, _NONCE_BYTES = 16, 12
-MOST_CHARACTERS = 4 * 1024 * 1024
-_MOST_SHOWN = 8
+MAX_CHARACTERS = 4 * 1024 * 1024
+_MAX_SHOWN = 8
 
 
 class ReasoningSeal:
@@ -46,7 +46,7 @@ class ReasoningSeal:
         cipher = AESGCM(self._key(self._peppers[0], salt))
         sealed = cipher.encrypt(nonce, text.encode("utf-8", "replace"), self._tenant)
         written = _MARK + base64.urlsafe_b64encode(salt + nonce + sealed).decode("ascii")
-        return written if len(written) <= MOST_CHARACTERS else None
+        return written if len(written) <= MAX_CHARACTERS else None
 
     def open(self, given: str) -> str:
         """The text in what `seal` made for this tenant; nothing for what another provider made.
@@ -55,9 +55,9 @@ class ReasoningSeal:
         """
         if not given.startswith(_MARK):
             return ""
-        if len(given) > MOST_CHARACTERS:
+        if len(given) > MAX_CHARACTERS:
             raise InvalidRequest(
-                f"`encrypted_content` may have {MOST_CHARACTERS} characters at most; it has"
+                f"`encrypted_content` may have {MAX_CHARACTERS} characters at most; it has"
                 f" {len(given)}.",
                 param="input",
             )
@@ -85,7 +85,7 @@ class ReasoningSeal:
 def _unreadable(given: str) -> InvalidEncryptedContent:
     """In OpenAI's words, which clients look for."""
     return InvalidEncryptedContent(
-        f"The encrypted content {given[:_MOST_SHOWN]}… could not be verified. Reason: it was made"
+        f"The encrypted content {given[:_MAX_SHOWN]}… could not be verified. Reason: it was made"
         " for another tenant or with a pepper that is gone, or it was changed. Leave the reasoning"
         " item out.",
         param="input",

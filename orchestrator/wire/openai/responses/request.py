@@ -87,8 +87,8 @@ _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LOGPROBS = "message.output_text.logprobs"
 _REASONING = "reasoning.encrypted_content"
 _NO_DEFAULTS = SamplingParams()
-_MOST_LOGPROBS = 20
-_MOST_PAIRS, _MOST_KEY, _MOST_VALUE = 16, 64, 512
+_MAX_LOGPROBS = 20
+_MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 _EFFORTS: Mapping[str, ReasoningEffort] = {
     "none": "none",
     "minimal": "minimal",
@@ -118,7 +118,7 @@ def check_body(body: ResponsesBody) -> None:
             "`background` needs the response to be stored, and `store` is false.", param="store"
         )
     check_at_least("max_tool_calls", body.max_tool_calls, 1)
-    check_range("top_logprobs", body.top_logprobs, 0, _MOST_LOGPROBS)
+    check_range("top_logprobs", body.top_logprobs, 0, _MAX_LOGPROBS)
     _check_metadata(body.metadata or {})
 
 
@@ -224,15 +224,15 @@ def _in_force(body: ResponsesBody, defaults: SamplingParams) -> dict[str, float]
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:
-    if len(metadata) > _MOST_PAIRS:
+    if len(metadata) > _MAX_PAIRS:
         raise InvalidRequest(
-            f"`metadata` may hold {_MOST_PAIRS} pairs at most; it holds {len(metadata)}.",
+            f"`metadata` may hold {_MAX_PAIRS} pairs at most; it holds {len(metadata)}.",
             param="metadata",
         )
     for name, value in metadata.items():
-        if len(name) > _MOST_KEY or len(value) > _MOST_VALUE:
+        if len(name) > _MAX_KEY or len(value) > _MAX_VALUE:
             raise InvalidRequest(
-                f"`metadata` may have keys of {_MOST_KEY} and values of {_MOST_VALUE} characters;"
+                f"`metadata` may have keys of {_MAX_KEY} and values of {_MAX_VALUE} characters;"
                 f" {shown(name)} has {len(name)} and {len(value)}.",
                 param="metadata",
             )

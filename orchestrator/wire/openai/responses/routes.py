@@ -33,7 +33,7 @@ from orchestrator.keys.principal import Principal
 from orchestrator.pipeline.gateway import Gateway
 from orchestrator.responses.runs import Runs
 from orchestrator.responses.service import Responses
-from orchestrator.responses.values import Item, Kept
+from orchestrator.responses.values import Item, StoredResponse
 from orchestrator.wire.openai.responses.encoder import ResponseEncoder
 from orchestrator.wire.openai.responses.items import (
     input_items,
@@ -67,8 +67,8 @@ from orchestrator.wire.openai.types import room_limit
 
 _DIALECT = "responses"
 _ONE = "/responses/{response_id}"
-_DEFAULT_PAGE, _MOST_PAGE = 20, 100
-_MOST_EVENTS = 10**9
+_DEFAULT_PAGE, _MAX_PAGE = 20, 100
+_MAX_EVENTS = 10**9
 _EXAMPLE = {"model": "demo/chat", "input": "Hello!"}
 
 
@@ -121,7 +121,7 @@ class _Handlers:
         # Told, and maybe stored, when it is paid for; so what cannot be is refused now.
         given = {name: fresh[name] for name in ("tools", "tool_choice", "text")}
         json_text(given, "tools, tool_choice or text.format")
-        kept = Kept(principal.tenant_id, fresh, asked.items)
+        kept = StoredResponse(principal.tenant_id, fresh, asked.items)
         encoder = ResponseEncoder(
             kept,
             logprobs=asked.request.top_logprobs is not None,
@@ -160,7 +160,7 @@ class _Handlers:
         principal = await exchange.admit(self._authenticator)
         query = Query(exchange.query_string)
         stream = _flag(query, "stream")
-        after = query.number("starting_after", -1, most=_MOST_EVENTS)
+        after = query.number("starting_after", -1, most=_MAX_EVENTS)
         if after >= 0 and not stream:
             raise InvalidRequest(
                 "`starting_after` goes with `stream` only.", param="starting_after"
@@ -175,7 +175,7 @@ class _Handlers:
         """Lists what was put in for a response: what came before it, and its own input."""
         principal = await exchange.admit(self._authenticator)
         query = Query(exchange.query_string)
-        limit = query.number("limit", _DEFAULT_PAGE, least=1, most=_MOST_PAGE)
+        limit = query.number("limit", _DEFAULT_PAGE, least=1, most=_MAX_PAGE)
         order = query.text("order") or "desc"
         if order not in ("asc", "desc"):
             raise InvalidRequest("`order` must be `asc` or `desc`.", param="order")
@@ -309,7 +309,9 @@ class _Handlers:
                 f"`{name}` needs stored responses, and this appliance stores none.", param=name
             )
 
-    async def _before(self, exchange: Exchange, principal: Principal, kept: Kept) -> list[Item]:
+    async def _before(
+        self, exchange: Exchange, principal: Principal, kept: StoredResponse
+    ) -> list[Item]:
         """The items from before that response, as far as they are still stored."""
         previous_id = kept.body.get("previous_response_id")
         if previous_id is None:
@@ -386,7 +388,7 @@ _READING = (
 _LISTING = (
     path_parameter("response_id"),
     query_parameter("after", "the last item already seen"),
-    query_parameter("limit", "items of one page", {"type": "integer", "maximum": _MOST_PAGE}),
+    query_parameter("limit", "items of one page", {"type": "integer", "maximum": _MAX_PAGE}),
     query_parameter("order", "desc unless given", {"enum": ["asc", "desc"]}),
     *_INCLUDE,
 )

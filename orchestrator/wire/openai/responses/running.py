@@ -22,7 +22,7 @@ from orchestrator.keys.principal import Principal
 from orchestrator.pipeline.gateway import Gateway
 from orchestrator.pipeline.generation import Generation
 from orchestrator.responses.service import Responses
-from orchestrator.responses.values import Kept
+from orchestrator.responses.values import StoredResponse
 from orchestrator.store.database import StoreError
 from orchestrator.wire.openai.responses.encoder import ResponseEncoder, replayed
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 RESPONSE_EVENTS = Framing(EVENT_STREAM.content_type, EVENT_STREAM.ping, b"data: [DONE]\n\n")
 """The end is that of the Open Responses specification; OpenAI's own clients read it too."""
-Keep = Callable[[Kept], Awaitable[bool]]
+Unset = Callable[[StoredResponse], Awaitable[bool]]
 
 _INTERRUPTED = "This response was stopped before its end."
 _STREAM_HEADERS = [
@@ -40,7 +40,7 @@ _STREAM_HEADERS = [
 ]
 
 
-class Answer:
+class StoredAnswer:
     """A generation whose response is stored before its reader knows of the end.
 
     Every event passes through `encoder` before the next is asked for: of a stream its reader does
@@ -48,7 +48,7 @@ class Answer:
     """
 
     def __init__(
-        self, generation: Generation, encoder: ResponseEncoder, keep: Keep | None, *, whole: bool
+        self, generation: Generation, encoder: ResponseEncoder, keep: Unset | None, *, whole: bool
     ) -> None:
         """`keep` stores, and tells whether it could; without it nothing is stored."""
         self.headers: Mapping[str, str] = generation.headers
@@ -105,8 +105,8 @@ class Answer:
 
 
 async def started(
-    generating: Awaitable[Generation], encoder: ResponseEncoder, keep: Keep | None, *, whole: bool
-) -> Answer:
+    generating: Awaitable[Generation], encoder: ResponseEncoder, keep: Unset | None, *, whole: bool
+) -> StoredAnswer:
     """The answer once its generation has begun. One that does not begin is not stored.
 
     Raises: GatewayError.
@@ -117,7 +117,7 @@ async def started(
         encoder.disown()
         encoder.fail(error if isinstance(error, GatewayError) else internal_error())
         raise
-    return Answer(generation, encoder, keep, whole=whole)
+    return StoredAnswer(generation, encoder, keep, whole=whole)
 
 
 class BackgroundWork:
@@ -179,12 +179,14 @@ class BackgroundWork:
         """The events that end it without its answer."""
         return self._encoder.fail(Internal(_INTERRUPTED))
 
-    def kept(self) -> Kept:
+    def kept(self) -> StoredResponse:
         """The response as it is now."""
         return self._encoder.kept()
 
 
-async def follow(exchange: Exchange, responses: Responses, kept: Kept, after: int) -> None:
+async def follow(
+    exchange: Exchange, responses: Responses, kept: StoredResponse, after: int
+) -> None:
     """Streams the events of a stored response after number `after`, those to come too."""
     tenant_id, response_id = kept.tenant_id, kept.id
     live = await responses.has_events(tenant_id, response_id)

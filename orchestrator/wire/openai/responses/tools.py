@@ -18,7 +18,7 @@ from orchestrator.core.value import value
 from orchestrator.http.bodies import shown
 from orchestrator.wire.openai.custom_tools import custom_tool
 
-MOST_TOOLS = 128
+MAX_TOOLS = 128
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _HOSTED = re.compile(
@@ -90,9 +90,9 @@ def read_tools(given: Sequence[Mapping[str, Any]]) -> Toolbox:
         names.setdefault((namespace, made.name), name)
         offered.setdefault(name, Offered(kind, made.name, namespace))
         tools.append(Tool(name, made.description, made.parameters))
-    if len(tools) > MOST_TOOLS:
+    if len(tools) > MAX_TOOLS:
         raise InvalidRequest(
-            f"`tools` may hold {MOST_TOOLS} tools at most; it holds {len(tools)}.", param="tools"
+            f"`tools` may hold {MAX_TOOLS} tools at most; it holds {len(tools)}.", param="tools"
         )
     return Toolbox(tuple(tools), offered, names, tuple(dict.fromkeys(left_out)))
 

@@ -19,7 +19,7 @@ from orchestrator.core.request import (
     TextPrompt,
     ToolChoice,
 )
-from orchestrator.core.schema_size import MOST_CHARACTERS
+from orchestrator.core.schema_size import MAX_CHARACTERS
 from orchestrator.triton.contract import Guide
 
 KNOWN = ("json", "json_schema")
@@ -86,9 +86,9 @@ def test_a_tool_nested_too_deeply_is_a_bad_request() -> None:
 @pytest.mark.parametrize("mode", [ToolChoice("required"), ToolChoice("named", "f1")])
 def test_tools_that_are_too_large_to_force_are_a_bad_request(mode: ToolChoice) -> None:
     named = mode.mode == "named"
-    share = MOST_CHARACTERS if named else MOST_CHARACTERS // 2
+    share = MAX_CHARACTERS if named else MAX_CHARACTERS // 2
     tools = tuple(Tool(f"f{index}", "", {"const": "x" * share}) for index in range(2))
-    with pytest.raises(InvalidRequest, match=f"`tools` is too large.*{MOST_CHARACTERS}") as caught:
+    with pytest.raises(InvalidRequest, match=f"`tools` is too large.*{MAX_CHARACTERS}") as caught:
         guide_for(request(tools, tool_choice=mode), KNOWN)
     assert caught.value.param == "tools"
     assert guide_for(request(tools), KNOWN) is None

@@ -8,12 +8,12 @@ import pytest
 import pytest_asyncio
 
 from orchestrator.backends.triton.placement import (
+    Failover,
     Placement,
     Placements,
     Replica,
     Rules,
     Server,
-    Way,
 )
 from orchestrator.core.errors import ModelUnavailable, Overloaded
 from orchestrator.core.request import SamplingParams
@@ -192,7 +192,7 @@ async def test_an_error_of_before_its_return_does_not_eject_it_again(placement: 
 
 
 async def test_a_request_goes_on_to_every_server_once(placement: Placement) -> None:
-    way = Way(placement, (), "req", timeout_s=60)
+    way = Failover(placement, (), "req", timeout_s=60)
     seen = [way.replica]
     way.failed(ModelUnavailable("gone"))
     while way.moves():
@@ -203,7 +203,7 @@ async def test_a_request_goes_on_to_every_server_once(placement: Placement) -> N
 
 
 async def test_a_server_without_room_is_left_and_not_ejected(placement: Placement) -> None:
-    way = Way(placement, (), "req", timeout_s=60)
+    way = Failover(placement, (), "req", timeout_s=60)
     first = way.replica
     way.failed(Overloaded("full"))
     assert way.moves()
@@ -212,7 +212,7 @@ async def test_a_server_without_room_is_left_and_not_ejected(placement: Placemen
 
 
 async def test_a_request_whose_time_is_over_does_not_move(placement: Placement) -> None:
-    way = Way(placement, (), "req", timeout_s=0)
+    way = Failover(placement, (), "req", timeout_s=0)
     assert not way.moves()
 
 
@@ -221,7 +221,7 @@ async def test_the_span_of_a_call_tells_the_server(placement: Placement) -> None
     call.sample()
     stage = call.engine_stage("chat")
     token = enter(call)
-    way = Way(placement, (), "req", timeout_s=60)
+    way = Failover(placement, (), "req", timeout_s=60)
     leave(token)
     assert stage.attributes == {"server.address": way.replica.client.url}
     assert call.server == way.replica.name
