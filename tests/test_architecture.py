@@ -102,8 +102,8 @@ def _as_text(default: object) -> str:
             return f"`{default}`"
 
 
-def test_readme_lists_every_setting_with_its_default() -> None:
-    readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_reference_lists_every_setting_with_its_default() -> None:
+    readme = (PROJECT_ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(ORCHESTRATOR_\w+)` \| (.+?) \| (.+?) \|$", readme, re.MULTILINE)
     assert [(name, default) for name, default, _ in rows] == list(_defaults(Settings))
     assert all(meaning.strip() for _, _, meaning in rows)

@@ -1,7 +1,7 @@
 """Who was refused what: denials into the audit, off the request's way, and none lost in a crash.
 
 Acts of administration do not come here: they are noted in the transaction that does them
-(`store/audit_log.py`). A denial goes through a journal. So that a flood of them cannot fill the
+(`audit/log.py`). A denial goes through a journal. So that a flood of them cannot fill the
 disk, of each key and reason the first `FIRST_ONES` in a clock minute get a line of their own (at
 most `MAX_LINES` of all keys together) and the rest are counted, in one line when the minute ends.
 A crash sets such a count back by a second at most.

@@ -1,7 +1,7 @@
 """Who calls: turns the secret of a request into a frozen `Principal`.
 
 A key that is known costs one hash and two dict look-ups. Once in `store.key_cache_s` the store is
-asked whether any key has changed (`store/key_changes.py`), and only those that have are read anew,
+asked whether any key has changed (`keys/changes.py`), and only those that have are read anew,
 so what is known of a key is never older than that, however many keys there are. While it is out of
 reach a key verified less than `store.key_grace_s` ago is still believed; any other caller gets
 503, never 401, because nobody knows whether the key is good.
