@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from orchestrator.audit.denials import AuditTrail
-from orchestrator.backends.triton.backend import LocalBackend
+from orchestrator.backends.triton.backend import TritonBackend
 from orchestrator.backends.triton.comeback import WaitingRoom
 from orchestrator.backends.triton.placement import Placements, open_placements
 from orchestrator.backends.triton.prefix_salts import PrefixSalts
@@ -158,7 +158,8 @@ async def _start(
     stack.push_async_callback(books.close)
     placements, deployments = await _start_triton(settings, catalogue, stack)
     limiter = await _start_quota(settings, stack)
-    local = LocalBackend(
+    local = TritonBackend(
+        deployments.served,
         placements,
         PrefixSalts(load_pepper(settings).secret),
         first_token_timeout_s=settings.triton.first_token_timeout_s,

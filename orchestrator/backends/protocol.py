@@ -1,103 +1,34 @@
-"""Where answers come from: one file for each kind of engine, all behind one protocol."""
+"""What answers requests, as the pipeline knows it: no engine, no tensor and no token id in it.
+
+A backend prepares a request; what it prepares starts a run; a run knows what it costs.
+"""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from orchestrator.contract.catalogue import Model
-from orchestrator.contract.manifest import Manifest
+from orchestrator.core.costs import Cost, Outcome
 from orchestrator.core.event_source import EventSource
-from orchestrator.core.events import Usage
 from orchestrator.core.request import (
     EmbeddingRequest,
     GenerationRequest,
     Prompt,
     ReasoningEffort,
-    SamplingParams,
 )
-from orchestrator.core.value import value
-from orchestrator.rendering import Renderer
-from orchestrator.triton.contract import Guide
+
+Request: TypeAlias = GenerationRequest | EmbeddingRequest
+RunT_co = TypeVar("RunT_co", bound="Run", covariant=True)
 
 
-@value
-class ServedModel:
-    """A catalogue entry with what was built for it. `defaults` are the model's own sampling."""
-
-    model: Model
-    manifest: Manifest
-    renderer: Renderer
-    defaults: SamplingParams
-
-
-@value
-class Prepared:
-    """A request in tokens, checked against the model's limits and not started yet.
-
-    `guide` is what the engine is to be held to, if anything; where `calls_first` is true, only an
-    answer that is no tool call is. What is cached of the prompt serves those of the same
-    `cache_salt`. Where it has to wait it counts as a call of `owner`.
-    """
-
-    served: ServedModel
-    request: GenerationRequest
-    token_ids: Sequence[int]
-    max_tokens: int
-    guide: Guide | None = None
-    calls_first: bool = False
-    cache_salt: int = 0
-    owner: str = ""
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the prompt, counted once however many choices are drawn."""
-        return len(self.token_ids)
-
-    @property
-    def most_tokens(self) -> int:
-        """The most that this request can cost: the prompt and every choice at full length."""
-        return len(self.token_ids) + self.request.n * self.max_tokens
-
-
-@value
-class PreparedEmbedding:
-    """Inputs in tokens, checked against the model's limits. `owner` as of `Prepared`."""
-
-    served: ServedModel
-    rows: Sequence[Sequence[int]]
-    owner: str = ""
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of all inputs."""
-        return sum(map(len, self.rows))
-
-
-class Run(EventSource):
-    """One generation at work, and its events: the first come with the first token."""
-
-    is_streamed = True
-    """Whether tokens come as the engine makes them, not all at its end."""
+class Run(ABC):
+    """Work of a backend for one request, from its start to its end."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Ends the work on the engine's side, if it has not ended. Twice is once."""
-
-    @abstractmethod
-    def so_far(self) -> Usage:
-        """The prompt, and what the engine has made for the answer until now, read or not."""
-
-    @property
-    @abstractmethod
-    def answered(self) -> int:
-        """Tokens of the answer whose text is in the events that were taken."""
-
-    @property
-    @abstractmethod
-    def dropped(self) -> int:
-        """Tokens that the engine made beside the answer: behind its end, or in vain."""
+        """Ends the work on the engine's side, if it has not ended. Idempotent."""
 
     @property
     @abstractmethod
@@ -105,12 +36,53 @@ class Run(EventSource):
         """Whether the engine's side has ended; it may go on for a moment when it is stopped."""
 
     @abstractmethod
-    async def produced(self) -> Usage:
-        """`so_far`, told when the engine's side has ended.
+    async def ended(self) -> None:
+        """Returns when the engine's side has ended. To be called at the end, or after `stop`."""
 
-        To be called when the events have ended or after `stop`. It counts what came after a reader
-        left, too.
+    @abstractmethod
+    def cost(self, outcome: Outcome, *, sent: bool) -> Cost:
+        """What the request costs if this is its end, by the rule of `core/costs.py`.
+
+        `sent` tells whether its client has got what was taken, where that is part of an answer.
         """
+
+
+class GenerationRun(Run, EventSource):
+    """One generation at work, and its events: the first come with the first token."""
+
+    is_streamed = True
+    """Whether tokens come as the engine makes them, not all at its end."""
+
+
+class EmbeddingRun(Run):
+    """Inputs that are being embedded."""
+
+    @abstractmethod
+    async def vectors(self) -> Sequence[memoryview]:
+        """One float32 little-endian vector for each input, in their order. Raises: GatewayError."""
+
+
+class Prepared(Protocol[RunT_co]):
+    """A request that was checked against the limits of its model and has not started."""
+
+    @property
+    def request(self) -> Request:
+        """What was prepared."""
+        ...
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt, or of all inputs."""
+        ...
+
+    @property
+    def most_tokens(self) -> int:
+        """The most that it can cost."""
+        ...
+
+    def start(self, request_id: str) -> RunT_co:
+        """Asks the engine."""
+        ...
 
 
 class Permit(Protocol):
@@ -141,15 +113,19 @@ class Backend(Protocol):
 
     name: str
 
+    def check(self, model: Model) -> None:
+        """Raises: ModelUnavailable where `model` cannot be asked now."""
+        ...
+
     async def prepare(
         self,
-        served: ServedModel,
+        model: Model,
         request: GenerationRequest,
         owner: str = "",
         sharing: tuple[str, ...] = (),
         permit: Permit = NO_LIMITS,
-    ) -> Prepared:
-        """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded, RateLimited.
+    ) -> Prepared[GenerationRun]:
+        """Raises: InvalidRequest, ContextLengthExceeded, RateLimited, ModelUnavailable.
 
         What is remembered of its prompt serves prompts of the same `owner` only. What the engine
         caches of it serves those of `sharing` as well, where they name `owner` and each other.
@@ -158,45 +134,36 @@ class Backend(Protocol):
         """
         ...
 
+    async def prepare_embedding(
+        self,
+        model: Model,
+        request: EmbeddingRequest,
+        owner: str = "",
+        permit: Permit = NO_LIMITS,
+    ) -> Prepared[EmbeddingRun]:
+        """Raises: as `prepare`."""
+        ...
+
+
+@runtime_checkable
+class TokenizingBackend(Protocol):
+    """A backend that has the tokenizers of its models."""
+
     async def tokens(
         self,
-        served: ServedModel,
+        model: Model,
         prompt: Prompt,
         reasoning: ReasoningEffort | None,
         owner: str,
         permit: Permit,
     ) -> Sequence[int]:
-        """The token ids of `prompt`. Raises: as `prepare`."""
+        """The token ids of `prompt`. Raises: as `Backend.prepare`."""
         ...
 
-    async def text(
-        self, served: ServedModel, token_ids: Sequence[int], owner: str, permit: Permit
-    ) -> str:
+    async def text(self, model: Model, token_ids: Sequence[int], owner: str, permit: Permit) -> str:
         """The text of `token_ids`. Raises: InvalidRequest, ContextLengthExceeded."""
         ...
 
-    def generate(self, prepared: Prepared, request_id: str) -> Run:
-        """A generation that has been asked for."""
-        ...
-
-    async def prepare_embedding(
-        self,
-        served: ServedModel,
-        request: EmbeddingRequest,
-        owner: str = "",
-        permit: Permit = NO_LIMITS,
-    ) -> PreparedEmbedding:
-        """`request` in tokens. Raises: as `prepare`."""
-        ...
-
-    async def embed(
-        self,
-        prepared: PreparedEmbedding,
-        request_id: str,
-        on_answer: Callable[[int], None] | None = None,
-    ) -> Sequence[memoryview]:
-        """One float32 little-endian vector for each input, in their order. Raises: GatewayError.
-
-        `on_answer` is called with the tokens of inputs whose vectors have come.
-        """
+    def token_texts(self, model: Model, token_ids: Sequence[int]) -> Sequence[str]:
+        r"""The text of each of `token_ids`, bytes that are no character written as `\xff`."""
         ...

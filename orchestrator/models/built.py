@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.backends.protocol import ServedModel
+from orchestrator.backends.triton.served import ServedModel
 from orchestrator.contract.catalogue import Model
 from orchestrator.contract.manifest import ManifestError, read_manifest, served_version
 from orchestrator.core.request import SamplingParams

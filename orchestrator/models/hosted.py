@@ -11,11 +11,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.backends.protocol import ServedModel
 from orchestrator.backends.triton.placement import Placement, Placements, Replica, Server
+from orchestrator.backends.triton.served import ServedModel
 from orchestrator.contract.catalogue import Catalogue, Model
 from orchestrator.contract.manifest import ManifestError, served_version
 from orchestrator.core.errors import GatewayError, ModelUnavailable
+from orchestrator.core.request import SamplingParams
 from orchestrator.models import selftest
 from orchestrator.models.built import read_built
 from orchestrator.rendering import RenderingError
@@ -67,6 +68,11 @@ class Deployment:
     def away(self) -> tuple[str, ...]:
         """The servers that do not serve it at the moment."""
         return tuple(one.name for one in self.placement.replicas if not one.ready)
+
+    @property
+    def defaults(self) -> SamplingParams:
+        """What it draws by where a caller says nothing, as far as that is known."""
+        return SamplingParams() if self.served is None else self.served.defaults
 
     def require_ready(self) -> ServedModel:
         """What is served, or was a moment ago and is awaited. Raises: ModelUnavailable."""
@@ -125,6 +131,10 @@ class Deployments:
         for deployment in self._all:
             for replica in deployment.placement.replicas:
                 replica.on_doubt = self._doubts[replica.name].set
+
+    def served(self, model: Model) -> ServedModel:
+        """What is served of a model of the catalogue. Raises: ModelUnavailable."""
+        return self._by_name[model.id].require_ready()
 
     @property
     def all(self) -> tuple[Deployment, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -86,16 +86,6 @@ class Meter:
     @property
     def _name(self) -> str:
         return f"{self._operation} {self._model or self._asked_model}"
-
-    def __enter__(self) -> None:
-        """Around everything that can refuse the call before its engine is asked."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self.failed(error)
-            self.ended(Usage(0, 0), "failed")
 
     def start(self, model: str, request: GenerationRequest | EmbeddingRequest) -> None:
         """The engine of `model`, by its id in the catalogue, is asked now."""
@@ -292,3 +282,23 @@ def _result_attributes(usage: Usage, outcome: Outcome) -> dict[str, Value]:
     if usage.reasoning_tokens:
         attributes[names.REASONING_TOKENS] = usage.reasoning_tokens
     return attributes
+
+
+class Refusals:
+    """Around everything that can refuse calls before their engine is asked: their meters hear."""
+
+    __slots__ = ("_meters",)
+
+    def __init__(self, meters: Sequence[Meter]) -> None:
+        self._meters = meters
+
+    def __enter__(self) -> None:
+        """Nothing is to be done."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if error is not None:
+            for meter in self._meters:
+                meter.failed(error)
+                meter.ended(Usage(0, 0), "failed")

@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
+from orchestrator.backends.protocol import Prepared, Run
 from orchestrator.books.usage_records import Books
 from orchestrator.core.errors import GatewayError, RateLimited, Unauthenticated
 from orchestrator.core.limits import LimitHit
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest
 from orchestrator.keys.principal import Principal
 from orchestrator.pipeline.gate import Admitted, Asked, Gate
+from orchestrator.pipeline.tasks import task_of
 from orchestrator.policy import Decision
 from orchestrator.quota import Quota
 
@@ -68,7 +70,7 @@ class Explainer:
             return Explanation(error=fault)
         asked = Asked(
             request.model,
-            "generate" if isinstance(request, GenerationRequest) else "embed",
+            task_of(request).name,
             request.route_hint,
             client_ip,
             time.time() if at is None else at,
@@ -101,7 +103,7 @@ class Explainer:
             error = unfit
         try:
             most = so_far.tokens.most if so_far.tokens is not None else 0
-            outlook = await self._quota.outlook(admitted.caller, "chat", most)
+            outlook = await self._quota.outlook(admitted.caller, task_of(request).bucket, most)
         except GatewayError as unavailable:
             return replace(so_far, error=unavailable)
         so_far = replace(so_far, first=outlook.first)
@@ -117,10 +119,10 @@ async def _tokens(
     route = admitted.route
     if isinstance(request, GenerationRequest):
         owner = admitted.caller.tenant_id
-        prepared = await route.backend.prepare(route.served, request, owner)
-        return TokenEstimate(prepared.prompt_tokens, prepared.most_tokens)
-    batch = await route.backend.prepare_embedding(route.served, request)
-    return TokenEstimate(batch.prompt_tokens, batch.prompt_tokens)
+        prepared: Prepared[Run] = await route.backend.prepare(route.model, request, owner)
+    else:
+        prepared = await route.backend.prepare_embedding(route.model, request)
+    return TokenEstimate(prepared.prompt_tokens, prepared.most_tokens)
 
 
 def _is_of_tokens(refusal: RateLimited) -> bool:

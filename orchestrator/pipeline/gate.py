@@ -11,11 +11,11 @@ from orchestrator.core.request import RouteHint
 from orchestrator.keys.principal import Principal
 from orchestrator.models.hosted import Deployment, Deployments
 from orchestrator.pipeline.routing import Route, Router
+from orchestrator.pipeline.tasks import TASKS
 from orchestrator.policy import Decision, PolicyEngine, PolicyInput
 from orchestrator.quota import Caller
 from orchestrator.telemetry import current_call, names
 
-_VERBS = {"generate": "generate text", "embed": "embed text"}
 MAX_REMEMBERED = 20_000
 
 
@@ -106,12 +106,12 @@ class Gate:
         task = deployment.model.task
         if task != asked.task:
             raise ModelNotFound(
-                f"The model `{asked.model}` cannot {_VERBS[asked.task]}: it is made to"
-                f" {_VERBS[task]}.",
+                f"The model `{asked.model}` cannot {TASKS[asked.task].verb}: it is made to"
+                f" {TASKS[task].verb}.",
                 param="model",
             )
-        served = deployment.require_ready()
-        route = self._router.route(served, decision.routes, asked.route_hint)
+        route = self._router.route(deployment.model, decision.routes, asked.route_hint)
+        route.backend.check(deployment.model)
         caller = self._caller(principal, decision)
         return Admitted(route, caller, decision.cache_tenants)
 

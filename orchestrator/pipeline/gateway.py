@@ -5,25 +5,40 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
-from orchestrator.backends.protocol import NO_LIMITS, Prepared
+from orchestrator.backends.protocol import (
+    NO_LIMITS,
+    EmbeddingRun,
+    GenerationRun,
+    Prepared,
+    Request,
+    Run,
+    TokenizingBackend,
+)
 from orchestrator.books.usage_records import Books
 from orchestrator.core.context import CallContext
-from orchestrator.core.costs import Outcome, cost_of_vectors
-from orchestrator.core.errors import ContextLengthExceeded, GatewayError, UpstreamFailed
+from orchestrator.core.costs import Outcome
+from orchestrator.core.errors import (
+    ContextLengthExceeded,
+    GatewayError,
+    InvalidRequest,
+    UpstreamFailed,
+)
 from orchestrator.core.events import GenerationEvent
 from orchestrator.core.limits import Bucket
 from orchestrator.core.request import EmbeddingRequest, GenerationRequest, SamplingParams
 from orchestrator.keys.principal import Principal
 from orchestrator.models.hosted import Deployment, Deployments
-from orchestrator.pipeline.call_meter import Meter
+from orchestrator.pipeline.account import Account
+from orchestrator.pipeline.call_meter import Meter, Refusals
 from orchestrator.pipeline.explain import Explainer
 from orchestrator.pipeline.gate import MAX_REMEMBERED, Admitted, Asked, Gate, unknown_model
-from orchestrator.pipeline.generation import Account, Generation
+from orchestrator.pipeline.generation import Generation
 from orchestrator.pipeline.routing import Route, Router
+from orchestrator.pipeline.tasks import EMBED, GENERATE, Task
 from orchestrator.policy import PolicyEngine
 from orchestrator.quota import Admission, Caller, Quota
 from orchestrator.telemetry import names
@@ -32,6 +47,8 @@ from orchestrator.telemetry.process import Telemetry
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Q = TypeVar("Q", GenerationRequest, EmbeddingRequest)
+R = TypeVar("R", bound=Run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +117,14 @@ class Gateway:
     def defaults(self, name: str) -> SamplingParams:
         """What the model of that id or alias draws by where a caller says nothing, if known."""
         deployment = self._deployments.find(name)
-        served = None if deployment is None else deployment.served
-        return SamplingParams() if served is None else served.defaults
+        return SamplingParams() if deployment is None else deployment.defaults
 
     async def check(self, principal: Principal, model: str, context: CallContext) -> None:
         """Whether a generation could begin now. Spends nothing. Raises: GatewayError."""
-        asked = Asked(model, "generate", "local-only", context.client_ip)
+        asked = Asked(model, GENERATE.name, "local-only", context.client_ip)
         admitted = await self._gate.admit(principal, asked)
         self._books.check()
-        refusal = (await self._quota.outlook(admitted.caller, "chat", 1)).refusal
+        refusal = (await self._quota.outlook(admitted.caller, GENERATE.bucket, 1)).refusal
         # Requests of this moment may have ended when the generation begins.
         if refusal is not None and (refusal.hit is None or refusal.hit.kind != "concurrency"):
             raise refusal
@@ -125,23 +141,10 @@ class Gateway:
         Where the prompt is too long, `shorten` gives the request to try instead, of the same model
         and by the same place in the minute, or `None`.
         """
-        meter = Meter(self._telemetry, principal, request.model, context)
-        with meter:
-            admitted = await self._gate.admit(principal, _asked(request, "generate", context))
-            route = admitted.route
-            admission = await self._admit(admitted, meter)
-            preparing = _prepare(principal, admitted, admission, request, shorten)
-            prepared = await self._prepared(preparing, admission, meter)
-            await self._reserve(admission, prepared.most_tokens, meter, route)
-        account = self._start(route, prepared, admission, meter, context)
-        try:
-            first = await _first(account)
-        except BaseException as error:
-            meter.failed(error)
-            await account.close(_outcome(error, context))
-            _tell_limits(error, admission)
-            raise
-        return _begun(route, admission, account, first)
+        prepare = partial(_prepare, shorten=shorten)
+        accounts = await self._start(GENERATE, principal, [request], context, prepare)
+        (first,) = await _answers(accounts, [_first(accounts[0])], context)
+        return _begun(accounts[0], first)
 
     async def generate_all(
         self,
@@ -154,85 +157,62 @@ class Gateway:
         They count as so many requests, and their limits are taken in one step for all of them.
         Either all begin or none goes on. Raises: GatewayError, from 403 to 504, before any event.
         """
-        if len(requests) == 1:
-            return [await self.generate(principal, requests[0], context)]
-        meters = [Meter(self._telemetry, principal, one.model, context) for one in requests]
-        with ExitStack() as stack:
-            for meter in meters:
-                stack.enter_context(meter)
-            admitted = await self._gate.admit(principal, _asked(requests[0], "generate", context))
-            route = admitted.route
-            admission = await self._admit(admitted, meters[0], len(requests))
-            preparing = _together(
-                [_prepare(principal, admitted, admission, request) for request in requests]
-            )
-            prepared = await self._prepared(preparing, admission, meters[0])
-            costs = [one.most_tokens for one in prepared]
-            await self._reserve(admission, sum(costs), meters[0], route)
-        admissions = admission.split(costs)
-        accounts = [
-            self._start(route, *each, context)
-            for each in zip(prepared, admissions, meters, strict=True)
-        ]
-        try:
-            firsts = await _together([_first(account) for account in accounts])
-        except BaseException as error:
-            for account in accounts:
-                account.meter.failed(error)
-                await account.close(_outcome(error, context))
-            _tell_limits(error, admissions[-1])
-            raise
-        return [_begun(route, *each) for each in zip(admissions, accounts, firsts, strict=True)]
-
-    def _start(
-        self,
-        route: Route,
-        prepared: Prepared,
-        admission: Admission,
-        meter: Meter,
-        context: CallContext,
-    ) -> Account:
-        """Asks the engine."""
-        meter.start(route.served.model.id, prepared.request)
-        run = route.backend.generate(prepared, context.engine_id)
-        whole = prepared.request.whole
-        return Account(run, route, admission, meter, self._books, self._own, whole=whole)
+        accounts = await self._start(GENERATE, principal, requests, context, _prepare)
+        firsts = await _answers(accounts, [_first(one) for one in accounts], context)
+        return [_begun(*each) for each in zip(accounts, firsts, strict=True)]
 
     async def embed(
         self, principal: Principal, request: EmbeddingRequest, context: CallContext
     ) -> Embeddings:
         """The vectors of `request`. Raises: GatewayError."""
-        meter = Meter(self._telemetry, principal, request.model, context)
-        with meter:
-            admitted = await self._gate.admit(principal, _asked(request, "embed", context))
-            route = admitted.route
-            admission = await self._admit(admitted, meter)
-            preparing = route.backend.prepare_embedding(
-                route.served, request, principal.tenant_id, admission
-            )
-            batch = await self._prepared(preparing, admission, meter)
-            await self._reserve(admission, batch.prompt_tokens, meter, route)
-        meter.start(route.served.model.id, request)
-        outcome: Outcome = "ok"
-        answered: list[int] = []
-        try:
-            vectors = await route.backend.embed(batch, context.engine_id, answered.append)
-        except BaseException as error:
-            outcome = _outcome(error, context)
-            meter.failed(error)
-            _tell_limits(error, admission)
-            raise
-        finally:
-            cost = cost_of_vectors(batch.prompt_tokens, outcome, answered=sum(answered))
-            try:
-                self._books.record(meter.entry(route.backend.name, cost, outcome))
-            finally:
-                meter.ended(cost.usage, outcome)
-                await admission.settle(cost.usage.total_tokens)
-                meter.settled(cost, outcome)
-        headers = _headers(route, admission)
-        meter.limits(headers)
-        return Embeddings(request.model, vectors, batch.prompt_tokens, headers)
+        accounts = await self._start(EMBED, principal, [request], context, _prepare_embedding)
+        account = accounts[0]
+        (vectors,) = await _answers(accounts, [account.run.vectors()], context)
+        tokens = account.cost("ok").usage.prompt_tokens
+        await account.close("ok")
+        return Embeddings(request.model, vectors, tokens, account.headers())
+
+    async def _start(
+        self,
+        task: Task,
+        principal: Principal,
+        requests: Sequence[Q],
+        context: CallContext,
+        prepare: Callable[[Admitted, Admission, Q], Coroutine[None, None, Prepared[R]]],
+    ) -> list[Account[R]]:
+        """Asks the engine for `requests` of one model, all of them or none. Raises: GatewayError.
+
+        The way of every task: admitted, counted, prepared, reserved and started. What it returns
+        is to be closed.
+        """
+        meters = [Meter(self._telemetry, principal, one.model, context) for one in requests]
+        with Refusals(meters):
+            admitted = await self._gate.admit(principal, _asked(requests[0], task, context))
+            admission = await self._admit(admitted, task.bucket, meters[0], len(requests))
+            preparing = _together([prepare(admitted, admission, one) for one in requests])
+            prepared = await self._prepared(preparing, admission, meters[0])
+            costs = [one.most_tokens for one in prepared]
+            await self._reserve(admission, sum(costs), meters[0], admitted.route)
+        parts = [admission] if len(requests) == 1 else admission.split(costs)
+        return [
+            self._account(admitted.route, *each, context)
+            for each in zip(prepared, parts, meters, strict=True)
+        ]
+
+    def _account(
+        self,
+        route: Route,
+        prepared: Prepared[R],
+        admission: Admission,
+        meter: Meter,
+        context: CallContext,
+    ) -> Account[R]:
+        """Asks the engine for one request."""
+        request = prepared.request
+        meter.start(route.model.id, request)
+        run = prepared.start(context.engine_id)
+        whole = isinstance(request, GenerationRequest) and request.whole
+        return Account(run, route, admission, meter, self._books, self._own, whole=whole)
 
     async def check_limits(self, principal: Principal, bucket: Bucket = "chat") -> None:
         """Whether the limits of key and tenant have room, before more is known of the request.
@@ -260,10 +240,10 @@ class Gateway:
         self, principal: Principal, request: GenerationRequest, context: CallContext
     ) -> Sequence[int]:
         """The token ids that the engine would get for `request`. Raises: GatewayError."""
-        route, admission = await self._counting(principal, _asked(request, "generate", context))
+        route, admission = await self._counting(principal, _asked(request, GENERATE, context))
         owner = principal.tenant_id
-        tokens = route.backend.tokens(
-            route.served, request.prompt, request.reasoning, owner, admission
+        tokens = _tokenizing(route).tokens(
+            route.model, request.prompt, request.reasoning, owner, admission
         )
         return await _counted(tokens, admission)
 
@@ -271,10 +251,10 @@ class Gateway:
         self, principal: Principal, request: GenerationRequest, context: CallContext
     ) -> int:
         """`count` of a shorter form of what was counted before, by the same place in the minute."""
-        admitted = await self._gate.admit(principal, _asked(request, "generate", context))
+        admitted = await self._gate.admit(principal, _asked(request, GENERATE, context))
         route, owner = admitted.route, principal.tenant_id
-        tokens = route.backend.tokens(
-            route.served, request.prompt, request.reasoning, owner, NO_LIMITS
+        tokens = _tokenizing(route).tokens(
+            route.model, request.prompt, request.reasoning, owner, NO_LIMITS
         )
         return len(await tokens)
 
@@ -282,20 +262,20 @@ class Gateway:
         self, principal: Principal, model: str, token_ids: Sequence[int], context: CallContext
     ) -> str:
         """The text of `token_ids`, special tokens included. Raises: GatewayError."""
-        asked = Asked(model, "generate", "local-only", context.client_ip)
+        asked = Asked(model, GENERATE.name, "local-only", context.client_ip)
         route, admission = await self._counting(principal, asked)
         owner = principal.tenant_id
         return await _counted(
-            route.backend.text(route.served, token_ids, owner, admission), admission
+            _tokenizing(route).text(route.model, token_ids, owner, admission), admission
         )
 
     async def prompt_text(
         self, principal: Principal, model: str, token_ids: Sequence[int], context: CallContext
     ) -> str:
         """`detokenize` for the prompt of a generation that has begun; nothing is counted again."""
-        asked = Asked(model, "generate", "local-only", context.client_ip)
+        asked = Asked(model, GENERATE.name, "local-only", context.client_ip)
         route = (await self._gate.admit(principal, asked)).route
-        return await route.backend.text(route.served, token_ids, principal.tenant_id, NO_LIMITS)
+        return await _tokenizing(route).text(route.model, token_ids, principal.tenant_id, NO_LIMITS)
 
     async def token_texts(
         self, principal: Principal, model: str, token_ids: Sequence[int], context: CallContext
@@ -304,9 +284,9 @@ class Gateway:
 
         They are those that `tokenize` has returned; nothing is counted again.
         """
-        asked = Asked(model, "generate", "local-only", context.client_ip)
-        renderer = (await self._gate.admit(principal, asked)).route.served.renderer
-        return [renderer.token_bytes(one).decode("utf-8", "backslashreplace") for one in token_ids]
+        asked = Asked(model, GENERATE.name, "local-only", context.client_ip)
+        route = (await self._gate.admit(principal, asked)).route
+        return _tokenizing(route).token_texts(route.model, token_ids)
 
     async def _counting(self, principal: Principal, asked: Asked) -> tuple[Route, Admission]:
         """The way of a call that only counts tokens; it has its place in their minute."""
@@ -318,14 +298,16 @@ class Gateway:
         while self._settling:
             await asyncio.wait(self._settling)
 
-    async def _admit(self, admitted: Admitted, meter: Meter, requests: int = 1) -> Admission:
+    async def _admit(
+        self, admitted: Admitted, bucket: Bucket, meter: Meter, requests: int
+    ) -> Admission:
         """Counts the call as `requests`, all or none of them.
 
         Raises: RateLimited, QuotaUnavailable, StoreUnavailable.
         """
         self._books.check()
         with meter.call.stage(names.QUOTA):
-            return await self._quota.admit(admitted.caller, "chat", requests)
+            return await self._quota.admit(admitted.caller, bucket, requests)
 
     async def _prepared(
         self, preparing: Coroutine[None, None, T], admission: Admission, meter: Meter
@@ -344,7 +326,7 @@ class Gateway:
         with meter.call.stage(names.QUOTA) as stage:
             await admission.reserve(tokens)
             stage.note(names.RESERVED_TOKENS, tokens)
-        meter.reserved(route.served.model.id, tokens)
+        meter.reserved(route.model.id, tokens)
 
     def _own(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -352,8 +334,8 @@ class Gateway:
         task.add_done_callback(self._settling.discard)
 
 
-def _asked(request: GenerationRequest | EmbeddingRequest, task: str, context: CallContext) -> Asked:
-    return Asked(request.model, task, request.route_hint, context.client_ip)
+def _asked(request: Request, task: Task, context: CallContext) -> Asked:
+    return Asked(request.model, task.name, request.route_hint, context.client_ip)
 
 
 def _in_scope(principal: Principal, deployment: Deployment) -> bool:
@@ -376,18 +358,17 @@ def _entry(deployment: Deployment, name: str) -> ModelEntry:
 
 
 async def _prepare(
-    principal: Principal,
     admitted: Admitted,
     admission: Admission,
     request: GenerationRequest,
     shorten: Callable[[], GenerationRequest | None] | None = None,
-) -> Prepared:
-    """The request in tokens, or the first that is short enough. Raises: GatewayError."""
-    route = admitted.route
+) -> Prepared[GenerationRun]:
+    """The request, or the first that is short enough, prepared. Raises: GatewayError."""
+    route, owner = admitted.route, admitted.caller.tenant_id
     while True:
         try:
             return await route.backend.prepare(
-                route.served, request, principal.tenant_id, admitted.cache_tenants, admission
+                route.model, request, owner, admitted.cache_tenants, admission
             )
         except ContextLengthExceeded:
             shorter = None if shorten is None else shorten()
@@ -396,8 +377,18 @@ async def _prepare(
             request = shorter
 
 
+async def _prepare_embedding(
+    admitted: Admitted, admission: Admission, request: EmbeddingRequest
+) -> Prepared[EmbeddingRun]:
+    """The request prepared. Raises: GatewayError."""
+    route, owner = admitted.route, admitted.caller.tenant_id
+    return await route.backend.prepare_embedding(route.model, request, owner, admission)
+
+
 async def _together(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
     """What each of `work` returns. The first error ends the others, and is raised after that."""
+    if len(work) == 1:
+        return [await work[0]]
     tasks = [asyncio.create_task(one) for one in work]
     try:
         return await asyncio.gather(*tasks)
@@ -408,7 +399,7 @@ async def _together(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
         raise
 
 
-async def _first(account: Account) -> list[GenerationEvent]:
+async def _first(account: Account[GenerationRun]) -> list[GenerationEvent]:
     """The first events of a generation. Raises: GatewayError."""
     first = await account.run.next()
     if not first:
@@ -421,13 +412,32 @@ def _outcome(error: BaseException, context: CallContext) -> Outcome:
     return "failed" if isinstance(error, Exception) or context.at_fault() else "cancelled"
 
 
-def _begun(
-    route: Route, admission: Admission, account: Account, first: list[GenerationEvent]
-) -> Generation:
+async def _answers(
+    accounts: Sequence[Account[R]],
+    waiting: Sequence[Coroutine[None, None, T]],
+    context: CallContext,
+) -> list[T]:
+    """What each of `waiting` returns. The first error ends all of `accounts`, and is raised."""
+    try:
+        return await _together(waiting)
+    except BaseException as error:
+        for account in accounts:
+            account.meter.failed(error)
+            await account.close(_outcome(error, context))
+        _tell_limits(error, accounts[-1].admission)
+        raise
+
+
+def _begun(account: Account[GenerationRun], first: list[GenerationEvent]) -> Generation:
     account.meter.first_token(alone=account.run.is_streamed)
-    headers = _headers(route, admission)
-    account.meter.limits(headers)
-    return Generation(first, headers, account)
+    return Generation(first, account.headers(), account)
+
+
+def _tokenizing(route: Route) -> TokenizingBackend:
+    """The backend of `route`. Raises: InvalidRequest where it has no tokenizer of the model."""
+    if isinstance(route.backend, TokenizingBackend):
+        return route.backend
+    raise InvalidRequest(f"Tokens of `{route.model.id}` cannot be counted.", param="model")
 
 
 async def _counted(work: Coroutine[None, None, T], admission: Admission) -> T:
@@ -442,12 +452,3 @@ def _tell_limits(error: BaseException, admission: Admission) -> None:
     """A reply that fails after the request was counted tells the limits too."""
     if isinstance(error, GatewayError):
         error.headers = admission.headers
-
-
-def _headers(route: Route, admission: Admission) -> dict[str, str]:
-    return {
-        "x-op-route": route.backend.name,
-        "x-op-model": route.served.model.id,
-        **({"x-op-route-reason": route.reason} if route.reason else {}),
-        **admission.headers,
-    }

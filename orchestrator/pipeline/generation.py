@@ -1,104 +1,14 @@
-"""A generation at work as its reader sees it, and what it owes when it ends."""
+"""A generation at work as its reader sees it."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 
-from orchestrator.backends.protocol import Run
-from orchestrator.books.usage_records import Books
-from orchestrator.core.costs import Cost, Outcome, cost_of
+from orchestrator.backends.protocol import GenerationRun
+from orchestrator.core.costs import Outcome
 from orchestrator.core.event_source import EventSource, noop
 from orchestrator.core.events import GenerationEvent, GenerationFinished, Usage
-from orchestrator.pipeline.call_meter import Meter
-from orchestrator.pipeline.routing import Route
-from orchestrator.quota import Admission
-
-logger = logging.getLogger(__name__)
-
-
-class Account:
-    """What one generation owes to the books and the limits, from its start to its end."""
-
-    __slots__ = (
-        "_admission",
-        "_books",
-        "_own",
-        "_promised",
-        "_route",
-        "_whole",
-        "is_read",
-        "meter",
-        "run",
-    )
-
-    def __init__(
-        self,
-        run: Run,
-        route: Route,
-        admission: Admission,
-        meter: Meter,
-        books: Books,
-        own: Callable[[Coroutine[None, None, None]], None],
-        *,
-        whole: bool,
-    ) -> None:
-        """`own` takes what goes on after the reader has gone.
-
-        Of an answer that is `whole` the client sees nothing unless it sees all of it.
-        """
-        self.run = run
-        self.meter = meter
-        self.is_read = False
-        """Whether its reader has taken any events."""
-        self._whole = whole
-        self._route = route
-        self._admission = admission
-        self._books = books
-        self._own = own
-        self._promised: Outcome | None = None
-
-    def promise(self, outcome: Outcome) -> None:
-        """Takes down what is known now, for the case that nothing more can be. Idempotent."""
-        if outcome != self._promised:
-            self._promised = outcome
-            cost = self.cost(self.run.so_far(), outcome)
-            self._books.promise(self.meter.entry(self._route.backend.name, cost, outcome))
-
-    def cost(self, made: Usage, outcome: Outcome) -> Cost:
-        """What it costs, with `made` of the answer, if this is its end."""
-        run = self.run
-        seen = 0 if self._whole or not self.is_read else run.answered
-        return cost_of(made, outcome, seen=seen, dropped=run.dropped)
-
-    async def close(self, outcome: Outcome) -> None:
-        """Stops the engine's side, and settles once it has ended: now, where it has."""
-        run, meter = self.run, self.meter
-        run.stop()
-        if outcome == "cancelled":
-            meter.stop("cancelled")
-        try:
-            self.promise(outcome)
-        finally:
-            meter.ended(self.cost(run.so_far(), outcome).usage, outcome)
-            settling = self._settle(outcome)
-            if run.has_ended:
-                await settling
-            else:
-                self._own(settling)
-
-    async def _settle(self, outcome: Outcome) -> None:
-        """Charges and records what it cost, once the engine's side has ended."""
-        cost = self.cost(await self.run.produced(), outcome)
-        try:
-            self.meter.settled(cost, outcome)
-            # The books first: they are always there, a quota may be out of reach.
-            self._books.record(self.meter.entry(self._route.backend.name, cost, outcome))
-        except Exception:
-            # Its reader has the answer and can do nothing about it.
-            logger.exception("a request could not be settled")
-        finally:
-            await self._admission.settle(cost.usage.total_tokens)
+from orchestrator.pipeline.account import Account
 
 
 class Generation(EventSource):
@@ -108,7 +18,7 @@ class Generation(EventSource):
         self,
         first: list[GenerationEvent],
         headers: Mapping[str, str],
-        account: Account,
+        account: Account[GenerationRun],
     ) -> None:
         """`account` is told how it ends."""
         self.headers = headers
@@ -121,8 +31,7 @@ class Generation(EventSource):
     @property
     def usage(self) -> Usage:
         """What it has cost until now; of one that ends early the books have the last word."""
-        account = self._account
-        return account.cost(account.run.so_far(), self._outcome).usage
+        return self._account.cost(self._outcome).usage
 
     def take(self) -> list[GenerationEvent]:
         """See `EventSource.take`."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from orchestrator.backends.protocol import Backend, ServedModel
+from orchestrator.backends.protocol import Backend
+from orchestrator.contract.catalogue import Model
 from orchestrator.core.request import RouteHint
 
 
@@ -14,7 +15,7 @@ class Route(msgspec.Struct, frozen=True):
     """A backend and the model it is to run. `reason` says why a wish was not granted, in a word."""
 
     backend: Backend
-    served: ServedModel
+    model: Model
     reason: str = ""
 
 
@@ -24,9 +25,9 @@ class Router:
     def __init__(self, local: Backend) -> None:
         self._local = local
 
-    def route(self, served: ServedModel, allowed: Sequence[str], hint: RouteHint) -> Route:
+    def route(self, model: Model, allowed: Sequence[str], hint: RouteHint) -> Route:
         """The route among those `allowed`, the caller's `hint` being no more than a wish."""
         if hint == "local-only":
-            return Route(self._local, served)
+            return Route(self._local, model)
         # There is no other backend yet, so whoever may go elsewhere is served here as well.
-        return Route(self._local, served, "no_cloud" if "cloud" in allowed else "policy")
+        return Route(self._local, model, "no_cloud" if "cloud" in allowed else "policy")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from orchestrator.backends.protocol import Run
-from orchestrator.backends.triton.backend import LocalBackend
+from orchestrator.backends.protocol import GenerationRun
+from orchestrator.backends.triton.backend import TritonBackend
 from orchestrator.backends.triton.comeback import WaitingRoom
 from orchestrator.backends.triton.placement import Placements, Rules, Server
 from orchestrator.backends.triton.prefix_salts import PrefixSalts
@@ -27,6 +27,7 @@ from orchestrator.core.request import (
 from orchestrator.models.built import read_built
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 from tests.integration.conftest import SupervisedTriton
+from tests.produced import produced
 
 RULES = Rules(wait_s=60)
 
@@ -85,24 +86,29 @@ class Alone:
         repository = triton.settings.triton.repository
         self._served = {one.name: read_built(repository, one) for one in models}
         self._placements = Placements([Server("default", client)], rules=RULES)
-        self._backend = LocalBackend(
-            self._placements, PrefixSalts(b""), first_token_timeout_s=60, waiting=self.room
+        self._backend = TritonBackend(
+            lambda model: self._served[model.name],
+            self._placements,
+            PrefixSalts(b""),
+            first_token_timeout_s=60,
+            waiting=self.room,
         )
         self._count = 0
 
-    async def run(self, *, n: int = 2) -> Run:
+    async def run(self, *, n: int = 2) -> GenerationRun:
         self._count += 1
         request = GenerationRequest(
             "demo/chat", TextPrompt("Hello"), sampling=SamplingParams(temperature=0),
             max_tokens=6, n=n,
         )  # fmt: skip
-        prepared = await self._backend.prepare(self._served["demo-chat"], request, "ten")
-        return self._backend.generate(prepared, f"alone-{self._count}")
+        prepared = await self._backend.prepare(self._served["demo-chat"].model, request, "ten")
+        return prepared.start(f"alone-{self._count}")
 
     async def vectors(self) -> list[bytes]:
         request = EmbeddingRequest("demo/embed", ("one text", "another text"))
-        prepared = await self._backend.prepare_embedding(self._served["demo-embed"], request, "ten")
-        return [bytes(one) for one in await self._backend.embed(prepared, "alone")]
+        model = self._served["demo-embed"].model
+        prepared = await self._backend.prepare_embedding(model, request, "ten")
+        return [bytes(one) for one in await prepared.start("alone").vectors()]
 
     async def go(self) -> None:
         """Triton is gone, and the watch has noticed."""
@@ -145,7 +151,7 @@ async def test_calls_made_while_the_engine_is_away_are_answered_when_it_is_back(
     await alone.come()
     completion = await answered
     assert completion.choices == right.choices
-    assert await run.produced() == completion.usage
+    assert await produced(run) == completion.usage
     assert await embedded == vectors
     assert alone.room.count == 0
 
@@ -185,7 +191,7 @@ async def test_a_call_that_is_left_waits_no_more_and_has_used_nothing(alone: Alo
     await alone.some_wait()
     run.stop()
     assert run.has_ended
-    assert await run.produced() == Usage(0, 0)
+    assert await produced(run) == Usage(0, 0)
     while alone.room.count:  # noqa: ASYNC110  # nothing tells us of it
         await asyncio.sleep(0.01)
     await alone.come()

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest_asyncio
 
-from orchestrator.backends.protocol import ServedModel
-from orchestrator.backends.triton.backend import LocalBackend
+from orchestrator.backends.triton.backend import TritonBackend
 from orchestrator.backends.triton.placement import single
 from orchestrator.backends.triton.prefix_salts import PrefixSalts
+from orchestrator.backends.triton.served import ServedModel
 from orchestrator.contract.catalogue import load_catalogue
 from orchestrator.contract.manifest import read_manifest, served_version
 from orchestrator.core.events import Completion, fold
@@ -27,6 +27,7 @@ from orchestrator.core.request import (
 from orchestrator.rendering import Renderer
 from orchestrator.triton.client import TritonClient
 from tests.integration.conftest import SupervisedTriton
+from tests.produced import produced
 
 SALTS = PrefixSalts(b"of the tests")
 LONG = TextPrompt("Once upon a time there was a small town by the river. " * 8)
@@ -36,7 +37,9 @@ class Local:
     """A backend and the model that it serves."""
 
     def __init__(self, client: TritonClient, served: ServedModel) -> None:
-        self._backend = LocalBackend(single(client), SALTS, first_token_timeout_s=30)
+        self._backend = TritonBackend(
+            lambda _: self.served, single(client), SALTS, first_token_timeout_s=30
+        )
         self.served = served
         self._count = 0
 
@@ -46,10 +49,10 @@ class Local:
         self._count += 1
         greedy = {"sampling": SamplingParams(temperature=0), "max_tokens": 6, **more}
         request = GenerationRequest("demo/chat", prompt, **greedy)
-        prepared = await self._backend.prepare(self.served, request, owner, sharing)
-        self.last = run = self._backend.generate(prepared, f"local-{self._count}")
+        prepared = await self._backend.prepare(self.served.model, request, owner, sharing)
+        self.last = run = prepared.start(f"local-{self._count}")
         completion = await fold(run)
-        assert (await run.produced()).cached_tokens == completion.usage.cached_tokens
+        assert (await produced(run)).cached_tokens == completion.usage.cached_tokens
         return completion
 
 
@@ -85,11 +88,13 @@ async def test_an_attempt_that_is_given_up_is_no_part_of_the_answer(local: Local
     prompt = ChatPrompt((Message("user", (TextPart("Hello"),)),), (tool,))
     completion = await local.answer(prompt, response_format=JsonFormat(), max_tokens=200)
     assert isinstance(completion.choices[0].parts[0], TextPart)
-    run = local.last
-    assert run.answered == (await run.produced()).completion_tokens
-    assert run.answered == completion.usage.completion_tokens
+    made = await produced(local.last)
+    # All that was made was sent, so the waste is what belongs to no answer.
+    cost = local.last.cost("failed", sent=True)
+    assert cost.usage.completion_tokens == made.completion_tokens
+    assert cost.usage.completion_tokens == completion.usage.completion_tokens
     # It began to say something, where only a call would have counted.
-    assert 0 < run.dropped < 50
+    assert 0 < cost.wasted_tokens < 50
 
 
 async def test_cached_tokens_are_whole_blocks_and_never_the_whole_prompt(local: Local) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from orchestrator.backends.protocol import ServedModel
-from orchestrator.backends.triton.backend import LocalBackend
+from orchestrator.backends.triton.backend import TritonBackend
 from orchestrator.backends.triton.placement import Placements, Server, single
 from orchestrator.backends.triton.prefix_salts import PrefixSalts
-from orchestrator.contract.catalogue import load_catalogue
+from orchestrator.backends.triton.served import ServedModel
+from orchestrator.contract.catalogue import Model, load_catalogue
 from orchestrator.core.errors import ModelUnavailable
 from orchestrator.core.events import Completion, fold
 from orchestrator.core.request import (
@@ -25,6 +25,7 @@ from orchestrator.core.request import (
 from orchestrator.models.built import read_built
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 from tests.integration.conftest import SupervisedTriton
+from tests.produced import produced
 
 PLACES = ("gone", "there")
 SALTS = PrefixSalts(b"of the tests")
@@ -39,6 +40,7 @@ class Placed:
         self.there = TritonClient(triton.endpoint)
         models = load_catalogue(triton.settings.catalogue).models
         repository = triton.settings.triton.repository
+        self.models = {one.name: one for one in models}
         self._served = {one.name: read_built(repository, one) for one in models}
         self._placements = Placements(
             [Server("gone", useless), Server("there", self.there)], MODELS
@@ -53,33 +55,33 @@ class Placed:
             max_tokens=6, n=2,
         )  # fmt: skip
         backend = self._backend("demo-chat", alone=alone)
-        prepared = await backend.prepare(self.served("demo-chat"), request)
-        run = backend.generate(prepared, f"placed-{self._count}")
+        prepared = await backend.prepare(self.models["demo-chat"], request)
+        run = prepared.start(f"placed-{self._count}")
         completion = await fold(run)
-        assert await run.produced() == completion.usage
+        assert await produced(run) == completion.usage
         return completion
 
     async def vectors(self, *, alone: bool = False) -> list[bytes]:
         backend = self._backend("demo-embed", alone=alone)
         request = EmbeddingRequest("demo/embed", ("one text", "another text"))
-        prepared = await backend.prepare_embedding(self.served("demo-embed"), request)
-        return [bytes(one) for one in await backend.embed(prepared, "placed")]
+        prepared = await backend.prepare_embedding(self.models["demo-embed"], request)
+        return [bytes(one) for one in await prepared.start("placed").vectors()]
 
-    def served(self, name: str) -> ServedModel:
-        return self._served[name]
+    def served(self, model: Model) -> ServedModel:
+        return self._served[model.name]
 
     def is_out(self, name: str) -> bool:
         """Whether the useless server has been found out."""
         return not self._placements.of(name).replicas[0].ready
 
-    def _backend(self, name: str, *, alone: bool) -> LocalBackend:
+    def _backend(self, name: str, *, alone: bool) -> TritonBackend:
         if alone:
-            return LocalBackend(single(self.there), SALTS, first_token_timeout_s=30)
+            return TritonBackend(self.served, single(self.there), SALTS, first_token_timeout_s=30)
         useless, there = self._placements.of(name).replicas
         # The other one comes a moment later, so that the useless one is what is chosen.
         useless.admit()
         there.ready = False
-        backend = LocalBackend(self._placements, SALTS, first_token_timeout_s=30)
+        backend = TritonBackend(self.served, self._placements, SALTS, first_token_timeout_s=30)
         asyncio.get_running_loop().call_later(0.05, there.admit)
         return backend
 
@@ -136,13 +138,13 @@ async def test_where_every_server_is_away_the_caller_is_told(
     )
     for replica in placements.of("demo-chat").replicas:
         replica.admit()
-    backend = LocalBackend(placements, SALTS, first_token_timeout_s=30)
+    backend = TritonBackend(placed.served, placements, SALTS, first_token_timeout_s=30)
     request = GenerationRequest("demo/chat", TextPrompt("Hello"), max_tokens=4)
-    prepared = await backend.prepare(placed.served("demo-chat"), request)
-    run = backend.generate(prepared, "away")
+    prepared = await backend.prepare(placed.models["demo-chat"], request)
+    run = prepared.start("away")
     with pytest.raises(ModelUnavailable):
         await fold(run)
-    assert (await run.produced()).completion_tokens == 0
+    assert (await produced(run)).completion_tokens == 0
     assert not placements.of("demo-chat").ready
     for client in (*away, placed.there):
         await client.close()

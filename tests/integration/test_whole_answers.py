@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from orchestrator.backends.protocol import Run, ServedModel
-from orchestrator.backends.triton.backend import LocalBackend
+from orchestrator.backends.protocol import GenerationRun
+from orchestrator.backends.triton.backend import TritonBackend
 from orchestrator.backends.triton.placement import single
 from orchestrator.backends.triton.prefix_salts import PrefixSalts
+from orchestrator.backends.triton.served import ServedModel
 from orchestrator.contract.catalogue import load_catalogue
 from orchestrator.core.events import Completion, fold
 from orchestrator.core.request import GenerationRequest, SamplingParams, TextPrompt
@@ -24,6 +25,7 @@ from orchestrator.triton.transport import Status
 from tests.integration.conftest import SupervisedTriton
 from tests.integration.scripted.repository import ScriptedRepository, script
 from tests.integration.serving import wait_until
+from tests.produced import produced
 
 SALTS = PrefixSalts(b"of the tests")
 
@@ -41,8 +43,10 @@ class Whole:
         self.client = client
         self.repository = repository
         self.responses: dict[str, int] = {}
-        self._served = served
-        self._backend = LocalBackend(single(client), SALTS, first_token_timeout_s=60)
+        self._model = served.model
+        self._backend = TritonBackend(
+            lambda _: served, single(client), SALTS, first_token_timeout_s=60
+        )
         self._count = 0
         take = TokenStream._take
 
@@ -59,20 +63,18 @@ class Whole:
         await fold(run)
         await self._idle()
 
-    async def run(self, prompt: str, **more: Any) -> Run:
+    async def run(self, prompt: str, **more: Any) -> GenerationRun:
         self._count += 1
         self.request_id = f"whole-{self._count}"
         asked = {"max_tokens": 20, "sampling": SamplingParams(temperature=0), "whole": True, **more}
         request = GenerationRequest("scripted/scripted", TextPrompt(prompt), **asked)
-        return self._backend.generate(
-            await self._backend.prepare(self._served, request), self.request_id
-        )
+        return (await self._backend.prepare(self._model, request)).start(self.request_id)
 
     async def answer(self, prompt: str, **more: Any) -> tuple[Completion, int]:
         """The answer, and in how many responses it came."""
         run = await self.run(prompt, **more)
         completion = await fold(run)
-        assert await run.produced() == completion.usage
+        assert await produced(run) == completion.usage
         await self._idle()
         counts = [n for key, n in self.responses.items() if key.startswith(f"{self.request_id}-")]
         return completion, sum(counts)
@@ -159,7 +161,7 @@ async def test_a_reader_who_leaves_stops_the_engine_and_pays_what_it_made(whole:
     await asyncio.sleep(1.0)
     reader.cancel()
     run.stop()
-    usage = await run.produced()
+    usage = await produced(run)
     events = whole.repository.events(whole.request_id)
     made = sum(event.get("tokens", 0) for event in events)
     assert 2 <= usage.completion_tokens == made <= 10
@@ -186,7 +188,7 @@ async def test_an_answer_that_was_told_to_its_end_is_over_before_its_call(
     completion = await fold(run)
     run.stop()
     assert run.has_ended
-    assert await run.produced() == completion.usage
+    assert await produced(run) == completion.usage
     await ended.wait()
     await asyncio.sleep(0.2)
     for call in late:

@@ -15,14 +15,10 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from tokenizers import Tokenizer, models
 
-from orchestrator.backends.protocol import (
-    NO_LIMITS,
-    Permit,
-    Prepared,
-    PreparedEmbedding,
-    ServedModel,
-)
+from orchestrator.backends.protocol import Permit
+from orchestrator.backends.scripted import ScriptedBackend
 from orchestrator.backends.triton.placement import single
+from orchestrator.backends.triton.served import ServedModel
 from orchestrator.books.usage_records import NoBooks
 from orchestrator.contract.catalogue import Catalogue, EngineRecipe, Model
 from orchestrator.contract.manifest import Manifest
@@ -38,8 +34,6 @@ from orchestrator.core.events import (
 )
 from orchestrator.core.messages import TextPart
 from orchestrator.core.request import (
-    EmbeddingRequest,
-    GenerationRequest,
     Prompt,
     ReasoningEffort,
     SamplingParams,
@@ -71,7 +65,6 @@ from orchestrator.telemetry.process import Telemetry
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 from orchestrator.wire import surfaces
 from orchestrator.wire.openai.responses.routes import routes as response_routes
-from tests.scripted_run import ScriptedRun
 
 KEY = "op_live_26f2_" + "0123456789abcdef" * 2
 NARROW_KEY = "op_live_26f3_" + "0123456789abcdef" * 2
@@ -98,89 +91,35 @@ def answer(*texts: str, model: str = "acme/chat") -> tuple[GenerationEvent, ...]
 
 
 @dataclass
-class ScriptedBackend:
-    """Gives `events`, then raises `error` if there is one, or waits for ever if it is to hang.
+class RenderingBackend(ScriptedBackend):
+    """A scripted one that has the tokenizers of what is served."""
 
-    Each takes `slow_s` to prepare.
-    """
+    served: Callable[[Model], ServedModel] = field(kw_only=True)
 
-    events: Sequence[GenerationEvent] = field(default_factory=lambda: answer("Hello", " there"))
-    error: BaseException | None = None
-    hangs: bool = False
-    slow_s: float = 0.0
-    vectors: Sequence[bytes] = (b"\0\0\x80\x3f\0\0\0\xc0",)
-    name: str = "local"
-    asked: list[GenerationRequest | EmbeddingRequest] = field(default_factory=list)
-    owners: list[str] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    running: asyncio.Event = field(default_factory=asyncio.Event)
-    closed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def prepare(
-        self,
-        served: ServedModel,
-        request: GenerationRequest,
-        owner: str = "",
-        sharing: tuple[str, ...] = (),
-        permit: Permit = NO_LIMITS,
-    ) -> Prepared:
-        permit.begin()
-        self.asked.append(request)
-        self.owners.append(owner)
-        if self.slow_s:
-            await asyncio.sleep(self.slow_s)
-        return Prepared(served, request, (1, 2, 3), 5)
-
-    def generate(self, prepared: Prepared, request_id: str) -> ScriptedRun:
-        self.ids.append(request_id)
-        return ScriptedRun(
-            self.events,
-            error=self.error,
-            hangs=self.hangs,
-            on_end=self.running.set,
-            on_stop=self.closed.set,
-        )
+    def __post_init__(self) -> None:
+        self.check_model = self.served
+        self.events = self.events or answer("Hello", " there")
 
     async def tokens(
         self,
-        served: ServedModel,
+        model: Model,
         prompt: Prompt,
         reasoning: ReasoningEffort | None,
         owner: str,
         permit: Permit,
     ) -> Sequence[int]:
         permit.begin()
-        return served.renderer.render(prompt, reasoning, owner)
+        return self.served(model).renderer.render(prompt, reasoning, owner)
 
-    async def text(
-        self, served: ServedModel, token_ids: Sequence[int], owner: str, permit: Permit
-    ) -> str:
+    async def text(self, model: Model, token_ids: Sequence[int], owner: str, permit: Permit) -> str:
         permit.begin()
-        served.renderer.check_ids(token_ids, param="tokens")
-        return served.renderer.decode(token_ids)
+        renderer = self.served(model).renderer
+        renderer.check_ids(token_ids, param="tokens")
+        return renderer.decode(token_ids)
 
-    async def prepare_embedding(
-        self,
-        served: ServedModel,
-        request: EmbeddingRequest,
-        owner: str = "",
-        permit: Permit = NO_LIMITS,
-    ) -> PreparedEmbedding:
-        permit.begin()
-        self.asked.append(request)
-        return PreparedEmbedding(served, [(1, 2, 3)] * len(request.inputs))
-
-    async def embed(
-        self,
-        prepared: PreparedEmbedding,
-        request_id: str,
-        on_answer: Callable[[int], None] | None = None,
-    ) -> list[memoryview]:
-        self.ids.append(request_id)
-        if self.error is not None:
-            raise self.error
-        count = len(self.vectors)
-        return [memoryview(self.vectors[i % count]) for i in range(len(prepared.rows))]
+    def token_texts(self, model: Model, token_ids: Sequence[int]) -> Sequence[str]:
+        raw = self.served(model).renderer.token_bytes
+        return [raw(one).decode("utf-8", "backslashreplace") for one in token_ids]
 
 
 @dataclass
@@ -236,7 +175,7 @@ async def bench(
         triton = TritonClient(TritonEndpoint("unix:/nonexistent"))
         stack.push_async_callback(triton.close)
         deployments = _deployments(folder, triton)
-        backend = ScriptedBackend()
+        backend = RenderingBackend(served=deployments.served)
         gateway = Gateway(
             deployments, AllowAll(), Router(backend), Unlimited(), NoBooks(), telemetry
         )

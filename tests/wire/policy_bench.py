@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import httpx2
 from pydantic import SecretStr
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from orchestrator.backends.protocol import Prepared, PreparedEmbedding, ServedModel
-from orchestrator.backends.triton.backend import LocalBackend
+from orchestrator.backends.protocol import EmbeddingRun, GenerationRun
+from orchestrator.backends.scripted import ScriptedBackend
+from orchestrator.backends.triton.backend import TritonBackend
 from orchestrator.backends.triton.placement import single
 from orchestrator.backends.triton.prefix_salts import PrefixSalts
+from orchestrator.backends.triton.served import PreparedEmbedding, PreparedGeneration, ServedModel
 from orchestrator.books.usage_records import NoBooks
 from orchestrator.contract.catalogue import Catalogue
 from orchestrator.contract.manifest import Manifest
@@ -44,8 +46,7 @@ from orchestrator.triton.client import TritonClient, TritonEndpoint
 from orchestrator.wire import surfaces
 from orchestrator.wire.management.keys import routes as key_routes
 from orchestrator.wire.management.policies import routes as policy_routes
-from tests.scripted_run import ScriptedRun
-from tests.wire.harness import MODELS, ScriptedBackend
+from tests.wire.harness import MODELS, answer
 
 ADMIN = "op_live_aaaa_" + "0123456789abcdef" * 2
 OTHER_ADMIN = "op_live_bbbb_" + "0123456789abcdef" * 2
@@ -53,26 +54,23 @@ PLAIN = "op_live_cccc_" + "0123456789abcdef" * 2
 TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}"
 
 
-@dataclass
-class Backend(LocalBackend):
+class Backend(TritonBackend):
     """Renders, counts and checks like the real one; what it generates is scripted."""
 
-    script: ScriptedBackend = field(default_factory=ScriptedBackend)
+    def __init__(self, deployments: Deployments, client: TritonClient) -> None:
+        super().__init__(
+            deployments.served,
+            single(client),
+            PrefixSalts(b"of the tests"),
+            first_token_timeout_s=1,
+        )
+        self.script = ScriptedBackend(answer("Hello", " there"))
 
-    def __init__(self, client: TritonClient) -> None:
-        super().__init__(single(client), PrefixSalts(b"of the tests"), first_token_timeout_s=1)
-        self.script = ScriptedBackend()
+    def begin(self, prepared: PreparedGeneration, request_id: str) -> GenerationRun:
+        return self.script.generate(request_id)
 
-    def generate(self, prepared: Prepared, request_id: str) -> ScriptedRun:  # type: ignore[override]  # scripted
-        return self.script.generate(prepared, request_id)
-
-    async def embed(
-        self,
-        prepared: PreparedEmbedding,
-        request_id: str,
-        on_answer: Callable[[int], None] | None = None,
-    ) -> Sequence[memoryview]:
-        return await self.script.embed(prepared, request_id)
+    def begin_embedding(self, prepared: PreparedEmbedding, request_id: str) -> EmbeddingRun:
+        return self.script.embed(len(prepared.rows), prepared.prompt_tokens, request_id)
 
 
 @dataclass
@@ -147,10 +145,9 @@ async def policy_bench(
         counters = MemoryCounters(journal, now=now)
         await counters.start()
         stack.push_async_callback(counters.close)
-        router = Router(Backend(triton))
-        gateway = Gateway(
-            _deployments(folder, triton), engine, router, Limiter(counters, now=now), NoBooks()
-        )
+        deployments = _deployments(folder, triton)
+        router = Router(Backend(deployments, triton))
+        gateway = Gateway(deployments, engine, router, Limiter(counters, now=now), NoBooks())
         stack.push_async_callback(gateway.close)
         app = surfaces.new_app(_no_lifespan, server=settings.server, hosts=settings.hosts)
         candidates = new_candidates(settings, evaluators)

@@ -13,6 +13,7 @@ from anthropic.types import Message as SdkMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.backends.scripted import ScriptedGeneration
 from orchestrator.core.errors import InvalidRequest, ModelUnavailable
 from orchestrator.core.events import (
     ChoiceFinished,
@@ -32,7 +33,6 @@ from orchestrator.wire.anthropic.encoder import Encoder
 from orchestrator.wire.anthropic.replies import MessageErrorReply, MessageReply
 from orchestrator.wire.anthropic.request import CountBody, MessagesBody
 from orchestrator.wire.anthropic.routes import decode, decode_count, hides_thoughts, shows_thinking
-from tests.scripted_run import ScriptedRun
 from tests.wire.claude_code import CLAUDE_CODE
 from tests.wire.generations import STARTED, TWO_CALLS, generations
 from tests.wire.golden import check, check_json
@@ -387,7 +387,7 @@ async def test_a_stream_and_the_whole_are_these_very_bytes_and_say_the_same(name
     written, file = encoder(name), name.replace(" ", "_")
     frames = [frame for event in STREAMS[name] for frame in written.event(event)]
     check(f"anthropic/streams/{file}.sse", b"".join(frames))
-    body = encoder(name).result(await fold(ScriptedRun(STREAMS[name])))
+    body = encoder(name).result(await fold(ScriptedGeneration(STREAMS[name])))
     check(f"anthropic/results/{file}.json", body)
     told = msgspec.json.decode(body, type=MessageReply)
     assert msgspec.to_builtins(told) == json.loads(body)
@@ -459,7 +459,7 @@ async def test_any_stream_adds_up_to_the_whole(
 ) -> None:
     written = Encoder(thinking=thinking, omit_thoughts=omitted)
     frames = [frame for event in events for frame in written.event(event)]
-    body = written.result(await fold(ScriptedRun(events)))
+    body = written.result(await fold(ScriptedGeneration(events)))
     assert assembled(frames) == json.loads(body)
 
 
@@ -472,7 +472,7 @@ async def test_arguments_that_are_no_object_are_an_empty_one(arguments: str) -> 
         ChoiceFinished(0, "tool_calls"),
         GenerationFinished(Usage(9, 2)),
     )
-    body = json.loads(encoder("").result(await fold(ScriptedRun(events))))
+    body = json.loads(encoder("").result(await fold(ScriptedGeneration(events))))
     assert body["content"] == [{"type": "tool_use", "id": "call_1", "name": "f", "input": {}}]
 
 

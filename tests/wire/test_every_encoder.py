@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.backends.scripted import ScriptedGeneration
 from orchestrator.core.events import (
     ChoiceFinished,
     Completion,
@@ -29,7 +30,6 @@ from orchestrator.core.events import (
 from orchestrator.core.messages import Message, ReasoningPart, TextPart, Tool, ToolCallPart
 from orchestrator.core.request import ChatPrompt, GenerationRequest
 from orchestrator.rendering.output_parsers import output_parser
-from tests.scripted_run import ScriptedRun
 from tests.wire import encoders
 from tests.wire.encoders import DIALECTS, Told
 
@@ -71,7 +71,7 @@ def written(text: str, places: Sequence[int], reason: str = "stop") -> list[Gene
 
 
 def completion_of(events: Sequence[GenerationEvent]) -> Completion:
-    return asyncio.run(fold(ScriptedRun(events)))
+    return asyncio.run(fold(ScriptedGeneration(events)))
 
 
 def truth(completion: Completion) -> Told:

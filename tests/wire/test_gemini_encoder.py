@@ -12,6 +12,7 @@ from google.genai.types import GenerateContentResponse as SdkResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.backends.scripted import ScriptedGeneration
 from orchestrator.core.errors import ModelUnavailable
 from orchestrator.core.events import (
     ChoiceFinished,
@@ -29,7 +30,6 @@ from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
 from orchestrator.http.errors import error_members
 from orchestrator.wire.gemini.encoder import Encoder
 from orchestrator.wire.gemini.replies import ErrorReply, GenerateContentResponse
-from tests.scripted_run import ScriptedRun
 from tests.wire.generations import STARTED, TWO_CALLS, generations
 from tests.wire.golden import check
 from tests.wire.harness import answer
@@ -109,7 +109,7 @@ async def test_a_stream_and_the_whole_are_these_very_bytes_and_say_the_same(name
     array = b"".join(written(encoder(name, events=False), STREAMS[name]))
     check(f"gemini/streams/{file}.json", array)
     assert json.loads(array) == [parsed(frame) for frame in frames]
-    body = encoder(name).result(await fold(ScriptedRun(STREAMS[name])))
+    body = encoder(name).result(await fold(ScriptedGeneration(STREAMS[name])))
     check(f"gemini/results/{file}.json", body)
     SdkResponse.model_validate_json(body)
     for reply in (json.loads(body), *json.loads(array)):
@@ -186,7 +186,7 @@ def summary(reply: dict[str, Any]) -> tuple[Summary, Any]:
 )
 async def test_a_word_is_given_without_its_quotes(written_text: str, told: str) -> None:
     events = answer(written_text[:1], written_text[1:] or " ")
-    whole = Encoder(unquoted=True, events=True).result(await fold(ScriptedRun(events)))
+    whole = Encoder(unquoted=True, events=True).result(await fold(ScriptedGeneration(events)))
     frames = written(Encoder(unquoted=True, events=True), events)
     assert assembled([parsed(frame) for frame in frames])[0] == summary(json.loads(whole))[0]
     assert summary(json.loads(whole))[0][0][1].strip() == told
@@ -199,5 +199,5 @@ async def test_any_stream_adds_up_to_the_whole(
     frames = written(Encoder(thoughts=thoughts, events=True), events)
     array = b"".join(written(Encoder(thoughts=thoughts, events=False), events))
     assert json.loads(array) == [parsed(frame) for frame in frames]
-    body = Encoder(thoughts=thoughts, events=True).result(await fold(ScriptedRun(events)))
+    body = Encoder(thoughts=thoughts, events=True).result(await fold(ScriptedGeneration(events)))
     assert assembled(json.loads(array)) == summary(json.loads(body))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.backends.scripted import ScriptedGeneration
 from orchestrator.core.errors import ModelUnavailable
 from orchestrator.core.events import (
     ChoiceFinished,
@@ -27,7 +28,6 @@ from orchestrator.core.events import (
 from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
 from orchestrator.http.errors import error_members
 from orchestrator.wire.openai.chat.routes import Encoder
-from tests.scripted_run import ScriptedRun
 from tests.wire.generations import CALL, STARTED, TWO_CALLS
 from tests.wire.golden import check
 from tests.wire.harness import answer
@@ -122,7 +122,7 @@ def test_events_become_these_very_bytes(name: str, include_usage: bool) -> None:
 
 @pytest.mark.parametrize("name", STREAMS)
 async def test_the_whole_answer_becomes_these_very_bytes(name: str) -> None:
-    completion = await fold(ScriptedRun(STREAMS[name]))
+    completion = await fold(ScriptedGeneration(STREAMS[name]))
     check(f"chat/results/{name.replace(' ', '_')}.json", encoder(name).result(completion))
 
 

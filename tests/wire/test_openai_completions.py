@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.backends.scripted import ScriptedGeneration
 from orchestrator.core.errors import InvalidRequest, ModelUnavailable
 from orchestrator.core.events import (
     ChoiceFinished,
@@ -29,7 +30,6 @@ from orchestrator.core.messages import TextPart
 from orchestrator.http.bodies import BodyReader
 from orchestrator.http.errors import error_members
 from orchestrator.wire.openai.completions import CompletionRequest, Encoder, decode
-from tests.scripted_run import ScriptedRun
 from tests.wire.golden import check, check_json
 from tests.wire.harness import answer
 
@@ -164,7 +164,7 @@ def test_events_become_these_very_bytes(name: str, include_usage: bool) -> None:
 
 @pytest.mark.parametrize("name", STREAMS)
 async def test_stream_and_whole_answer_say_the_same(name: str) -> None:
-    whole = encoder(name).result(await fold(ScriptedRun(STREAMS[name][1])))
+    whole = encoder(name).result(await fold(ScriptedGeneration(STREAMS[name][1])))
     check(f"completions/results/{name.replace(' ', '_')}.json", whole)
     written = encoder(name)
     frames = [frame for event in STREAMS[name][1] for frame in written.event(event)]

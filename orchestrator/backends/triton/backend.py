@@ -8,13 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from orchestrator.backends.protocol import (
-    NO_LIMITS,
-    Permit,
-    Prepared,
-    PreparedEmbedding,
-    ServedModel,
-)
+from orchestrator.backends.protocol import NO_LIMITS, EmbeddingRun, GenerationRun, Permit
 from orchestrator.backends.triton import embedding
 from orchestrator.backends.triton.affinity import Blocks
 from orchestrator.backends.triton.choice import Attempt, CallFirst, Choice
@@ -24,7 +18,9 @@ from orchestrator.backends.triton.guides import guide_for, may_call_instead
 from orchestrator.backends.triton.placed_stream import PlacedStream
 from orchestrator.backends.triton.placement import Placement, Placements
 from orchestrator.backends.triton.prefix_salts import PrefixSalts
-from orchestrator.backends.triton.run import LocalRun
+from orchestrator.backends.triton.run import TritonRun
+from orchestrator.backends.triton.served import PreparedEmbedding, PreparedGeneration, ServedModel
+from orchestrator.contract.catalogue import Model
 from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest
 from orchestrator.core.fair_threads import LARGE_BYTES, FairThreads
 from orchestrator.core.request import (
@@ -49,13 +45,14 @@ CONTEXTS_COUNTED = 4
 _SEED_BITS = 63
 
 
-class LocalBackend:
+class TritonBackend:
     """Prompts are rendered here, answers decoded here; Triton sees token ids only."""
 
     name = "local"
 
     def __init__(
         self,
+        served: Callable[[Model], ServedModel],
         placements: Placements,
         salts: PrefixSalts,
         *,
@@ -64,9 +61,12 @@ class LocalBackend:
         clamps_max_tokens: bool = False,
         waiting: WaitingRoom | None = None,
     ) -> None:
-        """Long prompts are worked on in `threads`. With `clamps_max_tokens` every request is one
+        """`served` is what is served of a model; it raises ModelUnavailable.
+
+        Long prompts are worked on in `threads`. With `clamps_max_tokens` every request is one
         that `clamps`. Calls wait in `waiting` for a model that is being restarted.
         """
+        self._served = served
         self._placements = placements
         self._salts = salts
         self._clamps = clamps_max_tokens
@@ -77,15 +77,20 @@ class LocalBackend:
             placements, timeout_s=first_token_timeout_s, waiting=self._waiting
         )
 
+    def check(self, model: Model) -> None:
+        """Raises: ModelUnavailable where `model` is neither loaded nor about to be again."""
+        self._served(model)
+
     async def prepare(
         self,
-        served: ServedModel,
+        model: Model,
         request: GenerationRequest,
         owner: str = "",
         sharing: tuple[str, ...] = (),
         permit: Permit = NO_LIMITS,
-    ) -> Prepared:
+    ) -> PreparedGeneration:
         """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded, RateLimited."""
+        served = self._served(model)
         _check_supported(served, request)
         guide = guide_for(request, served.manifest.guides)
         request = _as_rendered(request, guided=guide is not None)
@@ -105,20 +110,22 @@ class LocalBackend:
         max_tokens = _max_tokens(served, request, len(token_ids), clamps=clamps)
         calls_first = guide is not None and may_call_instead(request)
         salt = 0 if served.manifest.prefix_cache == "shared" else self._salts.of(owner, sharing)
-        return Prepared(served, request, token_ids, max_tokens, guide, calls_first, salt, owner)
+        return PreparedGeneration(
+            served, request, token_ids, max_tokens, self.begin, guide, calls_first, salt, owner
+        )
 
-    def generate(self, prepared: Prepared, request_id: str) -> LocalRun:
+    def begin(self, prepared: PreparedGeneration, request_id: str) -> GenerationRun:
         """A generation that has been asked for, one Triton request for each choice.
 
         Where the model is being restarted, it begins when the model is back.
         """
         placement = self._placements.of(prepared.served.model.name)
         start = partial(self._start, prepared, request_id)
-        return LocalRun(prepared, start, Comeback(placement, self._waiting, prepared.owner))
+        return TritonRun(prepared, start, Comeback(placement, self._waiting, prepared.owner))
 
     async def tokens(
         self,
-        served: ServedModel,
+        model: Model,
         prompt: Prompt,
         reasoning: ReasoningEffort | None,
         owner: str,
@@ -128,6 +135,7 @@ class LocalBackend:
 
         Raises: InvalidRequest, ContextLengthExceeded.
         """
+        served = self._served(model)
         if (size := prompt_characters(prompt)) < LONG_PROMPT_CHARACTERS:
             permit.begin()
             return served.renderer.render(prompt, reasoning, owner)
@@ -135,10 +143,9 @@ class LocalBackend:
         work = partial(asked.work, CONTEXTS_COUNTED * _most_input(served))
         return await self._threads.run(owner, size, work)
 
-    async def text(
-        self, served: ServedModel, token_ids: Sequence[int], owner: str, permit: Permit
-    ) -> str:
+    async def text(self, model: Model, token_ids: Sequence[int], owner: str, permit: Permit) -> str:
         """The text of `token_ids`. Raises: InvalidRequest, ContextLengthExceeded."""
+        served = self._served(model)
         if len(token_ids) > CONTEXTS_COUNTED * _most_input(served):
             raise _too_long(served, len(token_ids), param="tokens")
         permit.begin()
@@ -151,29 +158,27 @@ class LocalBackend:
             return work()
         return await self._threads.run(owner, len(token_ids), work)
 
+    def token_texts(self, model: Model, token_ids: Sequence[int]) -> Sequence[str]:
+        r"""The text of each of `token_ids`, bytes that are no character written as `\xff`."""
+        raw = self._served(model).renderer.token_bytes
+        return [raw(one).decode("utf-8", "backslashreplace") for one in token_ids]
+
     async def prepare_embedding(
         self,
-        served: ServedModel,
+        model: Model,
         request: EmbeddingRequest,
         owner: str = "",
         permit: Permit = NO_LIMITS,
     ) -> PreparedEmbedding:
         """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded, RateLimited."""
-        return await embedding.prepare(served, request, owner, permit, self._threads)
+        rows = await embedding.rows_of(self._served(model), request, owner, permit, self._threads)
+        return PreparedEmbedding(self._served(model), request, rows, self.begin_embedding, owner)
 
-    async def embed(
-        self,
-        prepared: PreparedEmbedding,
-        request_id: str,
-        on_answer: Callable[[int], None] | None = None,
-    ) -> Sequence[memoryview]:
-        """One float32 little-endian vector for each input, in their order. Raises: GatewayError.
+    def begin_embedding(self, prepared: PreparedEmbedding, request_id: str) -> EmbeddingRun:
+        """A run that asks for its vectors, one Triton request for each batch."""
+        return embedding.TritonEmbedding(self._embedder, prepared, request_id)
 
-        `on_answer` is called with the tokens of inputs whose vectors have come.
-        """
-        return await self._embedder.embed(prepared, request_id, on_answer)
-
-    def _start(self, prepared: Prepared, request_id: str) -> list[Choice]:
+    def _start(self, prepared: PreparedGeneration, request_id: str) -> list[Choice]:
         request = prepared.request
         sampling = _with_defaults(request.sampling, prepared.served.defaults)
         seed = sampling.seed if sampling.seed is not None else random.getrandbits(_SEED_BITS)
@@ -200,7 +205,7 @@ class LocalBackend:
 
     def _attempt(
         self,
-        prepared: Prepared,
+        prepared: PreparedGeneration,
         placement: Placement,
         blocks: Blocks,
         index: int,

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
 
-from orchestrator.backends.protocol import Permit, PreparedEmbedding, ServedModel
+from orchestrator.backends.protocol import EmbeddingRun, Permit
 from orchestrator.backends.triton.comeback import Comeback, WaitingRoom
 from orchestrator.backends.triton.placement import Failover, Placements
+from orchestrator.backends.triton.served import PreparedEmbedding, ServedModel
+from orchestrator.core.costs import Cost, Outcome, cost_of_vectors
 from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest, ModelUnavailable
 from orchestrator.core.fair_threads import FairThreads
 from orchestrator.core.request import EmbeddingRequest
@@ -20,14 +22,17 @@ Rows = Sequence[Sequence[int]]
 """Token ids of each input."""
 
 
-async def prepare(
+async def rows_of(
     served: ServedModel,
     request: EmbeddingRequest,
     owner: str,
     permit: Permit,
     threads: FairThreads,
-) -> PreparedEmbedding:
-    """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded, RateLimited."""
+) -> Rows:
+    """The inputs of `request` in tokens.
+
+    Raises: InvalidRequest, ContextLengthExceeded, RateLimited.
+    """
     if request.dimensions not in (None, served.manifest.dimension):
         raise InvalidRequest(
             f"`dimensions` is {request.dimensions}; `{request.model}` gives vectors of"
@@ -36,7 +41,41 @@ async def prepare(
         )
     rows = await _rows(_Texts(served, request.inputs, permit), owner, threads)
     _check(served, rows)
-    return PreparedEmbedding(served, rows, owner)
+    return rows
+
+
+class TritonEmbedding(EmbeddingRun):
+    """Inputs on their way to the engine and back. It works while its vectors are awaited."""
+
+    def __init__(self, embedder: Embedder, prepared: PreparedEmbedding, request_id: str) -> None:
+        self._embedder = embedder
+        self._prepared = prepared
+        self._request_id = request_id
+        self._answered = 0
+
+    async def vectors(self) -> Sequence[memoryview]:
+        """One float32 little-endian vector for each input, in their order. Raises: GatewayError."""
+        return await self._embedder.embed(self._prepared, self._request_id, self._count)
+
+    def stop(self) -> None:
+        """Nothing to do: what is not awaited any more was cancelled."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Always, when nobody awaits its vectors."""
+        return True
+
+    async def ended(self) -> None:
+        """Returns at once."""
+
+    def cost(self, outcome: Outcome, *, sent: bool) -> Cost:
+        """What it costs if this is its end; vectors are sent all together or not at all."""
+        del sent
+        tokens = self._prepared.prompt_tokens
+        return cost_of_vectors(tokens, outcome, answered=self._answered)
+
+    def _count(self, tokens: int) -> None:
+        self._answered += tokens
 
 
 class Embedder:

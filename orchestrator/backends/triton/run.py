@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from orchestrator.backends.protocol import Prepared, Run
+from orchestrator.backends.protocol import GenerationRun
 from orchestrator.backends.triton.choice import Choice
 from orchestrator.backends.triton.comeback import Comeback
+from orchestrator.backends.triton.served import PreparedGeneration
+from orchestrator.core.costs import Cost, Outcome, cost_of
 from orchestrator.core.errors import GatewayError, ModelUnavailable
 from orchestrator.core.event_source import noop
 from orchestrator.core.events import (
@@ -21,7 +23,7 @@ from orchestrator.core.events import (
 from orchestrator.core.ids import new_id
 
 
-class LocalRun(Run):
+class TritonRun(GenerationRun):
     """One generation at work: a Triton stream for each of its choices.
 
     Where the model is being restarted it waits; and where its engine dies before the first token,
@@ -29,7 +31,10 @@ class LocalRun(Run):
     """
 
     def __init__(
-        self, prepared: Prepared, start: Callable[[], Sequence[Choice]], comeback: Comeback
+        self,
+        prepared: PreparedGeneration,
+        start: Callable[[], Sequence[Choice]],
+        comeback: Comeback,
     ) -> None:
         """`start` sends the requests of all choices."""
         self._prepared = prepared
@@ -138,12 +143,16 @@ class LocalRun(Run):
             self._produced = usage
         return usage
 
-    async def produced(self) -> Usage:
-        """`so_far`, told when all streams of the engine have ended."""
+    def cost(self, outcome: Outcome, *, sent: bool) -> Cost:
+        """What it costs if this is its end; `answered` tokens were seen where they were `sent`."""
+        seen = self.answered if sent else 0
+        return cost_of(self.so_far(), outcome, seen=seen, dropped=self.dropped)
+
+    async def ended(self) -> None:
+        """Returns when all streams of the engine have ended."""
         for choice in (*self._before, *self._choices):
             if not choice.has_ended:
                 await choice.ended()
-        return self.so_far()
 
     def _send(self) -> None:
         self._comeback.begin()
@@ -202,7 +211,7 @@ class LocalRun(Run):
         return tuple(told) if len(told) == len(timings) else ()
 
 
-def _started(prepared: Prepared) -> GenerationStarted:
+def _started(prepared: PreparedGeneration) -> GenerationStarted:
     return GenerationStarted(
         id=new_id("chatcmpl").replace("_", "-"),
         model=prepared.request.model,

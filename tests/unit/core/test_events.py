@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.backends.scripted import ScriptedGeneration
 from orchestrator.core.events import (
     ChoiceFinished,
     GenerationEvent,
@@ -20,7 +21,6 @@ from orchestrator.core.events import (
     fold,
 )
 from orchestrator.core.messages import TextPart
-from tests.scripted_run import ScriptedRun
 
 STARTED = GenerationStarted(id="chatcmpl-1", model="m", created_at=1, prompt_tokens=3)
 
@@ -44,7 +44,7 @@ async def test_interleaved_choices_fold_in_the_order_of_their_index(
         merged.append(random.choice([queue for queue in queues if queue]).pop(0))
     merged.append(GenerationFinished(Usage(3, 5)))
 
-    completion = await fold(ScriptedRun(merged))
+    completion = await fold(ScriptedGeneration(merged))
 
     assert [choice.parts for choice in completion.choices] == [[TextPart(text)] for text in texts]
     assert completion.usage.total_tokens == 8
@@ -52,4 +52,4 @@ async def test_interleaved_choices_fold_in_the_order_of_their_index(
 
 async def test_a_stream_that_ends_early_is_an_error_and_never_half_an_answer() -> None:
     with pytest.raises(ValueError, match="ended before it was complete"):
-        await fold(ScriptedRun([STARTED, *choice_events(0, "half")]))
+        await fold(ScriptedGeneration([STARTED, *choice_events(0, "half")]))

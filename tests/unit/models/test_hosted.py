@@ -9,8 +9,8 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 
-from orchestrator.backends.protocol import ServedModel
 from orchestrator.backends.triton.placement import single
+from orchestrator.backends.triton.served import ServedModel
 from orchestrator.contract.catalogue import Catalogue, EngineRecipe, Model
 from orchestrator.models.hosted import Deployments
 from orchestrator.triton.client import TritonClient, TritonEndpoint

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models
 
-from orchestrator.backends.protocol import (
-    NO_LIMITS,
-    Permit,
-    Prepared,
-    PreparedEmbedding,
-    ServedModel,
-)
+from orchestrator.backends.scripted import ScriptedBackend
 from orchestrator.backends.triton.placement import single
+from orchestrator.backends.triton.served import ServedModel
 from orchestrator.books.usage_records import UsageRecord
 from orchestrator.contract.catalogue import Catalogue, EngineRecipe, Model
 from orchestrator.contract.manifest import Manifest
@@ -34,10 +29,7 @@ from orchestrator.core.events import (
 from orchestrator.core.limits import Bucket
 from orchestrator.core.messages import TextPart
 from orchestrator.core.request import (
-    EmbeddingRequest,
     GenerationRequest,
-    Prompt,
-    ReasoningEffort,
     SamplingParams,
     TextPrompt,
 )
@@ -49,7 +41,6 @@ from orchestrator.policy import AllowAll, Decision, PolicyInput
 from orchestrator.quota import Admission, Caller, Outlook
 from orchestrator.rendering import Renderer
 from orchestrator.triton.client import TritonClient, TritonEndpoint
-from tests.scripted_run import ScriptedRun
 
 CHAT = Model("acme/chat", "chat", "generate", 64, EngineRecipe("-"), aliases=("chat-alias",))
 EMBED = Model("acme/embed", "embed", "embed", 64, EngineRecipe("-"))
@@ -61,94 +52,6 @@ EVENTS: tuple[GenerationEvent, ...] = (
 )
 ASKED = GenerationRequest("acme/chat", TextPrompt("hello"))
 ANYBODY = Principal("key_1", "quickstart", "ten_1", admin=False, allowed_models=("*",))
-
-
-@dataclass
-class ScriptedBackend:
-    """Gives the events of `script`, then raises `error` if there is one."""
-
-    script: tuple[GenerationEvent, ...] = EVENTS
-    error: Exception | None = None
-    refusal: Exception | None = None
-    produced: Usage = field(default_factory=lambda: Usage(3, 2))
-    so_far: Usage | None = None
-    answered: int | None = None
-    dropped: int = 0
-    closed: int = 0
-    embedded: tuple[int, ...] = ()
-    name: str = "local"
-    owners: list[str] = field(default_factory=list)
-    sharing: list[tuple[str, ...]] = field(default_factory=list)
-
-    async def prepare(
-        self,
-        served: ServedModel,
-        request: GenerationRequest,
-        owner: str = "",
-        sharing: tuple[str, ...] = (),
-        permit: Permit = NO_LIMITS,
-    ) -> Prepared:
-        permit.begin()
-        self.owners.append(owner)
-        self.sharing.append(sharing)
-        if self.refusal is not None:
-            raise self.refusal
-        return Prepared(served, request, (1, 2, 3), 5)
-
-    def generate(self, prepared: Prepared, request_id: str) -> ScriptedRun:
-        return ScriptedRun(
-            self.script,
-            error=self.error,
-            produced=self.produced,
-            so_far=self.so_far,
-            answered=self.answered,
-            dropped=self.dropped,
-            on_stop=self._close,
-        )
-
-    def _close(self) -> None:
-        self.closed += 1
-
-    async def tokens(
-        self,
-        served: ServedModel,
-        prompt: Prompt,
-        reasoning: ReasoningEffort | None,
-        owner: str,
-        permit: Permit,
-    ) -> Sequence[int]:
-        permit.begin()
-        return served.renderer.render(prompt, reasoning, owner)
-
-    async def text(
-        self, served: ServedModel, token_ids: Sequence[int], owner: str, permit: Permit
-    ) -> str:
-        permit.begin()
-        served.renderer.check_ids(token_ids, param="tokens")
-        return served.renderer.decode(token_ids)
-
-    async def prepare_embedding(
-        self,
-        served: ServedModel,
-        request: EmbeddingRequest,
-        owner: str = "",
-        permit: Permit = NO_LIMITS,
-    ) -> PreparedEmbedding:
-        permit.begin()
-        return PreparedEmbedding(served, ((1, 2),))
-
-    async def embed(
-        self,
-        prepared: PreparedEmbedding,
-        request_id: str,
-        on_answer: Callable[[int], None] | None = None,
-    ) -> list[memoryview]:
-        assert on_answer is not None
-        for tokens in self.embedded:
-            on_answer(tokens)
-        if self.error is not None:
-            raise self.error
-        return [memoryview(b"\0\0\0\0")]
 
 
 @dataclass
@@ -249,11 +152,18 @@ async def deployments(tmp_path: Path) -> AsyncIterator[Deployments]:
     await client.close()
 
 
+def scripted(deployments: Deployments, backend: ScriptedBackend | None) -> ScriptedBackend:
+    """`backend`, or one that gives `EVENTS`; it answers for models that are served."""
+    made = backend or ScriptedBackend(EVENTS)
+    made.check_model = deployments.served
+    return made
+
+
 def gateway(
     deployments: Deployments,
     backend: ScriptedBackend | None = None,
     ledger: Ledger | None = None,
     policy: AllowAll | DenyAll | ShareAll | None = None,
 ) -> Gateway:
-    router, books = Router(backend or ScriptedBackend()), ledger or Ledger()
+    router, books = Router(scripted(deployments, backend)), ledger or Ledger()
     return Gateway(deployments, policy or AllowAll(), router, books, books)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.protocol import ServedModel
 from orchestrator.backends.triton.placement import single
+from orchestrator.backends.triton.served import ServedModel
 from orchestrator.contract.catalogue import Catalogue, EngineRecipe, Model
 from orchestrator.core.errors import PolicyDenied
 from orchestrator.core.limits import Limits
@@ -19,7 +19,7 @@ from orchestrator.pipeline.gate import Asked, Gate
 from orchestrator.pipeline.routing import Router
 from orchestrator.policy import Decision, PolicyInput
 from orchestrator.triton.client import TritonClient, TritonEndpoint
-from tests.unit.pipeline.gateway_parts import ScriptedBackend
+from tests.unit.pipeline.gateway_parts import scripted
 
 CHAT = Model("acme/chat", "chat", "generate", 64, EngineRecipe("-"), aliases=("alias",))
 ANYBODY = Principal("key_1", "app", "ten_1", admin=False, allowed_models=("*",))
@@ -51,7 +51,7 @@ async def gate(tmp_path: Path, policy: Listening) -> Gate:
     # Nobody looks at what stands behind the model.
     deployment.served = ServedModel(CHAT, None, None, SamplingParams())  # type: ignore[arg-type]
     deployment.placement.replicas[0].admit()
-    return Gate(deployments, policy, Router(ScriptedBackend()), most_remembered=10)
+    return Gate(deployments, policy, Router(scripted(deployments, None)), most_remembered=10)
 
 
 async def test_the_policy_is_asked_every_time_and_its_limits_bind(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.backends.scripted import ScriptedBackend
 from orchestrator.core.context import CallContext
 from orchestrator.core.errors import (
     ContextLengthExceeded,
@@ -32,7 +33,6 @@ from tests.unit.pipeline.gateway_parts import (
     EVENTS,
     DenyAll,
     Ledger,
-    ScriptedBackend,
     ShareAll,
     gateway,
 )
@@ -43,14 +43,14 @@ deployments = gateway_parts.deployments
 async def test_a_good_request_gives_all_events_and_books_what_the_engine_produced(
     deployments: Deployments,
 ) -> None:
-    ledger, backend = Ledger(), ScriptedBackend()
+    ledger, backend = Ledger(), ScriptedBackend(EVENTS)
     served = gateway(deployments, backend, ledger)
     generation = await served.generate(ANYBODY, ASKED, CallContext("req_1"))
     completion = await fold(generation)
     await generation.aclose()
     await served.close()
     assert completion.choices[0].parts == [TextPart("Hello")]
-    assert (ledger.reserved, ledger.settled, backend.closed) == ([8], [5], 1)
+    assert (ledger.reserved, ledger.settled, backend.stops) == ([8], [5], 1)
     (entry,) = ledger.entries
     assert (entry.outcome, entry.completion_tokens, entry.request_id) == ("ok", 2, "req_1")
     assert entry.first_token_s is not None
@@ -62,7 +62,7 @@ async def test_a_good_request_gives_all_events_and_books_what_the_engine_produce
 
 
 async def test_what_is_remembered_of_a_prompt_is_for_its_tenant(deployments: Deployments) -> None:
-    backend = ScriptedBackend()
+    backend = ScriptedBackend(EVENTS)
     served = gateway(deployments, backend)
     await fold(await served.generate(ANYBODY, ASKED, CallContext("req_1")))
     await served.close()
@@ -74,7 +74,7 @@ async def test_what_is_remembered_of_a_prompt_is_for_its_tenant(deployments: Dep
 async def test_tenants_of_the_policy_share_what_the_engine_caches(
     deployments: Deployments,
 ) -> None:
-    backend, policy = ScriptedBackend(), ShareAll()
+    backend, policy = ScriptedBackend(EVENTS), ShareAll()
     served = gateway(deployments, backend, policy=policy)
     await fold(await served.generate(ANYBODY, ASKED, CallContext("req_1")))
     await served.close()
@@ -82,13 +82,13 @@ async def test_tenants_of_the_policy_share_what_the_engine_caches(
 
 
 async def test_closing_early_ends_the_backend_and_books_once(deployments: Deployments) -> None:
-    ledger, backend = Ledger(), ScriptedBackend()
+    ledger, backend = Ledger(), ScriptedBackend(EVENTS)
     served = gateway(deployments, backend, ledger)
     generation = await served.generate(ANYBODY, ASKED, CallContext("req_1"))
     await generation.aclose()
     await generation.aclose()
     await served.close()
-    assert backend.closed == 1
+    assert backend.stops == 1
     assert ledger.settled == [5]
     assert [entry.outcome for entry in ledger.entries] == ["cancelled"]
 
@@ -96,13 +96,13 @@ async def test_closing_early_ends_the_backend_and_books_once(deployments: Deploy
 async def test_a_backend_without_any_event_is_an_upstream_failure(
     deployments: Deployments,
 ) -> None:
-    backend = ScriptedBackend(script=())
+    backend = ScriptedBackend(())
     with pytest.raises(UpstreamFailed):
         await gateway(deployments, backend).generate(ANYBODY, ASKED, CallContext("req_1"))
 
 
 async def test_a_request_that_does_not_fit_costs_nothing(deployments: Deployments) -> None:
-    ledger, backend = Ledger(), ScriptedBackend(refusal=ContextLengthExceeded("too long"))
+    ledger, backend = Ledger(), ScriptedBackend(EVENTS, refusal=ContextLengthExceeded("too long"))
     with pytest.raises(ContextLengthExceeded):
         await gateway(deployments, backend, ledger).generate(ANYBODY, ASKED, CallContext("req_1"))
     assert (ledger.reserved, ledger.cancelled, ledger.entries) == ([], 1, [])
@@ -127,12 +127,12 @@ async def test_unknown_comes_before_denied_and_denied_before_not_loaded(
 
 
 async def test_the_policy_is_asked_before_the_engine(deployments: Deployments) -> None:
-    backend, ledger = ScriptedBackend(), Ledger()
+    backend, ledger = ScriptedBackend(EVENTS), Ledger()
     with pytest.raises(PolicyDenied, match="Closed for today"):
         await gateway(deployments, backend, ledger, DenyAll()).generate(
             ANYBODY, ASKED, CallContext("r")
         )
-    assert (backend.closed, ledger.reserved) == (0, [])
+    assert (backend.stops, ledger.reserved) == (0, [])
 
 
 async def test_a_model_is_not_asked_for_what_it_cannot_do(deployments: Deployments) -> None:
@@ -151,7 +151,7 @@ async def test_embeddings_settle_their_prompt(deployments: Deployments) -> None:
     answer = await gateway(deployments, ledger=ledger).embed(
         ANYBODY, EmbeddingRequest("acme/embed", ("x",)), CallContext("r")
     )
-    assert (answer.prompt_tokens, ledger.reserved, ledger.settled) == (2, [2], [2])
+    assert (answer.prompt_tokens, ledger.reserved, ledger.settled) == (3, [3], [3])
 
 
 async def test_a_key_sees_the_models_it_may_use_by_every_name(deployments: Deployments) -> None:
@@ -167,7 +167,7 @@ async def test_a_key_sees_the_models_it_may_use_by_every_name(deployments: Deplo
 
 
 async def test_the_books_know_the_end_before_the_reader_does(deployments: Deployments) -> None:
-    ledger, backend = Ledger(), ScriptedBackend(so_far=Usage(3, 1))
+    ledger, backend = Ledger(), ScriptedBackend(EVENTS, so_far=Usage(3, 1))
     served = gateway(deployments, backend, ledger)
     generation = await served.generate(ANYBODY, ASKED, CallContext("req_1"))
     async for event in generation:
@@ -184,7 +184,7 @@ async def test_the_books_know_of_a_failure_before_the_reader_does(
     deployments: Deployments,
 ) -> None:
     ledger = Ledger()
-    backend = ScriptedBackend(script=EVENTS[:2], error=ModelUnavailable("gone"))
+    backend = ScriptedBackend(EVENTS[:2], error=ModelUnavailable("gone"))
     generation = await gateway(deployments, backend, ledger).generate(
         ANYBODY, ASKED, CallContext("req_1")
     )
@@ -195,10 +195,10 @@ async def test_the_books_know_of_a_failure_before_the_reader_does(
 
 
 async def test_what_cannot_be_booked_is_not_begun(deployments: Deployments) -> None:
-    ledger, backend = Ledger(full=True), ScriptedBackend()
+    ledger, backend = Ledger(full=True), ScriptedBackend(EVENTS)
     served = gateway(deployments, backend, ledger)
     with pytest.raises(StoreUnavailable):
         await served.generate(ANYBODY, ASKED, CallContext("req_1"))
     with pytest.raises(StoreUnavailable):
         await served.embed(ANYBODY, EmbeddingRequest("acme/embed", ("x",)), CallContext("r"))
-    assert (backend.closed, ledger.reserved, ledger.entries) == (0, [], [])
+    assert (backend.stops, ledger.reserved, ledger.entries) == (0, [], [])

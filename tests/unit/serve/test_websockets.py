@@ -16,9 +16,9 @@ import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from orchestrator.backends.scripted import ScriptedGeneration
 from orchestrator.core.events import GenerationEvent
 from orchestrator.serve.websockets import DrainingWebSocket
-from tests.scripted_run import ScriptedRun
 from tests.unit.wire.openai.realtime.client import HELLO, TIMEOUT_S
 from tests.wire.harness import KEY, Bench, answer, bench
 
@@ -92,7 +92,7 @@ async def test_an_idle_session_is_told_of_a_restart(tmp_path: Path) -> None:
         assert await closed(client) == 1012
 
 
-class GatedRun(ScriptedRun):
+class GatedRun(ScriptedGeneration):
     """Gives the last of `events`, from the fourth, when `gate` is open."""
 
     def __init__(self, events: Sequence[GenerationEvent], gate: asyncio.Event) -> None:
@@ -117,7 +117,7 @@ async def test_a_running_response_ends_before_the_server_does(tmp_path: Path) ->
         gate = asyncio.Event()
         events = answer("Hello", " there")
         served.service.backend.generate = (  # type: ignore[method-assign]
-            lambda prepared, request_id: GatedRun(events, gate)
+            lambda request_id: GatedRun(events, gate)
         )
         await client.send(json.dumps(CREATE))
         await until(client, "response.output_text.delta")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from orchestrator.backends.protocol import NO_LIMITS, PreparedEmbedding, ServedModel
+from orchestrator.backends.protocol import NO_LIMITS
 from orchestrator.backends.triton.comeback import WaitingRoom
-from orchestrator.backends.triton.embedding import Embedder, prepare
+from orchestrator.backends.triton.embedding import Embedder, TritonEmbedding, rows_of
 from orchestrator.backends.triton.placement import Placements, Server
+from orchestrator.backends.triton.served import PreparedEmbedding, ServedModel
 from orchestrator.contract.catalogue import EngineRecipe, Model
 from orchestrator.contract.manifest import Manifest
 from orchestrator.core.errors import ContextLengthExceeded, InvalidRequest, ModelUnavailable
@@ -63,16 +65,23 @@ def asked(*inputs: str | Ids, dimensions: int | None = None) -> EmbeddingRequest
 
 
 async def prepared_for(served: ServedModel, request: EmbeddingRequest) -> PreparedEmbedding:
-    return await prepare(served, request, "", NO_LIMITS, FairThreads(1, most_running_bytes=1))
+    threads = FairThreads(1, most_running_bytes=1)
+    rows = await rows_of(served, request, "", NO_LIMITS, threads)
+    return PreparedEmbedding(served, request, rows, partial(TritonEmbedding, embedder(Engine())))
+
+
+def embedder(engine: Engine) -> Embedder:
+    placements = Placements([Server("a", cast("TritonClient", engine))])
+    return Embedder(placements, timeout_s=1, waiting=WaitingRoom(0))
 
 
 async def embedded(
     engine: Engine, served: ServedModel, *rows: Ids, answered: list[int] | None = None
 ) -> list[Ids]:
-    placements = Placements([Server("a", cast("TritonClient", engine))])
-    embedder = Embedder(placements, timeout_s=1, waiting=WaitingRoom(0))
+    asking = embedder(engine)
     told = [] if answered is None else answered
-    vectors = await embedder.embed(PreparedEmbedding(served, rows), "r", told.append)
+    prepared = PreparedEmbedding(served, asked(*rows), rows, partial(TritonEmbedding, asking))
+    vectors = await asking.embed(prepared, "r", told.append)
     return [tuple(vector) for vector in vectors]
 
 

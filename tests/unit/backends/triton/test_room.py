@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from orchestrator.backends.protocol import ServedModel
-from orchestrator.backends.triton.backend import LocalBackend
+from orchestrator.backends.triton.backend import TritonBackend
 from orchestrator.backends.triton.placement import single
 from orchestrator.backends.triton.prefix_salts import PrefixSalts
+from orchestrator.backends.triton.served import ServedModel
 from orchestrator.contract.catalogue import EngineRecipe, Model
 from orchestrator.contract.manifest import Manifest
 from orchestrator.core.errors import ContextLengthExceeded
@@ -38,12 +38,16 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     client = TritonClient(TritonEndpoint("unix:/nonexistent"))
 
     async def most(words: int, limit: int | None, asks: bool, box: bool) -> int:
-        backend = LocalBackend(
-            single(client), PrefixSalts(b""), first_token_timeout_s=1, clamps_max_tokens=box
+        backend = TritonBackend(
+            lambda _: served,
+            single(client),
+            PrefixSalts(b""),
+            first_token_timeout_s=1,
+            clamps_max_tokens=box,
         )
         prompt = TextPrompt("hello " * words)
         request = GenerationRequest(MODEL.id, prompt, max_tokens=limit, clamps=asks)
-        return (await backend.prepare(served, request)).max_tokens
+        return (await backend.prepare(MODEL, request)).max_tokens
 
     yield most
     await client.close()

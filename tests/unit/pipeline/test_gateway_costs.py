@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.backends.scripted import ScriptedBackend
 from orchestrator.core.context import CallContext
 from orchestrator.core.errors import (
     ContextLengthExceeded,
@@ -26,7 +27,6 @@ from tests.unit.pipeline.gateway_parts import (
     ASKED,
     EVENTS,
     Ledger,
-    ScriptedBackend,
     charged,
     gateway,
 )
@@ -38,12 +38,12 @@ async def test_a_failure_before_the_first_event_is_raised_and_charges_nothing(
     deployments: Deployments,
 ) -> None:
     ledger = Ledger()
-    backend = ScriptedBackend(script=(), error=ModelUnavailable("gone"), produced=Usage(3, 0))
+    backend = ScriptedBackend((), error=ModelUnavailable("gone"), produced=Usage(3, 0))
     served = gateway(deployments, backend, ledger)
     with pytest.raises(ModelUnavailable):
         await served.generate(ANYBODY, ASKED, CallContext("req_1"))
     await served.close()
-    assert (ledger.settled, backend.closed) == ([0], 1)
+    assert (ledger.settled, backend.stops) == ([0], 1)
     assert [entry.outcome for entry in ledger.entries] == ["failed"]
 
 
@@ -51,7 +51,7 @@ async def test_a_failure_after_the_first_event_reaches_the_reader_and_is_charged
     deployments: Deployments,
 ) -> None:
     ledger = Ledger()
-    backend = ScriptedBackend(script=EVENTS[:2], error=ModelUnavailable("gone"), answered=1)
+    backend = ScriptedBackend(EVENTS[:2], error=ModelUnavailable("gone"), answered=1)
     served = gateway(deployments, backend, ledger)
     generation = await served.generate(ANYBODY, ASKED, CallContext("req_1"))
     with pytest.raises(ModelUnavailable):
@@ -67,7 +67,7 @@ async def test_a_failure_of_an_answer_that_is_sent_whole_charges_nothing(
     deployments: Deployments,
 ) -> None:
     ledger = Ledger()
-    backend = ScriptedBackend(script=EVENTS[:2], error=ModelUnavailable("gone"), answered=2)
+    backend = ScriptedBackend(EVENTS[:2], error=ModelUnavailable("gone"), answered=2)
     served = gateway(deployments, backend, ledger)
     generation = await served.generate(ANYBODY, replace(ASKED, whole=True), CallContext("req_1"))
     with pytest.raises(ModelUnavailable):
@@ -85,7 +85,7 @@ async def test_an_answer_that_cannot_be_written_down_is_charged_as_far_as_it_was
     deployments: Deployments, whole: bool
 ) -> None:
     ledger = Ledger()
-    served = gateway(deployments, ScriptedBackend(answered=2), ledger)
+    served = gateway(deployments, ScriptedBackend(EVENTS, answered=2), ledger)
     generation = await served.generate(ANYBODY, replace(ASKED, whole=whole), CallContext("req_1"))
     await fold(generation)
     assert [entry.outcome for entry in ledger.promised] == ["ok"]
@@ -97,7 +97,7 @@ async def test_an_answer_that_cannot_be_written_down_is_charged_as_far_as_it_was
 
 async def test_tokens_behind_the_end_are_waste_however_it_ends(deployments: Deployments) -> None:
     ledger = Ledger()
-    served = gateway(deployments, ScriptedBackend(dropped=4), ledger)
+    served = gateway(deployments, ScriptedBackend(EVENTS, dropped=4), ledger)
     for leaves in (False, True):
         generation = await served.generate(ANYBODY, ASKED, CallContext("req_1"))
         if not leaves:
@@ -110,17 +110,17 @@ async def test_tokens_behind_the_end_are_waste_however_it_ends(deployments: Depl
 
 async def test_of_a_batch_that_fails_nothing_is_charged(deployments: Deployments) -> None:
     ledger = Ledger()
-    backend = ScriptedBackend(script=(), error=ModelUnavailable("gone"))
+    backend = ScriptedBackend((), error=ModelUnavailable("gone"))
     served = gateway(deployments, backend, ledger)
     with pytest.raises(ModelUnavailable):
         await served.generate_all(ANYBODY, [ASKED] * 3, CallContext("req_1"))
     await served.close()
-    assert (ledger.reserved, ledger.settled, backend.closed) == ([24], [0, 0, 0], 3)
+    assert (ledger.reserved, ledger.settled, backend.stops) == ([24], [0, 0, 0], 3)
     assert charged(ledger) == [("failed", 0, 0, 5)] * 3
 
 
 async def test_of_a_batch_that_does_not_fit_nothing_is_reserved(deployments: Deployments) -> None:
-    ledger, backend = Ledger(), ScriptedBackend(refusal=ContextLengthExceeded("too long"))
+    ledger, backend = Ledger(), ScriptedBackend(EVENTS, refusal=ContextLengthExceeded("too long"))
     served = gateway(deployments, backend, ledger)
     with pytest.raises(ContextLengthExceeded):
         await served.generate_all(ANYBODY, [ASKED] * 3, CallContext("req_1"))
@@ -128,7 +128,7 @@ async def test_of_a_batch_that_does_not_fit_nothing_is_reserved(deployments: Dep
 
 
 async def test_shorter_prompts_are_tried_by_the_same_admission(deployments: Deployments) -> None:
-    ledger, backend = Ledger(), ScriptedBackend(refusal=ContextLengthExceeded("too long"))
+    ledger, backend = Ledger(), ScriptedBackend(EVENTS, refusal=ContextLengthExceeded("too long"))
     served = gateway(deployments, backend, ledger)
     left = [ASKED, ASKED]
 
@@ -148,7 +148,7 @@ async def test_embeddings_that_fail_cost_nothing_and_their_work_is_waste(
     deployments: Deployments,
 ) -> None:
     ledger, asked = Ledger(), EmbeddingRequest("acme/embed", ("x",))
-    backend = ScriptedBackend(embedded=(2, 3), error=ModelUnavailable("gone"))
+    backend = ScriptedBackend(EVENTS, embedded=5, error=ModelUnavailable("gone"))
     with pytest.raises(ModelUnavailable):
         await gateway(deployments, backend, ledger).embed(ANYBODY, asked, CallContext("r"))
     assert (ledger.settled, charged(ledger)) == ([0], [("failed", 0, 0, 5)])
