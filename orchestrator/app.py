@@ -35,6 +35,8 @@ from orchestrator.keys.authenticator import Authenticator
 from orchestrator.keys.secret import load_pepper, load_previous_peppers
 from orchestrator.keys.service import Keys
 from orchestrator.models.hosted import Deployments
+from orchestrator.pipeline.explain import Explainer
+from orchestrator.pipeline.gate import Gate
 from orchestrator.pipeline.gateway import Gateway
 from orchestrator.pipeline.routing import Router
 from orchestrator.policy.engine import RegoPolicies
@@ -94,6 +96,7 @@ class _Parts:
     deployments: Deployments
     limiter: Limiter
     gateway: Gateway
+    explainer: Explainer
 
 
 def create_app(settings: Settings, worker: int = 0) -> surfaces.Application:
@@ -158,7 +161,31 @@ async def _start(
     stack.push_async_callback(books.close)
     placements, deployments = await _start_triton(settings, catalogue, stack)
     limiter = await _start_quota(settings, stack)
-    local = TritonBackend(
+    local = _triton_backend(settings, placements, deployments, threads)
+    most = settings.store.key_cache_keys
+    gate = Gate(deployments, policies, Router(local), most)
+    gateway = Gateway(gate, deployments, limiter, books, telemetry)
+    explainer = Explainer(gate, limiter, books)
+    stack.push_async_callback(gateway.close)
+    return _Parts(
+        authenticator=authenticator,
+        store=store,
+        evaluators=evaluators,
+        policies=policies,
+        books=books,
+        placements=placements,
+        deployments=deployments,
+        limiter=limiter,
+        gateway=gateway,
+        explainer=explainer,
+    )
+
+
+def _triton_backend(
+    settings: Settings, placements: Placements, deployments: Deployments, threads: FairThreads
+) -> TritonBackend:
+    """The backend that asks the Tritons of this appliance."""
+    return TritonBackend(
         deployments.served,
         placements,
         PrefixSalts(load_pepper(settings).secret),
@@ -168,12 +195,6 @@ async def _start(
         waiting=WaitingRoom(
             settings.triton.most_waiting if settings.triton.wait_for_model_s else 0
         ),
-    )
-    most = settings.store.key_cache_keys
-    gateway = Gateway(deployments, policies, Router(local), limiter, books, telemetry, most)
-    stack.push_async_callback(gateway.close)
-    return _Parts(
-        authenticator, store, evaluators, policies, books, placements, deployments, limiter, gateway
     )
 
 
@@ -217,7 +238,7 @@ def _mount(
         management={
             "responses": response_routes(authenticator, gateway, responses, runs, peppers),
             "keys": key_routes(authenticator, keys),
-            "policies": policy_routes(authenticator, admin, gateway.explainer()),
+            "policies": policy_routes(authenticator, admin, parts.explainer),
             "usage": usage_routes(authenticator, parts.books),
             "audit": audit_routes(authenticator, trail),
         },

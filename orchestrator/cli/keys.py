@@ -20,10 +20,9 @@ from orchestrator.cli.arguments import (
     seconds,
 )
 from orchestrator.cli.output import time_text, write_json, write_table
-from orchestrator.cli.stores import ensured_tenant, fail, opened
+from orchestrator.cli.stores import cli_actor, fail, opened
 
 if TYPE_CHECKING:
-    from orchestrator.core.actor import Actor
     from orchestrator.keys.service import Keys
     from orchestrator.keys.values import KeyView
     from orchestrator.settings import Settings
@@ -139,6 +138,7 @@ async def _create(
     """Makes a key. Its secret is shown here and never again."""
     from orchestrator.core.limits import Limits
     from orchestrator.keys import tenants
+    from orchestrator.keys.tenant_service import Tenants
     from orchestrator.keys.values import KeySpec
 
     models = parsed.models or ("*",)
@@ -148,7 +148,7 @@ async def _create(
         async with database.reading() as session:
             if await tenants.find(session, name) is None:
                 return fail(f"there is no tenant `{name}`")
-    tenant, is_new = await ensured_tenant(database, name)
+    tenant, is_new = await Tenants(database).ensure(name, cli_actor())
     wanted = KeySpec(
         label=parsed.label,
         policy_id=parsed.policy_id or "pol_default",
@@ -165,7 +165,7 @@ async def _create(
         expires_at=parsed.expires_at,
         metadata=dict(parsed.metadata or ()),
     )
-    key, secret = await keys.create(tenant.id, wanted, _by())
+    key, secret = await keys.create(tenant.id, wanted, cli_actor())
     if is_new and not parsed.json:
         sys.stdout.write(f"Tenant `{name}` is new ({tenant.id}).\n")
     return _show_secret(key, secret, parsed)
@@ -254,7 +254,7 @@ async def _patch(
     changes |= {name: {} if name == "metadata" else None for name in parsed.clear}
     if not changes:
         return fail("there is nothing to change; see `orchestrator keys patch --help`")
-    view = await keys.patch(None, parsed.id, Patch(**changes), _by())
+    view = await keys.patch(None, parsed.id, Patch(**changes), cli_actor())
     if parsed.json:
         write_json(view.as_json())
     else:
@@ -267,7 +267,7 @@ async def _rotate(
 ) -> int:
     """Gives a key a new secret. It is shown here and never again."""
     del settings, database
-    view, secret = await keys.rotate(None, parsed.id, parsed.overlap_s, _by())
+    view, secret = await keys.rotate(None, parsed.id, parsed.overlap_s, cli_actor())
     return _show_secret(view, secret, parsed)
 
 
@@ -276,7 +276,7 @@ async def _revoke(
 ) -> int:
     """Ends a key; running servers follow within `store.key_cache_s`."""
     del settings, database
-    view, is_new = await keys.revoke(None, parsed.id, _by())
+    view, is_new = await keys.revoke(None, parsed.id, cli_actor())
     if parsed.json:
         write_json(view.as_json())
     elif is_new:
@@ -310,13 +310,6 @@ def _write_members(view: KeyView) -> None:
             text = "-" if value is None else str(value)
         rows.append((name.replace("_", " "), text))
     write_table(rows[0], rows[1:])
-
-
-def _by() -> Actor:
-    from orchestrator.audit.log import cli_actor
-    from orchestrator.core.actor import Actor
-
-    return Actor(cli_actor())
 
 
 def _note_unknown_models(settings: Settings, names: tuple[str, ...]) -> None:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.arguments import add_json, count, label
 from orchestrator.cli.output import time_text, write_json, write_table
-from orchestrator.cli.stores import fail, opened
+from orchestrator.cli.stores import cli_actor, fail, opened
 
 if TYPE_CHECKING:
-    from orchestrator.core.actor import Actor
     from orchestrator.policy.question import PolicyVersion
     from orchestrator.policy.service import PolicyAdmin
     from orchestrator.settings import Settings
@@ -146,7 +145,7 @@ async def _show(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespace) 
 
 async def _create(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespace) -> int:
     document, module = _candidate(parsed, {}, None)
-    view = await admin.create(tenant_id, parsed.name, document, module, _by())
+    view = await admin.create(tenant_id, parsed.name, document, module, cli_actor())
     if parsed.json:
         write_json(view.as_json())
     else:
@@ -167,7 +166,7 @@ async def _update(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespace
         active=parsed.activate or UNSET,
         candidate=None if parsed.end_shadow else UNSET,
     )
-    view = await admin.update(tenant_id, parsed.id, change, _by())
+    view = await admin.update(tenant_id, parsed.id, change, cli_actor())
     if parsed.json:
         write_json(view.as_json())
         return 0
@@ -177,7 +176,7 @@ async def _update(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespace
 
 
 async def _delete(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespace) -> int:
-    await admin.delete(tenant_id, parsed.id, _by())
+    await admin.delete(tenant_id, parsed.id, cli_actor())
     if parsed.json:
         write_json({"id": parsed.id, "object": "policy", "deleted": True})
     else:
@@ -272,10 +271,3 @@ def _text(path: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise _Unreadable(f"`{path}` cannot be read: {reason}") from error
-
-
-def _by() -> Actor:
-    from orchestrator.audit.log import cli_actor
-    from orchestrator.core.actor import Actor
-
-    return Actor(cli_actor())

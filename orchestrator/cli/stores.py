@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from orchestrator.core.actor import Actor
     from orchestrator.settings import Settings
     from orchestrator.store.database import Database
-    from orchestrator.store.tables import Tenant
 
 
 @asynccontextmanager
@@ -41,29 +41,12 @@ def existing(settings: Settings) -> Database:
     return Database(settings)
 
 
-async def ensured_tenant(database: Database, name: str) -> tuple[Tenant, bool]:
-    """The tenant of that name or id, and whether it was made here. Raises: StoreError."""
-    import time
+def cli_actor() -> Actor:
+    """Who works at the command line, for the audit."""
+    from orchestrator.audit.log import cli_actor
+    from orchestrator.core.actor import Actor
 
-    from orchestrator.audit import log as audit_log
-    from orchestrator.keys import tenants
-
-    async with database.unit_of_work() as session:
-        known = await tenants.find(session, name)
-        if known is not None:
-            return known, False
-        tenant = await tenants.ensure(session, name, int(time.time()))
-        await audit_log.note(
-            session,
-            audit_log.Act(
-                actor=audit_log.cli_actor(),
-                action="tenant.create",
-                target=tenant.id,
-                tenant_id=tenant.id,
-                after={"name": tenant.name},
-            ),
-        )
-    return tenant, True
+    return Actor(cli_actor())
 
 
 def fail(sentence: str) -> int:

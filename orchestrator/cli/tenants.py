@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.arguments import LIMITS, add_json, add_limits, comma_list, label
 from orchestrator.cli.output import time_text, write_json, write_table
-from orchestrator.cli.stores import ensured_tenant, fail, opened
+from orchestrator.cli.stores import cli_actor, fail, opened
 
 if TYPE_CHECKING:
+    from orchestrator.keys.tenant_service import Tenants
     from orchestrator.settings import Settings
+    from orchestrator.store.database import Database
     from orchestrator.store.tables import Tenant
 
 _CLEARABLE = (*LIMITS, "plan")
@@ -65,7 +67,7 @@ async def _create(settings: Settings, parsed: argparse.Namespace) -> int:
     if parsed.name.startswith("ten_"):
         return fail("a tenant's name must not look like an id")
     async with opened(settings) as database:
-        tenant, is_new = await ensured_tenant(database, parsed.name)
+        tenant, is_new = await _service(database).ensure(parsed.name, cli_actor())
     if not is_new:
         return fail(f"there is a tenant `{parsed.name}` already ({tenant.id})")
     if parsed.json:
@@ -77,10 +79,8 @@ async def _create(settings: Settings, parsed: argparse.Namespace) -> int:
 
 async def _list(settings: Settings, parsed: argparse.Namespace) -> int:
     """Lists the tenants. Raises: StoreError, SettingsError."""
-    from orchestrator.keys import tenants
-
-    async with opened(settings) as database, database.reading() as session:
-        documents = [_as_json(tenant) for tenant in await tenants.listed(session)]
+    async with opened(settings) as database:
+        documents = [_as_json(tenant) for tenant in await _service(database).listed()]
     if parsed.json:
         write_json({"object": "list", "data": documents})
         return 0
@@ -106,8 +106,7 @@ async def _limits(settings: Settings, parsed: argparse.Namespace) -> int:
 
     Raises: StoreError, SettingsError.
     """
-    from orchestrator.audit import log as audit_log
-    from orchestrator.keys import tenants
+    from orchestrator.core.errors import NotFound
 
     for name in parsed.clear:
         if name not in _CLEARABLE:
@@ -115,33 +114,25 @@ async def _limits(settings: Settings, parsed: argparse.Namespace) -> int:
     changes: dict[str, Any] = dict.fromkeys(parsed.clear)
     members = (*_CLEARABLE, "api_disabled")
     changes |= {name: value for name in members if (value := getattr(parsed, name)) is not None}
-    async with opened(settings) as database, database.unit_of_work() as session:
-        known = await tenants.find(session, parsed.tenant)
-        if known is None:
-            return fail(f"there is no tenant `{parsed.tenant}`")
-        await session.refresh(known, with_for_update=True)
-        before = _as_json(known)
-        for name, value in changes.items():
-            setattr(known, name, value)
-        await session.flush()
-        document = _as_json(known)
-        changed = [name for name in document if document[name] != before[name]]
-        if changed:
-            act = audit_log.Act(
-                actor=audit_log.cli_actor(),
-                action="tenant.patch",
-                target=known.id,
-                tenant_id=known.id,
-                before={name: before[name] for name in changed},
-                after={name: document[name] for name in changed},
-            )
-            await audit_log.note(session, act)
+    try:
+        async with opened(settings) as database:
+            tenant = await _service(database).change(parsed.tenant, changes, cli_actor())
+    except NotFound:
+        return fail(f"there is no tenant `{parsed.tenant}`")
+    document = _as_json(tenant)
     if parsed.json:
         write_json(document)
     else:
         sys.stdout.write(f"Tenant `{document['name']}` has these limits:\n")
         write_table(("LIMIT", "VALUE"), [(n, str(document[n] or "-")) for n in _CLEARABLE])
     return 0
+
+
+def _service(database: Database) -> Tenants:
+    # Imported where it is used, as everything that takes time to import.
+    from orchestrator.keys.tenant_service import Tenants
+
+    return Tenants(database)
 
 
 def _as_json(tenant: Tenant) -> dict[str, Any]:

@@ -34,12 +34,10 @@ from orchestrator.keys.principal import Principal
 from orchestrator.models.hosted import Deployment, Deployments
 from orchestrator.pipeline.account import Account
 from orchestrator.pipeline.call_meter import Meter, Refusals
-from orchestrator.pipeline.explain import Explainer
-from orchestrator.pipeline.gate import MAX_REMEMBERED, Admitted, Asked, Gate, unknown_model
+from orchestrator.pipeline.gate import Admitted, Asked, Gate, unknown_model
 from orchestrator.pipeline.generation import Generation
-from orchestrator.pipeline.routing import Route, Router
+from orchestrator.pipeline.routing import Route
 from orchestrator.pipeline.tasks import EMBED, GENERATE, Task
-from orchestrator.policy import PolicyEngine
 from orchestrator.quota import Admission, Caller, Quota
 from orchestrator.telemetry import names
 from orchestrator.telemetry.process import Telemetry
@@ -78,25 +76,18 @@ class Gateway:
 
     def __init__(
         self,
+        gate: Gate,
         deployments: Deployments,
-        policy: PolicyEngine,
-        router: Router,
         quota: Quota,
         books: Books,
         telemetry: Telemetry | None = None,
-        most_remembered: int = MAX_REMEMBERED,
     ) -> None:
-        """`most_remembered` keys keep what follows from them between requests."""
         self._telemetry = telemetry or Telemetry()
         self._deployments = deployments
-        self._gate = Gate(deployments, policy, router, most_remembered)
+        self._gate = gate
         self._quota = quota
         self._books = books
         self._settling: set[asyncio.Task[None]] = set()
-
-    def explainer(self) -> Explainer:
-        """What tells of calls before they are made, by the same gate, limits and books."""
-        return Explainer(self._gate, self._quota, self._books)
 
     def models(self, principal: Principal) -> list[ModelEntry]:
         """What `principal` may name as a model, aliases too, whether it is loaded or not."""

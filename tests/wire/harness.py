@@ -44,6 +44,7 @@ from orchestrator.keys.authenticator import Authenticator
 from orchestrator.keys.queries import NewKey
 from orchestrator.keys.secret import load_pepper
 from orchestrator.models.hosted import Deployments
+from orchestrator.pipeline.gate import Gate
 from orchestrator.pipeline.gateway import Gateway
 from orchestrator.pipeline.routing import Router
 from orchestrator.policy import AllowAll
@@ -176,9 +177,8 @@ async def bench(
         stack.push_async_callback(triton.close)
         deployments = _deployments(folder, triton)
         backend = RenderingBackend(served=deployments.served)
-        gateway = Gateway(
-            deployments, AllowAll(), Router(backend), Unlimited(), NoBooks(), telemetry
-        )
+        gate = Gate(deployments, AllowAll(), Router(backend))
+        gateway = Gateway(gate, deployments, Unlimited(), NoBooks(), telemetry)
         stack.push_async_callback(gateway.close)
         app = surfaces.new_app(
             _no_lifespan, server=settings.server, hosts=settings.hosts, telemetry=telemetry

@@ -30,6 +30,8 @@ from orchestrator.keys.queries import NewKey
 from orchestrator.keys.secret import load_pepper
 from orchestrator.keys.service import Keys
 from orchestrator.models.hosted import Deployments
+from orchestrator.pipeline.explain import Explainer
+from orchestrator.pipeline.gate import Gate
 from orchestrator.pipeline.gateway import Gateway
 from orchestrator.pipeline.routing import Router
 from orchestrator.policy.engine import RegoPolicies
@@ -147,7 +149,12 @@ async def policy_bench(
         stack.push_async_callback(counters.close)
         deployments = _deployments(folder, triton)
         router = Router(Backend(deployments, triton))
-        gateway = Gateway(deployments, engine, router, Limiter(counters, now=now), NoBooks())
+        gate, limiter, books = (
+            Gate(deployments, engine, router),
+            Limiter(counters, now=now),
+            NoBooks(),
+        )
+        gateway = Gateway(gate, deployments, limiter, books)
         stack.push_async_callback(gateway.close)
         app = surfaces.new_app(_no_lifespan, server=settings.server, hosts=settings.hosts)
         candidates = new_candidates(settings, evaluators)
@@ -161,7 +168,7 @@ async def policy_bench(
                 "keys": key_routes(
                     authenticator, Keys(database, load_pepper(settings), authenticator)
                 ),
-                "policies": policy_routes(authenticator, admin, gateway.explainer()),
+                "policies": policy_routes(authenticator, admin, Explainer(gate, limiter, books)),
             },
         )
         transport = httpx2.ASGITransport(

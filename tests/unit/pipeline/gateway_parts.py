@@ -35,6 +35,7 @@ from orchestrator.core.request import (
 )
 from orchestrator.keys.principal import Principal
 from orchestrator.models.hosted import Deployments
+from orchestrator.pipeline.gate import Gate
 from orchestrator.pipeline.gateway import Gateway
 from orchestrator.pipeline.routing import Router
 from orchestrator.policy import AllowAll, Decision, PolicyInput
@@ -166,4 +167,5 @@ def gateway(
     policy: AllowAll | DenyAll | ShareAll | None = None,
 ) -> Gateway:
     router, books = Router(scripted(deployments, backend)), ledger or Ledger()
-    return Gateway(deployments, policy or AllowAll(), router, books, books)
+    gate = Gate(deployments, policy or AllowAll(), router)
+    return Gateway(gate, deployments, books, books)

@@ -26,6 +26,7 @@ from orchestrator.core.request import (
     EmbeddingRequest,
 )
 from orchestrator.models.hosted import Deployments
+from orchestrator.pipeline.explain import Explainer
 from tests.unit.pipeline import gateway_parts
 from tests.unit.pipeline.gateway_parts import (
     ANYBODY,
@@ -67,7 +68,8 @@ async def test_what_is_remembered_of_a_prompt_is_for_its_tenant(deployments: Dep
     await fold(await served.generate(ANYBODY, ASKED, CallContext("req_1")))
     await served.close()
     assert (backend.owners, backend.sharing) == (["ten_1"], [()])
-    await served.explainer().explain(ANYBODY, None, ASKED, client_ip=None)
+    books = Ledger()
+    await Explainer(served._gate, books, books).explain(ANYBODY, None, ASKED, client_ip=None)
     assert backend.owners == ["ten_1", "ten_1"]
 
 
