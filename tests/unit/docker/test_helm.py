@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,32 @@ def _by_program(helm: str, values: Path, given: dict[str, Any]) -> list[dict[str
     return _objects(done.stdout)
 
 
+_BY_LIBRARY = """
+import json, sys
+import helm_python
+try:
+    with helm_python.Chart.load(sys.argv[1]) as chart:
+        given = json.load(sys.stdin)
+        chart.validate_schema(given)
+        json.dump(chart.render(given, name="box", namespace="prod"), sys.stdout)
+except helm_python.HelmError as error:
+    sys.exit(str(error))
+"""
+
+
 def _by_library(given: dict[str, Any]) -> list[dict[str, Any]]:
-    library: Any = importlib.import_module("helm_python")
-    try:
-        with library.Chart.load(str(DOCKER / "helm")) as chart:
-            chart.validate_schema(given)
-            rendered = chart.render(given, name="box", namespace="prod")
-    except library.HelmError as error:
-        raise RenderError(str(error)) from error
+    # In a process of its own: the runtime of Go, in which the library is written, has ended the
+    # process of the tests.
+    done = subprocess.run(
+        [sys.executable, "-c", _BY_LIBRARY, str(DOCKER / "helm")],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RenderError(done.stderr)
+    rendered = json.loads(done.stdout)
     return [
         one for name, text in rendered.items() if name.endswith(".yaml") for one in _objects(text)
     ]

@@ -137,9 +137,16 @@ def test_json_nested_without_end_is_refused(chat_ml: Model) -> None:
     with pytest.raises(InvalidRequest, match="nested too deeply") as caught:
         chat_ml.renderer.render(ChatPrompt(HI.messages, (Tool("f", "", deep),)))
     assert caught.value.param == "tools"
-    call = ToolCallPart("call_1", "f", '{"a":' * 900 + "1" + "}" * 900)
-    with pytest.raises(InvalidRequest, match="nested too deeply"):
-        chat_ml.renderer.render(ChatPrompt((Message("assistant", (call,)),)))
+
+
+def test_a_former_call_that_is_nested_too_deeply_is_shown_as_text(tmp_path: Path) -> None:
+    text = '{"a":' * 900 + "1" + "}" * 900
+    prompt = ChatPrompt((Message("assistant", (ToolCallPart("call_1", "f", text),)),))
+    template = (
+        "{% for key, value in messages[0].tool_calls[0].function.arguments.items() %}"
+        "{{ key }}={{ value }}{% endfor %}"
+    )
+    assert rendered(tmp_path, template, prompt) == f"input={text}"
 
 
 def test_tools_are_refused_where_the_template_has_no_place_for_them(tmp_path: Path) -> None:
