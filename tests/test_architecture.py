@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from orchestrator.core import errors
+from orchestrator.http.errors import UnknownRoute
 from orchestrator.settings import ENV_PREFIX, PROJECT_ROOT, Settings
 
 _MAX_FILE_LINES = 500
@@ -107,3 +109,39 @@ def test_the_reference_lists_every_setting_with_its_default() -> None:
     rows = re.findall(r"^\| `(ORCHESTRATOR_\w+)` \| (.+?) \| (.+?) \|$", readme, re.MULTILINE)
     assert [(name, default) for name, default, _ in rows] == list(_defaults(Settings))
     assert all(meaning.strip() for _, _, meaning in rows)
+
+
+def test_the_document_of_the_wire_lists_every_error() -> None:
+    text = (PROJECT_ROOT / "docs" / "wire.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| `(\w+)` \| `\w+` \| `(\w+)` \|", text, re.MULTILINE)
+    kinds = [*vars(errors).values(), UnknownRoute]
+    assert rows == [
+        (kind.__name__, str(kind.status), kind.code, kind.reason)
+        for kind in kinds
+        if isinstance(kind, type) and issubclass(kind, errors.GatewayError)
+    ]
+
+
+_LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*sorted(PROJECT_ROOT.glob("*.md")), *sorted((PROJECT_ROOT / "docs").glob("*.md"))],
+    ids=_name,
+)
+def test_links_of_documents_lead_somewhere(path: Path) -> None:
+    for file, anchor in _LINK.findall(path.read_text(encoding="utf-8")):
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), f"{_name(path)}: {file}"
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = [re.sub(r"[^a-z0-9 -]", "", head.lower()).replace(" ", "-") for head in heads]
+            assert anchor in anchors, f"{_name(path)}: #{anchor}"
+
+
+def test_architecture_names_files_that_are_there() -> None:
+    text = (PROJECT_ROOT / "orchestrator" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    for name in set(re.findall(r"`([a-z_0-9/]+/[a-z_0-9]+\.(?:py|toml|md))`", text)):
+        places = [PROJECT_ROOT / folder / name for folder in ("", "orchestrator", "build_engines")]
+        assert any(place.exists() for place in places), name

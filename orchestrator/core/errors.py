@@ -13,7 +13,7 @@ from orchestrator.core.limits import LimitHit
 
 
 class GatewayError(Exception):
-    """The root. `status` is HTTP's, `code` and `reason` are words of `wire.md` §4.4.
+    """The root. `status` is HTTP's, `code` and `reason` are words of `docs/wire.md`.
 
     `code` is the word of the appliance dialect; `reason` the finer one that other dialects use.
     `retry_after_s` becomes `Retry-After`; `retryable` False becomes `x-should-retry: false`.
@@ -23,6 +23,12 @@ class GatewayError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     reason: ClassVar[str] = "internal_error"
+
+    def __init_subclass__(cls) -> None:
+        """A class that names its code and no reason has the code as its reason."""
+        super().__init_subclass__()
+        if "code" in vars(cls) and "reason" not in vars(cls):
+            cls.reason = cls.code
 
     def __init__(
         self,
@@ -47,7 +53,6 @@ class InvalidRequest(GatewayError):
 
     status = 400
     code = "invalid_request"
-    reason = "invalid_request"
 
 
 class ContextLengthExceeded(InvalidRequest):
@@ -58,7 +63,6 @@ class ContextLengthExceeded(InvalidRequest):
     """
 
     code = "context_length_exceeded"
-    reason = "context_length_exceeded"
 
     def __init__(
         self,
@@ -94,7 +98,6 @@ class InvalidEncryptedContent(InvalidRequest):
     """What a caller kept encrypted cannot be read. Agents match on the code."""
 
     code = "invalid_encrypted_content"
-    reason = "invalid_encrypted_content"
 
 
 class Unauthenticated(GatewayError):
@@ -119,7 +122,6 @@ class PolicyDenied(GatewayError):
 
     status = 403
     code = "policy_denied"
-    reason = "policy_denied"
 
     def __init__(
         self, message: str, *, param: str | None = None, reason: str | None = None, rule: str = ""
@@ -134,28 +136,24 @@ class NotFound(GatewayError):
 
     status = 404
     code = "not_found"
-    reason = "not_found"
 
 
 class ModelNotFound(NotFound):
     """The catalogue has no model of this id."""
 
     code = "model_not_found"
-    reason = "model_not_found"
 
 
 class ResponseNotFound(NotFound):
     """No stored response has this id."""
 
     code = "response_not_found"
-    reason = "response_not_found"
 
 
 class PreviousResponseNotFound(NotFound):
     """The response to go on from, or one before it, is not stored any more."""
 
     code = "previous_response_not_found"
-    reason = "previous_response_not_found"
 
 
 class MethodNotAllowed(NotFound):
@@ -175,7 +173,6 @@ class Conflict(GatewayError):
 
     status = 409
     code = "conflict"
-    reason = "conflict"
 
 
 class DeploymentNotReady(GatewayError):
@@ -183,7 +180,6 @@ class DeploymentNotReady(GatewayError):
 
     status = 409
     code = "deployment_not_ready"
-    reason = "deployment_not_ready"
 
 
 class PayloadTooLarge(GatewayError):
@@ -191,7 +187,6 @@ class PayloadTooLarge(GatewayError):
 
     status = 413
     code = "request_too_large"
-    reason = "request_too_large"
 
 
 class HeadTooLarge(PayloadTooLarge):
@@ -206,7 +201,6 @@ class RequestTimeout(GatewayError):
 
     status = 408
     code = "request_timeout"
-    reason = "request_timeout"
 
 
 class RateLimited(GatewayError):
@@ -239,7 +233,6 @@ class UpstreamFailed(GatewayError):
 
     status = 502
     code = "upstream_error"
-    reason = "upstream_error"
 
 
 class ModelUnavailable(GatewayError):
@@ -247,14 +240,12 @@ class ModelUnavailable(GatewayError):
 
     status = 503
     code = "model_unavailable"
-    reason = "model_unavailable"
 
 
 class Overloaded(ModelUnavailable):
     """Everything works and there is no room."""
 
     code = "overloaded"
-    reason = "overloaded"
 
 
 class QuotaUnavailable(Overloaded):
@@ -267,14 +258,12 @@ class StoreUnavailable(ModelUnavailable):
     """The store of keys cannot be asked, and what is remembered of this key is too old."""
 
     code = "store_unavailable"
-    reason = "store_unavailable"
 
 
 class PolicyUnavailable(ModelUnavailable):
     """No decision can be had at the moment, so nothing is allowed."""
 
     code = "policy_unavailable"
-    reason = "policy_unavailable"
 
 
 class UpstreamTimeout(GatewayError):
@@ -282,4 +271,3 @@ class UpstreamTimeout(GatewayError):
 
     status = 504
     code = "upstream_timeout"
-    reason = "upstream_timeout"

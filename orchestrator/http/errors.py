@@ -121,7 +121,7 @@ def profile_of(
     *,
     client: Client | None = None,
 ) -> Profile:
-    """Whose words to answer in. Source: `wire.md` §4.2, rule by rule.
+    """Whose words to answer in. Source: `docs/wire.md`, rule by rule.
 
     `client` decides on paths that several dialects share.
     """

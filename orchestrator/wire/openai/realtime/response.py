@@ -110,7 +110,7 @@ class Response:
         cancelled: bool = False,
         error: GatewayError | None = None,
     ) -> Iterator[ServerEvent]:
-        """The last events, whatever has been sent before. Source: `wire.md` §5.3."""
+        """The last events, whatever has been sent before. Source: `docs/wire.md`."""
         yield from self.create()
         end: End = "completed"
         details: dict[str, Any] | None = None
