@@ -57,6 +57,7 @@ from orchestrator.triton.endpoint import connections
 from orchestrator.wire import surfaces
 from orchestrator.wire.management.audit import routes as audit_routes
 from orchestrator.wire.management.denials import audited
+from orchestrator.wire.management.explain import routes as explain_routes
 from orchestrator.wire.management.keys import routes as key_routes
 from orchestrator.wire.management.metrics import routes as metrics_routes
 from orchestrator.wire.management.policies import routes as policy_routes
@@ -238,7 +239,10 @@ def _mount(
         management={
             "responses": response_routes(authenticator, gateway, responses, runs, peppers),
             "keys": key_routes(authenticator, keys),
-            "policies": policy_routes(authenticator, admin, parts.explainer),
+            "policies": [
+                *policy_routes(authenticator, admin),
+                *explain_routes(authenticator, parts.explainer),
+            ],
             "usage": usage_routes(authenticator, parts.books),
             "audit": audit_routes(authenticator, trail),
         },

@@ -46,6 +46,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.migrate import migrate
 from orchestrator.triton.client import TritonClient, TritonEndpoint
 from orchestrator.wire import surfaces
+from orchestrator.wire.management.explain import routes as explain_routes
 from orchestrator.wire.management.keys import routes as key_routes
 from orchestrator.wire.management.policies import routes as policy_routes
 from tests.wire.harness import MODELS, answer
@@ -168,7 +169,10 @@ async def policy_bench(
                 "keys": key_routes(
                     authenticator, Keys(database, load_pepper(settings), authenticator)
                 ),
-                "policies": policy_routes(authenticator, admin, Explainer(gate, limiter, books)),
+                "policies": [
+                    *policy_routes(authenticator, admin),
+                    *explain_routes(authenticator, Explainer(gate, limiter, books)),
+                ],
             },
         )
         transport = httpx2.ASGITransport(

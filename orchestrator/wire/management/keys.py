@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, cast, get_args
 
 import msgspec
 import orjson
 
-from orchestrator.core.actor import Actor
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.limits import Limits
 from orchestrator.core.plans import Plan
@@ -18,13 +16,19 @@ from orchestrator.http.error_replies import Error
 from orchestrator.http.exchange import Exchange
 from orchestrator.http.intake import MAX_MANAGEMENT_BYTES
 from orchestrator.http.openapi import MANAGEMENT, Operation, query_parameter
-from orchestrator.http.queries import Query, require_admin
+from orchestrator.http.queries import Query
 from orchestrator.http.routes import Route
 from orchestrator.keys.authenticator import Authenticator
-from orchestrator.keys.principal import Principal
 from orchestrator.keys.queries import ALL_MODELS, KeyFilter, KeyState
 from orchestrator.keys.service import Keys
 from orchestrator.keys.values import MAX_PAGE, KeySpec, Patch
+from orchestrator.wire.management.admin_call import (
+    actor_of,
+    admitted,
+    path_id,
+    reply,
+    reply_nothing,
+)
 from orchestrator.wire.management.replies import VirtualKey, VirtualKeyList, VirtualKeyWithSecret
 
 _STATES = get_args(KeyState)
@@ -141,16 +145,16 @@ class _Handlers:
 
     async def create(self, exchange: Exchange) -> None:
         """A new key. Its secret is in this reply and nowhere else."""
-        principal = await _admitted(exchange, self._authenticator)
+        principal = await admitted(exchange, self._authenticator, "manage keys")
         body = self._creations.read(await exchange.body(MAX_MANAGEMENT_BYTES))
         view, secret = await self._keys.create(
-            principal.tenant_id, wanted(body), _by(exchange, principal)
+            principal.tenant_id, wanted(body), actor_of(exchange, principal, "keys")
         )
-        await _reply(exchange, {**view.as_json(), "secret": secret}, status=201)
+        await reply(exchange, {**view.as_json(), "secret": secret}, status=201)
 
     async def list_all(self, exchange: Exchange) -> None:
         """The keys of the caller's tenant, the newest first: all, or a page of `limit`."""
-        principal = await _admitted(exchange, self._authenticator)
+        principal = await admitted(exchange, self._authenticator, "manage keys")
         query = Query(exchange.query_string)
         limit = query.number("limit", 0, least=1, most=MAX_PAGE) or None
         which = _which(query)
@@ -169,49 +173,38 @@ class _Handlers:
 
     async def retrieve(self, exchange: Exchange) -> None:
         """One key of the caller's tenant."""
-        principal = await _admitted(exchange, self._authenticator)
-        await _reply(exchange, (await self._keys.get(principal.tenant_id, _id(exchange))).as_json())
+        principal = await admitted(exchange, self._authenticator, "manage keys")
+        await reply(
+            exchange,
+            (await self._keys.get(principal.tenant_id, path_id(exchange, "key_id"))).as_json(),
+        )
 
     async def change(self, exchange: Exchange) -> None:
         """Changes what the body names, and nothing else; null takes a value away."""
-        principal = await _admitted(exchange, self._authenticator)
+        principal = await admitted(exchange, self._authenticator, "manage keys")
         asked = patch(self._patches.read(await exchange.body(MAX_MANAGEMENT_BYTES)))
-        by = _by(exchange, principal)
-        view = await self._keys.patch(principal.tenant_id, _id(exchange), asked, by)
-        await _reply(exchange, view.as_json())
+        by = actor_of(exchange, principal, "keys")
+        view = await self._keys.patch(principal.tenant_id, path_id(exchange, "key_id"), asked, by)
+        await reply(exchange, view.as_json())
 
     async def rotate(self, exchange: Exchange) -> None:
         """Gives the key a new secret; the old one stays good for `overlap_s` seconds."""
-        principal = await _admitted(exchange, self._authenticator)
+        principal = await admitted(exchange, self._authenticator, "manage keys")
         body = await exchange.body(MAX_MANAGEMENT_BYTES)
         overlap_s = self._rotations.read(body).overlap_s if body.strip() else 0
-        by = _by(exchange, principal)
-        view, secret = await self._keys.rotate(principal.tenant_id, _id(exchange), overlap_s, by)
-        await _reply(exchange, {**view.as_json(), "secret": secret})
+        by = actor_of(exchange, principal, "keys")
+        view, secret = await self._keys.rotate(
+            principal.tenant_id, path_id(exchange, "key_id"), overlap_s, by
+        )
+        await reply(exchange, {**view.as_json(), "secret": secret})
 
     async def revoke(self, exchange: Exchange) -> None:
         """Ends the key for good. Once more is no error."""
-        principal = await _admitted(exchange, self._authenticator)
-        await self._keys.revoke(principal.tenant_id, _id(exchange), _by(exchange, principal))
-        await exchange.send({"type": "http.response.start", "status": 204, "headers": []})
-        await exchange.send({"type": "http.response.body", "body": b""})
-
-
-async def _admitted(exchange: Exchange, authenticator: Authenticator) -> Principal:
-    """The caller. Raises: PolicyDenied for a key that may not manage keys, InvalidRequest."""
-    principal = await exchange.admit(authenticator)
-    require_admin(principal, "manage keys")
-    return principal
-
-
-def _by(exchange: Exchange, principal: Principal) -> Actor:
-    context = exchange.context("keys")
-    return Actor(f"key:{principal.key_id}", context.client_ip or "", context.request_id)
-
-
-def _id(exchange: Exchange) -> str:
-    key_id: str = exchange.scope["path_params"]["key_id"]
-    return key_id
+        principal = await admitted(exchange, self._authenticator, "manage keys")
+        await self._keys.revoke(
+            principal.tenant_id, path_id(exchange, "key_id"), actor_of(exchange, principal, "keys")
+        )
+        await reply_nothing(exchange)
 
 
 def _which(query: Query) -> KeyFilter:
@@ -230,10 +223,6 @@ def _which(query: Query) -> KeyFilter:
         # Uses are noted in whole seconds: one in the second of a moment is not before it.
         **{name: None if at is None else -(-at // 1000) for name, at in moments.items()},
     )
-
-
-async def _reply(exchange: Exchange, document: Mapping[str, Any], status: int = 200) -> None:
-    await exchange.reply(orjson.dumps(document), status=status)
 
 
 _LISTING = {
