@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 import pytest
 
 from orchestrator.settings import ServerSettings
+from tests import programs
 from tests.unit.serve.served import serving
 from tests.wire.harness import KEY, bench
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE_S = 120.0
 PAGE = """<!doctype html><script>
 const base = "http://127.0.0.1:%(port)d/v1";
@@ -71,11 +70,11 @@ async def page_server(told: asyncio.Future[Any]) -> AsyncIterator[tuple[int, dic
         yield server.sockets[0].getsockname()[1], page
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 @pytest.mark.parametrize("is_listed", [True, False], ids=["listed", "not listed"])
 async def test_a_page_streams_reads_errors_and_manages_nothing(
     tmp_path: Path, *, is_listed: bool
 ) -> None:
+    chromium = programs.program("chromium")
     told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     async with page_server(told) as (port, page):
         origin = f"http://127.0.0.1:{port}" if is_listed else "https://elsewhere.test"
@@ -85,9 +84,8 @@ async def test_a_page_streams_reads_errors_and_manages_nothing(
             serving(service.app, settings) as served,
         ):
             page["text"] = PAGE % {"port": served.port, "key": KEY}
-            assert CHROMIUM is not None
             browser = await asyncio.create_subprocess_exec(
-                CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+                chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
                 "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}/profile",
                 f"http://127.0.0.1:{port}/",
                 stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
