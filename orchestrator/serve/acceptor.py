@@ -67,7 +67,7 @@ class Acceptor:
         make_protocol: Callable[[], Guarded],
         seat: Seat | None = None,
     ) -> None:
-        """`make_protocol` makes asyncio protocols. `seat` is this worker's, if it is one of several."""
+        """`make_protocol` makes asyncio protocols. `seat` is for one of several workers."""
         listener.setblocking(False)
         self._listener = listener
         self._connections = connections
