@@ -21,7 +21,7 @@ from orchestrator.settings import Settings
 from orchestrator.supervisor.installation import Installation, StartError, find_server
 
 _TRITON_OF_WHEEL = {"0.7.0": "2.51.0"}
-"""Source: the metadata that the wheels' own tritonserver reports."""
+"""Source: the wheels' own tritonserver, asked for its metadata."""
 _CHUNK_BYTES = 1024 * 1024
 _ENGINE_PATH = re.compile(r'key: "gpt_model_path"\s*value { string_value: ("(?:[^"\\]|\\.)*") }')
 
@@ -121,7 +121,7 @@ def misfit(directory: Path, capabilities: Set[str]) -> str:
 
 
 def replaced_type(directory: Path) -> str:
-    """Returns the type in which a CPU engine computes if this CPU lacks its own, or empty."""
+    """Returns a sentence if this CPU lacks the type of an engine for CPUs, or an empty text."""
     document = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
     dtype = (document.get("runtime") or {}).get("dtype")
     if document["target"] != "cpu" or dtype != "bfloat16":

@@ -75,7 +75,7 @@ class Deployment:
         return SamplingParams() if self.served is None else self.served.defaults
 
     def require_ready(self) -> ServedModel:
-        """Returns the served model, also while it is awaited. Raises: ModelUnavailable."""
+        """Returns the model if it is served, or soon will be again. Raises: ModelUnavailable."""
         if self.served is None or not (self.ready or self.placement.awaited_s):
             raise ModelUnavailable(
                 f"The model `{self.model.id}` is not loaded on this appliance.",
@@ -159,7 +159,7 @@ class Deployments:
         ]
 
     async def close(self) -> None:
-        """Ends the watches."""
+        """Stops the watches."""
         tasks = [*self._tests.values(), *self._watches]
         for task in tasks:
             task.cancel()

@@ -39,7 +39,7 @@ class MismatchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GoldenAnswer:
-    """A greedy answer without an end. At tokens with a small margin, another one is accepted."""
+    """A greedy answer without an end token. At small margins another token is accepted."""
 
     input_ids: Sequence[int]
     output_ids: Sequence[int]

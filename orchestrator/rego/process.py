@@ -20,7 +20,7 @@ _ROOT = Path(__file__).parents[2]
 _START_S = 30.0
 _REAP_S = 0.005
 _NICER, _NICEST = 5, 19
-"""Scheduling priority: with this process on the same CPU, it gets a third of its share."""
+"""Niceness to add, and its max: of a CPU that both want, the child gets a third of our share."""
 
 
 class ProcessEndedError(BoundExceededError):
@@ -77,7 +77,7 @@ class EvaluatorProcess:
         return not self._reader.at_eof()
 
     async def ask(self, frame: bytes, wall_s: float) -> dict[str, Any]:
-        """Returns the reply. Raises: BoundExceededError, and the process is gone then.
+        """Returns the reply. Raises: BoundExceededError, and then the process has ended.
 
         ProcessEndedError if it had answered other questions before.
         """

@@ -2,7 +2,7 @@
 
 One sweep a second looks at every connection, so no request sets a timer and limits take effect up
 to two seconds late. If all places are taken, a new connection replaces one that waits for its
-client; it is refused only if every place is at work.
+client; it is refused only if every place is busy.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ FOR_HOST = b"x-forwarded-host"
 HEADERS = frozenset({FORWARDED, FOR, PROTO, FOR_HOST})
 
 HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]{0,5})?")
-"""A `Host`: a name or an address, with an optional port. RFC 9110 7.2, without commas."""
+"""A `Host`: a name or an address, maybe with a port. Source: RFC 9110 7.2, without commas."""
 
 _MAX_HOPS = 64
 _SCHEMES = {"http": "http", "ws": "http", "https": "https", "wss": "https"}

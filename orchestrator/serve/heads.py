@@ -1,7 +1,7 @@
 """Checks the head of a request beyond its syntax, which llhttp has parsed.
 
-Two parsers of one request must never differ on where it ends or which host it is for. Anything
-on which they could differ is refused, and the connection closed. Source: RFC 9112, RFC 9110 7.
+Two parsers of one request must never differ on where it ends or which host it is for. If they
+could differ, it is refused and the connection closed. Source: RFC 9112 and RFC 9110 7.
 """
 
 from __future__ import annotations

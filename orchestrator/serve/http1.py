@@ -104,7 +104,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._done.set_result(None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Records the client, and occupies the reserved place."""
+        """Records the client, and occupies its place."""
         super().connection_made(transport)
         if self.place is not None:
             self.place.occupy(self, transport)
@@ -206,7 +206,7 @@ class BoundedHttp(HttpToolsProtocol):
         host, hosts = self._host or b"", self._error_hosts
         reply = refusal(refused, self.url, host, hosts, self._settings, self.headers)
         if self._in_body and not self.pipeline:
-            # The request that is at work will never get the rest of its body.
+            # The current request will never get the rest of its body.
             cycle = cast("Cycle", self.cycle)
             cycle.left()
             cycle.message_event.set()
@@ -259,7 +259,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Notifies the request that is at work."""
+        """Notifies the current request."""
         if self.place is not None:
             self.place.release()
         if self._running is not None:

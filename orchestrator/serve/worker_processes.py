@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _STANDBY_AFTER_S = 3.0
 """Seconds between a start and that of the next standby: the worker gets the CPU first."""
 _MAX_PAUSE_S = 60.0
-"""Seconds between starts of processes that end at once."""
+"""Max seconds between starts of standby processes that end at once."""
 _MEMORY = {"MALLOC_ARENA_MAX": "2"}
 """Threads that mostly wait need no heap each; an operator's own value has priority."""
 

@@ -102,7 +102,7 @@ class TritonProcess:
 
     async def ended(self) -> None:
         """Returns when it has ended and its output is read."""
-        # `wait()` would wait for the pipe as well, which a stub may keep open for a while.
+        # `wait()` would wait for the pipe as well, which a stub may keep open for some time.
         while self._process.returncode is None:  # noqa: ASYNC110
             await asyncio.sleep(_EXIT_POLL_S)
         await asyncio.wait([self._reader], timeout=0.1)

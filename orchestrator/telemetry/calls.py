@@ -107,7 +107,7 @@ class Call(msgspec.Struct, eq=False):
     timings: tuple[EngineTimings, ...] = ()
 
     def sample(self) -> None:
-        """Marks the request as traced: its spans get ids now, because calls to engines carry them."""
+        """Marks the request as traced: its spans get ids now, for calls to engines."""
         self.sampled = True
         self.span_id = new_span_id()
         self.engine_span_id = new_span_id()

@@ -92,7 +92,7 @@ class Metrics:
     def _settlement(self, operation: str, model: str, dialect: str, outcome: str) -> _Settlement:
         """Returns the series in which such calls are counted, cached after the first look-up.
 
-        There are as many as `GENERATIONS` has series, whose labels are words of closed sets.
+        There are as many as `GENERATIONS` has series, whose labels have fixed sets of values.
         """
         made = _Settlement(
             self._generations.series(model, dialect, outcome),

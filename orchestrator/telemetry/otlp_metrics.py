@@ -119,7 +119,7 @@ def _histogram(spec: Spec, series: Series, began_ns: int, now_ns: int) -> Histog
         sum=series.value,
         bucket_counts=series.counts,
         explicit_bounds=spec.bounds,
-        # Not kept, and so not sent.
+        # `Series` has no min and max, so none is sent.
         min=None,  # type: ignore[arg-type]  # the message takes it
         max=None,  # type: ignore[arg-type]  # the message takes it
     )

@@ -38,7 +38,7 @@ PROTOCOL_TOKEN_HEADER = "triton-grpc-protocol-tok"  # noqa: S105  # a header's n
 
 @dataclass(frozen=True, slots=True)
 class TritonEndpoint:
-    """Where a Triton listens and how to speak to it. `url` is `host:port` or `unix:/path`."""
+    """Where a Triton listens and how to connect to it. `url` is `host:port` or `unix:/path`."""
 
     url: str
     token: str | None = None
@@ -182,8 +182,8 @@ class TritonClient:
         """Whether `call` may be asked for a single response, with no tokens before it.
 
         An engine that sends nothing while it computes, and is too full to answer a probe, would be
-        considered dead. So the silence must be short, as far as the pace can predict it, and other
-        calls must be streaming at the same time.
+        considered dead. So the silence must be short, as far as the pace can predict it, and the
+        number of silent calls is limited, so that others still stream.
         """
         model = call.model
         pace = self._paces.get(model)

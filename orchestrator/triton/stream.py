@@ -29,7 +29,7 @@ METHOD = "ModelStreamInfer"
 class TokenStream:
     """The chunks of one generation, in order.
 
-    It receives whether or not the caller iterates: a call must not be cut when its reader goes away
+    It receives whether or not the caller iterates: a call must not be cut when its reader stops
     (see `TritonClient`). Chunks that wait together are returned as one, except chunks with
     log-probabilities.
     """
