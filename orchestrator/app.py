@@ -68,25 +68,25 @@ if TYPE_CHECKING:
     from orchestrator.quota.shared import SharedCounters
 
 _COLLECT_AFTER = (10_000, 20, 50)
-"""A request makes hundreds of objects, nearly all of which go by themselves; by default there
-would be a collection for each."""
+"""A request makes hundreds of objects, and reference counting frees nearly all; the default would
+run a collection for each request."""
 
 
 def _settle_memory() -> None:
-    """Gives back what starting needed; what is there now stays, and is not collected again.
+    """Frees what only the start needed; the remaining objects are not collected again.
 
-    Walking through it at every collection cost a third of the time of a request.
+    Visiting them at every collection cost a third of the time of a request.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECT_AFTER)
-    # The C library keeps what is freed between things that stay, 7 MB by now.
+    # The C library keeps freed memory between objects that stay, 7 MB by now.
     trim_memory()
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What a running application consists of."""
+    """The parts of a running application."""
 
     authenticator: Authenticator
     store: Database
@@ -101,12 +101,12 @@ class _Parts:
 
 
 def create_app(settings: Settings, worker: int = 0) -> surfaces.Application:
-    """The application. `settings.triton` must say where Triton listens, whoever started it.
+    """Creates the application. `settings.triton` must say where Triton listens.
 
     `worker` is the number of this process among those of the same settings.
 
-    What needs the running loop (a connection belongs to the one it was made in) is built when the
-    application starts, and closed in reverse order when it stops.
+    What needs the running loop (a connection belongs to the loop it was made in) is built when
+    the application starts, and closed in reverse order when it stops.
     Raises: CatalogueError, SettingsError. Its start raises: SettingsError, StoreError.
     """
     catalogue = load_catalogue(settings.catalogue)
@@ -145,7 +145,7 @@ async def _start(
     threads: FairThreads,
     stack: AsyncExitStack,
 ) -> _Parts:
-    """The pipeline from the keys down to Triton, running; `stack` closes it."""
+    """Starts the pipeline from the keys down to Triton; `stack` closes it."""
     authenticator = Authenticator(settings)
     await authenticator.start()
     stack.push_async_callback(authenticator.close)
@@ -185,7 +185,7 @@ async def _start(
 def _triton_backend(
     settings: Settings, placements: Placements, deployments: Deployments, threads: FairThreads
 ) -> TritonBackend:
-    """The backend that asks the Tritons of this appliance."""
+    """Creates the backend that calls the Tritons of this appliance."""
     return TritonBackend(
         deployments.served,
         placements,
@@ -200,7 +200,7 @@ def _triton_backend(
 
 
 def _observe(parts: _Parts, settings: Settings, trail: AuditTrail, telemetry: Telemetry) -> None:
-    """Lets metrics tell of what is there, not only of what happens."""
+    """Adds metrics that report state, in addition to those that count events."""
     observe(
         telemetry.metrics.registry,
         deployments=parts.deployments,
@@ -250,7 +250,7 @@ def _mount(
 
 
 def _readiness(parts: _Parts, trail: AuditTrail, stack: AsyncExitStack) -> Readiness:
-    """What looks at every part when it is asked; `stack` closes it."""
+    """Creates the readiness check, which looks at every part on request; `stack` closes it."""
     looks = {
         "store": store_look(parts.store, parts.authenticator),
         "policy": policy_look(parts.policies),
@@ -267,7 +267,7 @@ def _readiness(parts: _Parts, trail: AuditTrail, stack: AsyncExitStack) -> Readi
 def _start_responses(
     settings: Settings, store: Database, stack: AsyncExitStack
 ) -> tuple[Responses, Runs]:
-    """The stored responses, and those that run in the background; `stack` closes both."""
+    """Starts the stored responses, and those in the background; `stack` closes both."""
     responses = Responses(store, settings.responses)
     responses.start()
     stack.push_async_callback(responses.close)
@@ -279,7 +279,7 @@ def _start_responses(
 def _metrics_routes(
     settings: Settings, authenticator: Authenticator, telemetry: Telemetry
 ) -> list[Route]:
-    """None where metrics have a port of their own."""
+    """Returns the routes of metrics; none if metrics have a port of their own."""
     if settings.metrics.port is not None:
         return []
     return metrics_routes(authenticator, telemetry, partial(triton_metrics, settings.data_dir))
@@ -288,7 +288,7 @@ def _metrics_routes(
 async def _start_triton(
     settings: Settings, catalogue: Catalogue, stack: AsyncExitStack
 ) -> tuple[Placements, Deployments]:
-    """The connections to Tritons, and the watch over their models; `stack` closes both."""
+    """Starts the connections to Tritons, and the watch over their models; `stack` closes both."""
     triton = settings.triton
     placements = open_placements(settings, catalogue)
     stack.push_async_callback(placements.close)
@@ -307,7 +307,7 @@ async def _start_triton(
 
 
 async def _start_quota(settings: Settings, stack: AsyncExitStack) -> Limiter:
-    """The limits, with a connection to the store of their own; `stack` closes both."""
+    """Starts the limits, with their own connection to the store; `stack` closes both."""
     database = Database(settings)
     stack.push_async_callback(database.close)
     journal = TokenJournal(settings.data_dir / "quota", database)
@@ -318,7 +318,7 @@ async def _start_quota(settings: Settings, stack: AsyncExitStack) -> Limiter:
 
 
 def _counters(settings: Settings, journal: TokenJournal) -> MemoryCounters | SharedCounters:
-    """In this process, or in Redis where it is set."""
+    """Creates counters in this process, or in Redis if it is set."""
     if settings.redis.url is None:
         return MemoryCounters(journal)
     # Imported where it is used: the client costs 14 MB.

@@ -1,7 +1,7 @@
-"""What the kernel lets this process have: its control groups' limits of memory and of processors.
+"""What the kernel allows this process: its control groups' limits of memory and of processors.
 
-A container, a service unit and a batch system each set such limits; `/proc/meminfo` and the number
-of processors know nothing of them. Source: Linux, cgroup-v2.rst, cgroup-v1/memory.rst and
+A container, a service unit and a batch system each set such limits; neither `/proc/meminfo` nor the
+number of processors shows them. Source: Linux, cgroup-v2.rst, cgroup-v1/memory.rst and
 sched-bwc.rst.
 """
 
@@ -17,26 +17,26 @@ _ROOT = Path("/")
 _NO_LIMIT = 1 << 60
 """Version 1 writes a number near 2**63 for "no limit"."""
 _MEMORY = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
-"""Limit and usage of a group, in the words of version 2 and of version 1."""
+"""The files with the limit and the usage of a group, in version 2 and in version 1."""
 
 
 def available_memory_bytes(root: Path = _ROOT) -> int:
-    """What can still be taken of the machine's memory and of every limit on this process.
+    """Returns what is available of the machine's memory and of every limit on this process.
 
-    `root` is where `/proc` and `/sys` are looked for. Raises: OSError without `/proc/meminfo`.
+    `root` is the folder of `/proc` and `/sys`. Raises: OSError without `/proc/meminfo`.
     """
     left = [max(0, limit - used) for limit, used in _memory_limits(root)]
     return min([_meminfo(root)["MemAvailable"], *left])
 
 
 def total_memory_bytes(root: Path = _ROOT) -> int:
-    """The machine's memory, or the tightest limit on this process. Raises: OSError."""
+    """Returns the machine's memory, or the tightest limit on this process. Raises: OSError."""
     limits = [limit for limit, _ in _memory_limits(root)]
     return min([_meminfo(root)["MemTotal"], *limits])
 
 
 def usable_processors(root: Path = _ROOT) -> int:
-    """Processors that threads of this process can keep busy, at least 1.
+    """Returns how many processors threads of this process can keep busy, at least 1.
 
     A quota of 1.5 processors counts as 2.
     """
@@ -46,16 +46,16 @@ def usable_processors(root: Path = _ROOT) -> int:
 
 
 def _meminfo(root: Path) -> dict[str, int]:
-    """The machine's memory by the kernel's names, in bytes. Raises: OSError."""
+    """Returns the machine's memory by the kernel's names, in bytes. Raises: OSError."""
     text = (root / "proc/meminfo").read_text(encoding="ascii")
     pairs = (line.split(":", 1) for line in text.splitlines())
     return {name: int(rest.split()[0]) * 1024 for name, rest in pairs}
 
 
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and usage, in bytes, of each group that has a limit.
+    """Yields limit and usage, in bytes, of each group that has a limit.
 
-    What the kernel can take back at once does not count as used.
+    What the kernel can reclaim at once does not count as used.
     """
     for folder in _folders(root, "memory"):
         for limit_name, usage_name in _MEMORY:
@@ -67,7 +67,7 @@ def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _reclaimable(folder: Path) -> int:
-    """Pages of files that were not read lately: the kernel drops them before a limit is hit."""
+    """Returns the bytes of file pages not read lately, which the kernel drops before a limit."""
     with suppress(OSError, ValueError):
         for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines():
             name, _, size = line.partition(" ")
@@ -79,7 +79,7 @@ def _reclaimable(folder: Path) -> int:
 def _processor_quotas(root: Path) -> Iterator[float]:
     for folder in _folders(root, "cpu"):
         with suppress(OSError, ValueError, ZeroDivisionError):
-            # `max 100000` is no limit and no number.
+            # `max 100000` means no limit.
             quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
             yield int(quota) / int(period)
         with suppress(OSError, ValueError, ZeroDivisionError):
@@ -90,7 +90,7 @@ def _processor_quotas(root: Path) -> Iterator[float]:
 
 
 def _folders(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process' group and of all above it, in either version."""
+    """Yields the folders of this process' group and of all above it, in either version."""
     mounted = root / "sys/fs/cgroup"
     groups = ""
     with suppress(OSError):
@@ -105,7 +105,7 @@ def _folders(root: Path, controller: str) -> Iterator[Path]:
         else:
             continue
         group = base / path.lstrip("/")
-        # Inside a container the path may be one of the host, whose folders are not to be seen.
+        # Inside a container the path may be one of the host, whose folders are not visible here.
         for folder in (group, *group.parents):
             if not folder.is_relative_to(base):
                 break

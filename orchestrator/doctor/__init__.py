@@ -1,8 +1,8 @@
-"""What an operator wants to know before asking for help: each thing that is needed, and how it is.
+"""What an operator checks before asking for help: each part that is needed, and its state.
 
     findings = await examine(settings, deep=False)
 
-Nothing is changed, nothing is started, and no connection is made but to what the settings name.
+It changes nothing, starts nothing, and connects only to what the settings name.
 """
 
 from __future__ import annotations

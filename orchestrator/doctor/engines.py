@@ -1,4 +1,4 @@
-"""Triton as it is installed, and every model of the catalogue as it was built."""
+"""Checks Triton as it is installed, and every model of the catalogue as it was built."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ENGINE_PATH = re.compile(r'key: "gpt_model_path"\s*value { string_value: ("(?:[
 
 
 def server(settings: Settings) -> list[Finding]:
-    """The Triton that would be started; a remote one is somebody else's to install."""
+    """Checks the Triton that would be started; a remote one is not installed by us."""
     if settings.triton.mode == "remote":
         return []
     try:
@@ -45,7 +45,7 @@ def server(settings: Settings) -> list[Finding]:
 
 
 def models(settings: Settings, *, deep: bool) -> list[Finding]:
-    """Each model: manifest, artefacts, tokenizer."""
+    """Checks each model: manifest, artefacts, tokenizer."""
     try:
         catalogue = load_catalogue(settings.catalogue)
     except CatalogueError as error:
@@ -54,7 +54,7 @@ def models(settings: Settings, *, deep: bool) -> list[Finding]:
     findings = [ok("catalogue", f"{count} models in {settings.catalogue}")]
     if not count:
         findings = [warning("catalogue", "no models", f"add one to {settings.catalogue}")]
-    # Where a remote Triton has its engines, and on which GPU, is not to be seen from here.
+    # A remote Triton's folder of engines and its GPU cannot be seen from here.
     gpus = machine.compute_capabilities() if settings.triton.mode == "child" else None
     repository = settings.triton.repository
     return findings + [_model(repository, one, gpus, deep=deep) for one in catalogue.models]
@@ -65,7 +65,7 @@ def _model(repository: Path, model: Model, gpus: Set[str] | None, *, deep: bool)
     if not (repository / model.name).is_dir():
         return warning(subject, f"not built in {repository}", "run `make engines`")
     try:
-        # Reads manifest, tokenizer and template just as the server does.
+        # Reads manifest, tokenizer and template exactly as the server does.
         manifest = read_built(repository, model).manifest
     except (ManifestError, RenderingError) as error:
         return failed(subject, str(error), again)
@@ -83,9 +83,9 @@ def _model(repository: Path, model: Model, gpus: Set[str] | None, *, deep: bool)
 
 
 def damage(directory: Path, *, deep: bool) -> str:
-    """What is wrong with the artefacts of a version folder; nothing is the empty text.
+    """Returns what is wrong with the artefacts of a version folder, or an empty text.
 
-    Sizes are compared with the manifest, with `deep` hashes too.
+    Compares sizes with the manifest; with `deep`, hashes too.
     """
     document: Mapping[str, Any] = json.loads(
         (directory / "manifest.json").read_text(encoding="utf-8")
@@ -104,7 +104,7 @@ def damage(directory: Path, *, deep: bool) -> str:
 
 
 def misfit(directory: Path, capabilities: Set[str]) -> str:
-    """Why an engine for GPUs will not run here; nothing is the empty text.
+    """Returns why an engine for GPUs will not run here, or an empty text.
 
     `capabilities` are the compute capabilities of this machine's GPUs.
     """
@@ -121,15 +121,15 @@ def misfit(directory: Path, capabilities: Set[str]) -> str:
 
 
 def replaced_type(directory: Path) -> str:
-    """In what an engine for CPUs computes here, where this CPU lacks its type; else empty."""
+    """Returns a sentence if this CPU lacks the type of an engine for CPUs, or an empty text."""
     document = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
     dtype = (document.get("runtime") or {}).get("dtype")
     if document["target"] != "cpu" or dtype != "bfloat16":
         return ""
     try:
         # It would report its use to an analytics service: see build_engines/cpu/__init__.py.
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # this is "missing"
-        # Imported where it is used: a CPU engine need not be installed, and it takes a moment.
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # means "missing"
+        # Imported where it is used: a CPU engine need not be installed, and the import is slow.
         import openvino
 
         known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

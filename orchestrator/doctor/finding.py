@@ -10,7 +10,7 @@ Level = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`text` says how `subject` is, and `advice` what to do where it is not well."""
+    """`text` says how `subject` is; `advice` says what to do if it is not well."""
 
     level: Level
     subject: str
@@ -19,15 +19,15 @@ class Finding:
 
 
 def ok(subject: str, text: str) -> Finding:
-    """All is well."""
+    """The subject is well."""
     return Finding("ok", subject, text)
 
 
 def warning(subject: str, text: str, advice: str) -> Finding:
-    """It works, and may not for long."""
+    """The subject works, but may not for long."""
     return Finding("warning", subject, text, advice)
 
 
 def failed(subject: str, text: str, advice: str) -> Finding:
-    """Requests will not succeed, or not all of them."""
+    """Requests will fail, all or some of them."""
     return Finding("failed", subject, text, advice)

@@ -1,4 +1,4 @@
-"""The machine: interpreter, clock, memory, disk, GPUs."""
+"""Checks the machine: interpreter, clock, memory, disk, GPUs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _MIB = 1024 * 1024
 _LEAST_DISK_MIB, _LOW_DISK_MIB = 256, 2048
 _LOW_SHARED_MEMORY_MIB = 128
 _BESIDE_ENGINES_MIB = 512
-"""What the orchestrator and Triton take beside the engines' weights."""
+"""Memory that the orchestrator and Triton need in addition to the engines' weights."""
 _LEAST_DRIVER = 580
-"""Of the CUDA 13 line that the pinned TensorRT-LLM was built for. Source: its release notes."""
+"""For CUDA 13, which the pinned TensorRT-LLM was built for. Source: its release notes."""
 _NVIDIA_TIMEOUT_S = 10
 _NVIDIA_FIELDS = "name,memory.total,driver_version,compute_cap"
 _TIME_ERROR, _STA_UNSYNC = 5, 0x40
@@ -31,7 +31,7 @@ _TIMEX_BYTES, _TIMEX_STATUS_AT = 208, 40
 
 
 def python() -> Finding:
-    """The interpreter that this runs in."""
+    """Checks the interpreter that runs this."""
     version = ".".join(str(part) for part in sys.version_info[:3])
     where = f"{version}, {sys.executable}"
     if sys.version_info[:2] not in WANTED_PYTHONS:
@@ -40,7 +40,7 @@ def python() -> Finding:
 
 
 def clock() -> Finding:
-    """Whether the kernel believes its clock. Keys expire and days begin by it."""
+    """Checks whether the kernel trusts its clock, by which keys expire and days begin."""
     now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     if (told := _kernel_clock()) is None:
         return ok("clock", f"{now}; the kernel does not tell whether it is set by NTP")
@@ -55,7 +55,7 @@ def clock() -> Finding:
 
 
 def memory(settings: Settings) -> list[Finding]:
-    """Free memory beside what the built models take, and shared memory for Triton's tensors."""
+    """Checks free memory against what the built models need, and shared memory for tensors."""
     free_mib = cgroup.available_memory_bytes() // _MIB
     weights = sum(_folder_bytes(folder) for folder in _built_folders(settings))
     needed_mib = weights // _MIB + _BESIDE_ENGINES_MIB
@@ -63,7 +63,7 @@ def memory(settings: Settings) -> list[Finding]:
     findings = [ok("memory", text)]
     if free_mib < needed_mib and settings.triton.mode == "child":
         advice = "end other programs, or build fewer or smaller models"
-        # A running appliance has its memory already.
+        # A running appliance already uses its memory.
         findings = [warning("memory", text, f"{advice}; ignore this while the appliance runs")]
     shared = Path("/dev/shm")  # noqa: S108  # where Linux keeps POSIX shared memory
     if shared.is_dir():
@@ -78,7 +78,7 @@ def memory(settings: Settings) -> list[Finding]:
 
 
 def disk(settings: Settings) -> list[Finding]:
-    """Room for the data folder and the model repository."""
+    """Checks the free space for the data folder and the model repository."""
     findings = []
     for subject, folder in (
         ("disk, data", settings.data_dir),
@@ -105,7 +105,7 @@ def disk(settings: Settings) -> list[Finding]:
 
 
 def gpu() -> list[Finding]:
-    """NVIDIA's GPUs and their driver, as `nvidia-smi` tells of them."""
+    """Checks NVIDIA's GPUs and their driver, as `nvidia-smi` reports them."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return [ok("gpu", "none: engines run on the CPU")]
@@ -126,7 +126,7 @@ def gpu() -> list[Finding]:
 
 
 def read_gpus(text: str) -> list[Finding]:
-    """One finding for each line of `nvidia-smi`."""
+    """Returns one finding for each line of `nvidia-smi`."""
     findings = []
     for number, line in enumerate(text.strip().splitlines()):
         name, size, driver, capability = ([*line.split(", "), "?", "?", "?"])[:4]
@@ -141,7 +141,7 @@ def read_gpus(text: str) -> list[Finding]:
 
 
 def compute_capabilities() -> frozenset[str]:
-    """Those of this machine's GPUs, as in `9.0` for Hopper; none where they cannot be asked."""
+    """Returns those of this machine's GPUs, such as `9.0` for Hopper; none if unknown."""
     if (program := shutil.which("nvidia-smi")) is None:
         return frozenset()
     try:
@@ -163,7 +163,7 @@ def _ask_nvidia(program: str) -> subprocess.CompletedProcess[str]:
 
 
 def _kernel_clock() -> tuple[int, int] | None:
-    """The state of the clock and its flags."""
+    """Returns the state of the clock and its flags."""
     buffer = ctypes.create_string_buffer(_TIMEX_BYTES)
     try:
         state = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)
@@ -175,7 +175,7 @@ def _kernel_clock() -> tuple[int, int] | None:
 
 
 def _built_folders(settings: Settings) -> Sequence[Path]:
-    """The newest version folder of every built model."""
+    """Returns the newest version folder of every built model."""
     newest: dict[Path, Path] = {}
     for manifest in settings.triton.repository.glob("*/*/manifest.json"):
         version = manifest.parent
@@ -190,7 +190,7 @@ def _folder_bytes(folder: Path) -> int:
 
 
 def _existing(path: Path) -> Path:
-    """`path`, or the nearest folder above it that is there."""
+    """Returns `path`, or the nearest folder above it that exists."""
     while not path.exists():
         path = path.parent
     return path

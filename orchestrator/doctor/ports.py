@@ -1,4 +1,4 @@
-"""The ports that the appliance listens on: free, its own, or somebody else's."""
+"""Checks the ports that the appliance listens on: free, its own, or another program's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TIMEOUT_S = 3.0
 
 
 def ports(settings: Settings) -> list[Finding]:
-    """One finding for each port that is named."""
+    """Returns one finding for each port in the settings."""
     server, metrics = settings.server, settings.metrics
     findings = []
     if server.port:
@@ -29,7 +29,7 @@ def ports(settings: Settings) -> list[Finding]:
 
 
 def ready_status(settings: Settings) -> str | None:
-    """What the running appliance says of itself; `None` when none answers there."""
+    """Returns the status that the running appliance reports; `None` if none answers."""
     host = loopback_of(settings.server.host)
     connection = http.client.HTTPConnection(host, settings.server.port, timeout=_TIMEOUT_S)
     try:
@@ -52,7 +52,7 @@ def _listens(host: str, port: int) -> bool:
 
 
 def _free(subject: str, host: str, port: int, setting: str) -> Finding:
-    """Whether `port` could be listened on."""
+    """Checks whether `port` can be listened on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -13,7 +13,7 @@ Check = Callable[[], Finding | Sequence[Finding]]
 
 
 async def examine(settings: Settings, *, deep: bool) -> list[Finding]:
-    """Every finding, in order. `deep` reads every artefact whole."""
+    """Returns every finding, in order. `deep` reads whole artefacts."""
     findings: list[Finding] = []
     on_machine: list[tuple[str, Check]] = [
         ("python", machine.python),
@@ -40,7 +40,7 @@ async def examine(settings: Settings, *, deep: bool) -> list[Finding]:
 
 
 def _guarded(subject: str, check: Check) -> Sequence[Finding]:
-    """A check that cannot be made is a finding too: the others are still wanted."""
+    """Turns a check that fails to run into a finding, so that the other checks still run."""
     try:
         found = check()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the appliance speaks to: store, Redis, policy, collector, Triton, and itself."""
+"""Checks what the appliance connects to: store, Redis, policy, collector, Triton, and itself."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _SIGNALS: tuple[Signal, ...] = ("traces", "metrics")
 
 
 async def store(settings: Settings) -> list[Finding]:
-    """The database: there, ours, and at the schema of this program."""
+    """Checks the database: it exists, is ours, and has the schema of this program."""
     try:
         url = checked_url(settings)
         if url.drivername.startswith("sqlite") and not await _is_there(url.database or ""):
-            # Opening it would make it.
+            # Opening it would create it.
             return [ok("database", f"{url.database} is not there yet; the first start makes it")]
         database = Database(settings)
     except (SettingsError, StoreError) as error:
@@ -61,7 +61,7 @@ async def store(settings: Settings) -> list[Finding]:
 
 
 async def redis(settings: Settings) -> list[Finding]:
-    """Redis, where several workers or boxes count limits together."""
+    """Checks Redis, if several workers or machines count limits together."""
     if settings.redis.url is None:
         return [ok("redis", "not used: one process counts by itself")]
     url = settings.redis.url.get_secret_value()
@@ -97,7 +97,7 @@ async def _write_trial(client: Redis, prefix: str) -> None:
 
 
 async def policy(settings: Settings) -> list[Finding]:
-    """A question to whoever decides."""
+    """Asks the policy evaluator one question."""
     engine = settings.policy.engine
     who = (
         "embedded Rego"
@@ -105,7 +105,7 @@ async def policy(settings: Settings) -> list[Finding]:
         else f"OPA at {without_password(settings.policy.opa_url)}"
     )
     try:
-        # Imported here: it loads a library of the machine, whose absence is a finding of its own.
+        # Imported here: it loads a system library, whose absence is a finding of its own.
         from orchestrator.policy.start import open_question
 
         await open_question(settings)
@@ -120,7 +120,7 @@ async def policy(settings: Settings) -> list[Finding]:
 
 
 async def collector(_: Settings) -> list[Finding]:
-    """Where traces and metrics are sent; nowhere unless `OTEL_*` variables say so."""
+    """Checks the receivers of traces and metrics; none unless `OTEL_*` variables name one."""
     findings = []
     for signal in _SIGNALS:
         try:
@@ -134,11 +134,11 @@ async def collector(_: Settings) -> list[Finding]:
 
 
 async def remote_triton(settings: Settings) -> list[Finding]:
-    """Every Triton that somebody else runs; our own child answers to its token only."""
+    """Checks every Triton that is not our child; the child answers only with its own token."""
     try:
         catalogue = load_catalogue(settings.catalogue)
     except CatalogueError:
-        # The line of the catalogue says it.
+        # The finding about the catalogue says it.
         return []
     try:
         known = connections(catalogue, settings)
@@ -165,7 +165,7 @@ async def _triton(name: str, connection: TritonConnection) -> Finding:
 
 
 async def appliance(settings: Settings) -> list[Finding]:
-    """The running appliance: its supervised Triton, and why models are not served."""
+    """Checks the running appliance: its supervised Triton, and why models are not served."""
     status = await asyncio.to_thread(ready_status, settings) if settings.server.port else None
     if status is None:
         return [ok("appliance", "not running, or elsewhere: only what is at rest was looked at")]

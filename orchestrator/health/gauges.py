@@ -1,4 +1,4 @@
-"""Numbers that are looked up when somebody asks: models, store, Triton, caches."""
+"""Values that are read at each scrape: models, store, Triton, caches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def observe(
     problems: Sequence[Problems],
     caches: Mapping[str, Tally],
 ) -> None:
-    """Adds them to `registry`. The store is down while one of `problems` tells of any."""
+    """Adds them to `registry`. The store counts as down while one of `problems` reports any."""
     registry.observe(specs.MODEL_INFO, lambda: _model_infos(deployments))
     registry.observe(specs.MODEL_READY, lambda: _model_states(deployments))
     registry.observe(specs.ENGINE_SILENCE, lambda: _silences(deployments, engines))
@@ -49,7 +49,7 @@ def _model_states(deployments: Deployments) -> Observed:
 
 
 def _silences(deployments: Deployments, engines: Placements) -> Observed:
-    """Of the models that have answered at all."""
+    """Yields the time since the last answer of each model that has answered at all."""
     now = time.monotonic()
     for deployment in deployments.all:
         model = deployment.model
@@ -58,7 +58,7 @@ def _silences(deployments: Deployments, engines: Placements) -> Observed:
 
 
 def _triton_up(data_dir: Path) -> Observed:
-    """Nothing where Triton is somebody else's to run."""
+    """Yields whether our Triton is up; nothing if we run none."""
     if (state := read_state(data_dir)) is not None:
         yield (), float(state.phase == "ready")
 

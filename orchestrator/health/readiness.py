@@ -1,7 +1,7 @@
-"""Whether a request would succeed now, and if not, which part is in its way.
+"""Whether a request would succeed now, and if not, which part prevents it.
 
-Asked as often as anybody likes: an answer is good for a second, everybody who asks meanwhile gets
-the same one, and a part that hangs is asked once and not again until it has answered.
+It may be asked often: a report is valid for a second, all callers in that time get the same one,
+and a part that hangs is asked once and not again until it has answered.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class ModelHealth:
-    """One model of the catalogue. `detail` says why it is not served, or how it was tried."""
+    """One model of the catalogue. `detail` says why it is not served, or how it was tested."""
 
     id: str
     ready: bool
@@ -49,7 +49,7 @@ class ModelHealth:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything at one moment. `failed` means that no request would succeed."""
+    """The state of all parts at one moment. `failed` means that no request would succeed."""
 
     status: Status
     parts: Sequence[Part]
@@ -57,11 +57,11 @@ class Report:
 
 
 Look = Callable[[], Coroutine[None, None, Part]]
-"""Finds out how one part is. May take its time; must not raise."""
+"""Finds out how one part is. May be slow; must not raise."""
 
 
 class Readiness:
-    """The parts of one process, looked at together. `close` it before the parts."""
+    """Checks the parts of one process together. `close` it before the parts."""
 
     def __init__(
         self,
@@ -79,16 +79,16 @@ class Readiness:
         self._made_at = 0.0
 
     async def report(self) -> Report:
-        """How everything is, as of a second ago at most."""
+        """Returns the state of all parts, at most a second old."""
         if self._report is not None and self._monotonic() - self._made_at < _FRESH_S:
             return self._report
         if self._making is None:
             self._making = asyncio.create_task(self._make())
-        # Whoever goes away leaves the others their answer.
+        # A caller that is cancelled must not cancel the report of the others.
         return await asyncio.shield(self._making)
 
     async def close(self) -> None:
-        """Waits for what is being asked; each question has an end of its own."""
+        """Waits for the checks that run; each ends by itself."""
         tasks = [*self._running.values(), *([self._making] if self._making else [])]
         if tasks:
             await asyncio.wait(tasks)
@@ -116,12 +116,12 @@ class Readiness:
 
 
 def store_look(store: Database, authenticator: Authenticator) -> Look:
-    """The store; without it, keys that were verified lately still work."""
+    """Checks the store; without it, keys that were verified recently still work."""
     asking: asyncio.Task[tuple[str, str]] | None = None
 
     async def look() -> Part:
         nonlocal asking
-        # A store that hangs is asked once: more questions would take all of its connections.
+        # A store that hangs is asked once: more questions would use up its connections.
         if asking is None or asking.done():
             asking = asyncio.create_task(_store_fault(store))
         await asyncio.wait([asking], timeout=_TIMEOUT_S - 0.5)
@@ -140,7 +140,7 @@ def store_look(store: Database, authenticator: Authenticator) -> Look:
 
 
 def policy_look(policies: RegoPolicies) -> Look:
-    """The evaluation of policies; a version that fails refuses its own keys only."""
+    """Checks the evaluation of policies; a version that fails refuses only its own keys."""
 
     async def look() -> Part:
         try:
@@ -154,7 +154,7 @@ def policy_look(policies: RegoPolicies) -> Look:
 
 
 def limits_look(limiter: Limiter) -> Look:
-    """Redis, where limits are counted together; without one, this process counts."""
+    """Checks Redis, if limits are counted there; otherwise this process counts."""
 
     async def look() -> Part:
         match limiter.outage():
@@ -173,7 +173,7 @@ def limits_look(limiter: Limiter) -> Look:
 
 
 def books_look(books: StoredBooks) -> Look:
-    """The journal of usage, and its way into the store."""
+    """Checks the journal of usage, and its way into the store."""
 
     async def look() -> Part:
         try:
@@ -187,7 +187,7 @@ def books_look(books: StoredBooks) -> Look:
 
 
 def problems_look(name: str, problems: Callable[[], Sequence[str]]) -> Look:
-    """A part that requests do not wait for: its problems are told, and refuse nobody."""
+    """Checks a part that requests do not wait for: its problems are reported, and refuse none."""
 
     async def look() -> Part:
         found = problems()
@@ -197,9 +197,9 @@ def problems_look(name: str, problems: Callable[[], Sequence[str]]) -> Look:
 
 
 def triton_looks(placements: Placements) -> dict[str, Look]:
-    """Whether each server answers at all; whether its models do is another question.
+    """Checks whether each server answers at all, not whether its models do.
 
-    One of several that is away is in nobody's way while the others have its models.
+    If one of several is away, requests succeed while the others have its models.
     """
     servers = placements.servers
     if len(servers) == 1:
@@ -221,7 +221,7 @@ def _triton_look(server: Server, name: str, away: Status) -> Look:
 
 
 async def _store_fault(store: Database) -> tuple[str, str]:
-    """What is wrong with reading the store, and else with writing; nothing is the empty text."""
+    """Returns what is wrong with reading the store, or with writing; empty texts if nothing is."""
     try:
         await store.check_schema()
     except StoreError as error:

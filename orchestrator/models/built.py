@@ -15,7 +15,7 @@ from orchestrator.rendering import Renderer
 
 
 def read_built(repository: Path, model: Model) -> ServedModel:
-    """What was built for `model`. Raises: ManifestError, RenderingError."""
+    """Reads what was built for `model`. Raises: ManifestError, RenderingError."""
     directory = served_version(repository / model.name)
     if directory is None:
         raise ManifestError(f"{repository / model.name}: not built")
@@ -27,7 +27,7 @@ def read_built(repository: Path, model: Model) -> ServedModel:
 
 
 def _sampling_defaults(directory: Path) -> SamplingParams:
-    """What `generation_config.json` says of sampling; greedy where it says not to sample."""
+    """Reads the sampling defaults of `generation_config.json`; greedy if it disables sampling."""
     path = directory / "generation_config.json"
     if not path.is_file():
         return SamplingParams()

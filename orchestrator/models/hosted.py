@@ -1,4 +1,4 @@
-"""What is built and running: each catalogue model, its manifest, renderer and readiness."""
+"""The models that are built and running: each with its manifest, renderer and readiness."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HURRIED_S = 0.2
 _SELFTEST_TIMEOUT_S = 30.0
 _FIRST_TESTS_S = 10.0
 _SELFTEST_AGAIN_S = 30.0
-"""After a mismatch; the model may have been built anew meanwhile."""
+"""Pause after a mismatch; the model may have been rebuilt by then."""
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class Deployment:
     placement: Placement
     served: ServedModel | None = None
     fault: str = ""
-    """Why what is built cannot be served."""
+    """Why the built model cannot be served."""
 
     @property
     def ready(self) -> bool:
@@ -51,12 +51,12 @@ class Deployment:
 
     @property
     def tested(self) -> str:
-        """What the self-test found right, where it is served."""
+        """What the self-test verified, if the model is served."""
         return next((one.tested for one in self.placement.replicas if one.ready), "")
 
     @property
     def problem(self) -> str:
-        """Why it is not served, or not everywhere, for operators; nothing if there is no reason."""
+        """Why it is not served, or not everywhere, for operators; empty if there is no reason."""
         faults = {one.name: one.fault for one in self.placement.replicas if one.fault}
         found = [
             fault if self.placement.is_alone else f"{name}: {fault}"
@@ -71,11 +71,11 @@ class Deployment:
 
     @property
     def defaults(self) -> SamplingParams:
-        """What it draws by where a caller says nothing, as far as that is known."""
+        """Its sampling defaults, for values that a request leaves out; as far as they are known."""
         return SamplingParams() if self.served is None else self.served.defaults
 
     def require_ready(self) -> ServedModel:
-        """What is served, or was a moment ago and is awaited. Raises: ModelUnavailable."""
+        """Returns the model if it is served, or soon will be again. Raises: ModelUnavailable."""
         if self.served is None or not (self.ready or self.placement.awaited_s):
             raise ModelUnavailable(
                 f"The model `{self.model.id}` is not loaded on this appliance.",
@@ -86,7 +86,7 @@ class Deployment:
 
 
 class Deployments:
-    """All models of the catalogue, and a watch that keeps their readiness true."""
+    """All models of the catalogue, and a watch that keeps their readiness up to date."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Deployments:
                 replica.on_doubt = self._doubts[replica.name].set
 
     def served(self, model: Model) -> ServedModel:
-        """What is served of a model of the catalogue. Raises: ModelUnavailable."""
+        """Returns the served form of a catalogue model. Raises: ModelUnavailable."""
         return self._by_name[model.id].require_ready()
 
     @property
@@ -142,24 +142,24 @@ class Deployments:
         return self._all
 
     def find(self, name: str) -> Deployment | None:
-        """The model whose id or alias is `name`."""
+        """Finds the model whose id or alias is `name`."""
         return self._by_name.get(name)
 
     async def start(self) -> None:
-        """Reads what is built, asks every Triton once, then keeps asking."""
+        """Reads the built models, asks every Triton once, then keeps asking."""
         for deployment in self._all:
             await asyncio.to_thread(self._read, deployment)
         self._tell_faults()
         await asyncio.gather(*(self._refresh_all(one) for one in self._placements.servers))
         if self._tests:
-            # An engine that hangs must not keep the others waiting.
+            # An engine that hangs must not delay the others.
             await asyncio.wait(self._tests.values(), timeout=_FIRST_TESTS_S)
         self._watches = [
             asyncio.create_task(self._keep_watching(server)) for server in self._placements.servers
         ]
 
     async def close(self) -> None:
-        """Ends the watches."""
+        """Stops the watches."""
         tasks = [*self._tests.values(), *self._watches]
         for task in tasks:
             task.cancel()
@@ -180,27 +180,27 @@ class Deployments:
         try:
             answers = await self._answers(replica)
         except Exception as error:
-            # Such as an answer that cannot be read; the other models are looked at all the same.
+            # For example an unreadable answer; the other models are checked all the same.
             what = (replica.model, replica.name, type(error).__name__)
             logger.warning("model %s on triton `%s` cannot be asked: %s", *what)
             answers = False
-        # It may have been ejected meanwhile, and then this answer is too old.
+        # It may have been ejected by now, and then this answer is too old.
         if not replica.is_due:
             return
         if not answers:
             replica.eject()
         elif not replica.ready:
-            # It was loaded, or loaded again, and has to show that it is what was built.
+            # It was loaded, or reloaded, and has to prove that it is the built one.
             self._test(deployment, replica)
 
     async def _answers(self, replica: Replica) -> bool:
-        """Whether the model is loaded there and, where that is to be tried, answers."""
+        """Whether the model is loaded there and, if probed from here, answers."""
         name = replica.model
         if (probe := self._probes.get(replica.name)) is None:
             return await replica.client.model_ready(name)
         answers = await probe.model_answers(name, self._probe_timeout_s)
         if not answers:
-            # Nobody else would tell those who wait for a remote engine that hangs.
+            # No supervisor fails the calls that wait for a remote engine that hangs.
             replica.client.fail_in_flight(name)
         return answers
 
@@ -210,14 +210,14 @@ class Deployments:
             task.add_done_callback(lambda _: self._tests.pop(replica))
 
     async def _replay(self, deployment: Deployment, replica: Replica) -> None:
-        """Serves the model there if it does what it did when it was built."""
+        """Serves the model there if it answers as it did when it was built."""
         model, where = deployment.model, replica.name
         served = await asyncio.to_thread(self._as_built_now, deployment)
         try:
             async with asyncio.timeout(_SELFTEST_TIMEOUT_S):
                 tested = await selftest.replay(replica.client, model.name, served.manifest)
         except (GatewayError, TimeoutError) as error:
-            # No answer says nothing about the model; the next look asks again.
+            # A missing answer says nothing about the model; the next look asks again.
             reason = type(error).__name__
             logger.info("model %s on triton `%s` cannot be tried yet: %s", model.id, where, reason)
             return
@@ -234,7 +234,7 @@ class Deployments:
         self._tell_faults()
 
     def _as_built_now(self, deployment: Deployment) -> ServedModel:
-        """What Triton has loaded: another version may have been built since the last load."""
+        """Returns what Triton has loaded: a new version may have been built since the last load."""
         assert deployment.served is not None
         known = deployment.served.manifest.directory
         if served_version(self._repository / deployment.model.name) != known:
@@ -242,7 +242,7 @@ class Deployments:
         return deployment.served
 
     def _tell_faults(self) -> None:
-        """Lets `orchestrator doctor` know why models are not served."""
+        """Writes why models are not served, for `orchestrator doctor`."""
         if self._faults_file is None:
             return
         faults = {one.model.id: one.problem for one in self._all if one.problem}
@@ -255,7 +255,7 @@ class Deployments:
             logger.warning("cannot write the faults of models: %s", error.strerror)
 
     async def _keep_watching(self, server: Server) -> None:
-        """Of its own for each server: one that hangs must not keep the others waiting."""
+        """Watches one server, in a task of its own: one that hangs must not delay the others."""
         while True:
             await self._pause(server)
             if server.name == DEFAULT:
@@ -263,7 +263,7 @@ class Deployments:
             await self._refresh_all(server)
 
     async def _pause(self, server: Server) -> None:
-        """Until the next look at `server`, which comes soon where calls wait or may have to."""
+        """Waits until the next look at `server`, which is soon if calls wait or may have to."""
         doubt = self._doubts[server.name]
         pause_s = self._interval_s
         if any(
@@ -280,7 +280,7 @@ class Deployments:
         doubt.clear()
 
     def _tell_progress(self, server: Server) -> None:
-        """Lets the supervisor tell a busy engine, whose probe waits in a queue, from a hung one."""
+        """Lets the supervisor distinguish a busy engine, whose probe is queued, from a hung one."""
         answered_at = server.client.last_answer_at()
         if self._progress_file is not None and answered_at > self._progress_at:
             self._progress_at = answered_at
@@ -290,7 +290,7 @@ class Deployments:
                 logger.warning("cannot touch the progress file: %s", error.strerror)
 
     def _read(self, deployment: Deployment) -> None:
-        """Loads manifest and renderer. A model that has none is left out, and the log says why."""
+        """Loads manifest and renderer. A model without them is left out, and the log says why."""
         model = deployment.model
         try:
             deployment.served = read_built(self._repository, model)

@@ -1,8 +1,8 @@
-"""What a model must do before it is served: what it did when it was built, through this Triton.
+"""The test of a model before it is served: through this Triton it must answer as when it was built.
 
-The builder leaves `selftest.json` beside the artefacts: prompts in token ids with greedy answers
-or vectors. A model without one is asked for a few tokens all the same, because the contract can be
-broken where the numbers are right: end ids in the output, ids repeated from response to response,
+The builder writes `selftest.json` beside the artefacts: prompts in token ids with greedy answers
+or vectors. A model without one still has to generate a few tokens, because the contract can be
+broken even if the numbers are right: end ids in the output, ids repeated from response to response,
 no last response.
 """
 
@@ -34,12 +34,12 @@ logger = logging.getLogger(__name__)
 
 
 class MismatchError(Exception):
-    """The model does not do what it did; the message says what is different."""
+    """The model does not answer as recorded; the message says what is different."""
 
 
 @dataclass(frozen=True, slots=True)
 class GoldenAnswer:
-    """Greedy decoding that nothing ended. Where the best token led by little, either is right."""
+    """A greedy answer without an end token. At small margins another token is accepted."""
 
     input_ids: Sequence[int]
     output_ids: Sequence[int]
@@ -57,7 +57,7 @@ class GoldenVector:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What was recorded, and how far from it is still the same."""
+    """What was recorded, and the differences that are tolerated."""
 
     answers: Sequence[GoldenAnswer] = ()
     vectors: Sequence[GoldenVector] = ()
@@ -68,7 +68,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What came back for one prompt. `log_probs` are empty where the engine tells none."""
+    """The answer to one prompt. `log_probs` is empty if the engine reports none."""
 
     ids: Sequence[int]
     log_probs: Sequence[float]
@@ -77,7 +77,7 @@ class Generated:
 
 
 async def replay(client: TritonClient, name: str, manifest: Manifest) -> str:
-    """What was found right, in words; `name` is Triton's directory of the model.
+    """Returns what was verified, in words; `name` is Triton's directory of the model.
 
     Raises: MismatchError, and GatewayError when Triton does not answer.
     """
@@ -105,7 +105,7 @@ async def _replay_answers(
         got = await _generate(client, name, manifest, golden.input_ids, most, NO_TOKEN)
         check_shape(manifest, got, most, NO_TOKEN)
         check_answer(recording, golden, got)
-    # Once more, with an end in the middle that must not be told.
+    # Again, with an end id in the middle, which must not appear in the output.
     golden = recording.answers[0]
     most, end_id = len(golden.output_ids), golden.output_ids[:2][-1]
     got = await _generate(client, name, manifest, golden.input_ids, most, end_id)
@@ -123,12 +123,12 @@ async def _try_whole(
     most: int,
     end_id: int,
 ) -> None:
-    """Finds out whether the model may be asked for an answer in one response.
+    """Finds out whether the model may be asked for a whole answer in one response.
 
-    One that gives another answer then, or none, is asked token by token, and is as good.
+    If it answers differently then, or not at all, it is asked token by token, and is as good.
     """
     client.allow_whole(name, 0)
-    # It is never asked for log-probabilities in that way.
+    # Requests for a single response never ask for log-probabilities.
     silent = replace(manifest, supports_log_probs=False)
     try:
         got = await _generate(client, name, silent, golden.input_ids, most, end_id, streaming=False)
@@ -141,7 +141,7 @@ async def _try_whole(
 
 
 def read_recording(directory: Path) -> Recording:
-    """The recording in a version folder; an empty one where there is none.
+    """Reads the recording in a version folder; an empty one if there is none.
 
     Raises: MismatchError when it cannot be read.
     """
@@ -168,7 +168,7 @@ def read_recording(directory: Path) -> Recording:
 
 
 def check_shape(manifest: Manifest, got: Generated, most: int, end_id: int) -> None:
-    """Whether an answer came as TensorRT-LLM's contract says. Raises: MismatchError."""
+    """Checks that an answer follows TensorRT-LLM's contract. Raises: MismatchError."""
     if not got.final:
         raise MismatchError("a stream ended without its last response")
     if len(got.ids) > most:
@@ -187,7 +187,7 @@ def check_shape(manifest: Manifest, got: Generated, most: int, end_id: int) -> N
 
 
 def check_answer(recording: Recording, golden: GoldenAnswer, got: Generated) -> None:
-    """Whether `got` is the recorded answer. Raises: MismatchError."""
+    """Checks that `got` is the recorded answer. Raises: MismatchError."""
     for index, (wanted, token) in enumerate(zip(golden.output_ids, got.ids, strict=False)):
         if token != wanted:
             if golden.margins[index] <= recording.margin:
@@ -213,7 +213,7 @@ def check_vector(
     vector: Sequence[float],
     golden: Sequence[float] | None,
 ) -> None:
-    """Whether `vector` is the recorded one. Raises: MismatchError."""
+    """Checks that `vector` is the recorded one. Raises: MismatchError."""
     if len(vector) != manifest.dimension:
         raise MismatchError(
             f"a vector has {len(vector)} values, the manifest says {manifest.dimension}"

@@ -1,9 +1,9 @@
 """Run as a program: evaluates rules for its parent, one question at a time.
 
 `python -m orchestrator.rego.child <pid of the parent>`, with a socket as standard input. It imports
-little, holds no secret and opens nothing. Rules that take too much are ended from inside, by a
-thread that watches (the library releases the interpreter's lock while it evaluates), and behind
-that by limits of the kernel; then the process is gone, and its parent starts another one.
+little, holds no secret and opens nothing. Rules that exceed their limits are stopped from inside,
+by a thread that watches (the library releases the interpreter's lock while it evaluates), and, as a
+fallback, by limits of the kernel; then the process ends, and its parent starts another one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from orchestrator.rego.modules import check_module
 from orchestrator.rego.rules import Rules, compile_rules, place
 
 _MAX_COMPILED = 32
-"""Modules that are kept compiled, about 2 MB each."""
+"""Max modules that are kept compiled, about 2 MB each."""
 _LOOK_S = 0.005
 _QUIET_S = 1.0
 _MAX_GROWTH_BYTES = 128 * 1024 * 1024
@@ -39,10 +39,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 class _Watch:
-    """Ends this process when what it does takes more than it may.
+    """Ends this process when an evaluation exceeds its limits.
 
-    Looks every 5 ms while there is work and for a second after it, so that a short evaluation wakes
-    no thread.
+    It looks every 5 ms while there is work and for a second after it, so that a short evaluation
+    wakes no thread.
     """
 
     def __init__(self, link: socket.socket, memory_bytes: int) -> None:
@@ -60,22 +60,22 @@ class _Watch:
         threading.Thread(target=self._look, daemon=True).start()
 
     def held_bytes(self) -> int:
-        """Memory that this process holds."""
+        """Returns the memory that this process holds, in bytes."""
         return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
 
     def begin(self, what: str, most_s: float) -> None:
-        """From now on `most_s` of processor time and the memory count. `what` is for the reason."""
+        """Starts to limit processor time, to `most_s`, and memory. `what` is for the reason."""
         with self._lock:
             self._work = (what, most_s)
             self._most_cpu_s = time.process_time() + most_s
             self._most_bytes = self.held_bytes() + self._memory_bytes
-            # The kernel's own end, should the thread not get to look.
+            # The kernel ends the process if the thread does not get to look.
             signal.setitimer(signal.ITIMER_PROF, 2 * most_s + 0.5)
             if self._asleep:
                 self._wake.set()
 
     def end(self) -> None:
-        """What `begin` began is done."""
+        """Ends what `begin` started."""
         with self._lock:
             self._work = None
             self._quiet_since = time.monotonic()
@@ -107,7 +107,7 @@ class _Watch:
 
 
 class _Evaluator:
-    """Answers frames."""
+    """Answers questions in frames."""
 
     def __init__(self, gateway: str, watch: _Watch) -> None:
         self._gateway = gateway
@@ -115,7 +115,7 @@ class _Evaluator:
         self._kept: OrderedDict[str | None, Rules] = OrderedDict()
 
     def answer(self, asked: Any) -> dict[str, Any]:
-        """What is to be replied to one question."""
+        """Returns the reply to one question."""
         cpu_s = time.process_time()
         try:
             reply = self._checked(asked) if "param" in asked else self._asked(asked)
@@ -140,7 +140,7 @@ class _Evaluator:
         return {"answer": answer}
 
     def _checked(self, asked: Any) -> dict[str, Any]:
-        """Whether an operator's module is one that can run."""
+        """Checks that an operator's module can run."""
         module, param = asked["module"], asked["param"]
         self._watch.begin("compile", asked["compile_s"])
         try:
@@ -150,13 +150,13 @@ class _Evaluator:
             rules.asked(asked["input"])
         except InvalidRequest as error:
             return {"invalid": error.message}
-        except Exception as error:  # the library raises whatever it likes
+        except Exception as error:  # the library raises exceptions of any type
             line, column, fault = place(str(error), module)
             return {"invalid": f"`{param}`, line {line}, column {column}: {fault}"}
         return {"answer": True}
 
     def _rules(self, module: str | None, compile_s: float) -> Rules:
-        """The rules with `module`, compiled once. Raises: NoAnswerError."""
+        """Returns the rules with `module`, compiled once. Raises: NoAnswerError."""
         rules = self._kept.get(module)
         if rules is not None:
             self._kept.move_to_end(module)
@@ -188,7 +188,7 @@ def main() -> None:
 
 
 def _leave_with(parent: int) -> None:
-    """Dies when the parent does; a signal to the whole group is for the parent to follow."""
+    """Dies when the parent does; ignores signals to the group, which the parent handles."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -197,9 +197,9 @@ def _leave_with(parent: int) -> None:
 
 
 def _limit(memory_bytes: int) -> None:
-    """The kernel's limits, behind those of `_Watch`; no files and no traces of memory on disk."""
-    # The library reserves hundreds of gigabytes of addresses when it is loaded; what counts is
-    # what comes on top.
+    """Sets the kernel's limits, a fallback to `_Watch`; allows no files and no core dumps."""
+    # The library reserves hundreds of gigabytes of addresses when it is loaded; only what is
+    # added to them matters.
     reserved = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * _PAGE
     most = reserved + 2 * memory_bytes + _MAX_GROWTH_BYTES
     for what, limit in (
@@ -209,13 +209,13 @@ def _limit(memory_bytes: int) -> None:
         (resource.RLIMIT_NOFILE, 16),
     ):
         resource.setrlimit(what, (limit, limit))
-    # Should memory run out on this machine, this is the process to end.
+    # If memory runs out on this machine, the kernel should end this process first.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def _read(link: socket.socket) -> Any:
-    """The next question; ends the process when there will be none."""
+    """Reads the next question; ends the process when there is none."""
     (length,) = HEAD.unpack(_exactly(link, HEAD.size))
     return json.loads(_exactly(link, length))
 

@@ -1,4 +1,4 @@
-"""What goes between an evaluator and its parent: JSON with its length in front."""
+"""The frames between an evaluator and its parent: JSON, preceded by its length."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ MAX_REPLY_BYTES = 256 * 1024
 
 
 def packed(message: Any) -> bytes:
-    """One frame. Raises: ValueError, RecursionError when JSON cannot hold `message`."""
+    """Returns one frame. Raises: ValueError, RecursionError when JSON cannot hold `message`."""
     body = json.dumps(message, separators=(",", ":")).encode()
     return HEAD.pack(len(body)) + body

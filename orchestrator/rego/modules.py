@@ -1,9 +1,9 @@
-"""Operators' own Rego modules: what they may hold, checked before one is saved.
+"""Operators' own Rego modules: what they may contain, checked before one is saved.
 
-Two engines run them and disagree at the edges, and the embedded one is silent where it should
-complain: a variable that nothing defines, a misspelt member of `input` or a built-in that it lacks
-makes a rule undefined, and a `deny` that is undefined lets the request through. So a module must
-stay inside a subset in which such slips can be seen, and is refused with line and column.
+Two engines run them and differ in special cases, and the embedded one is silent where it should
+report an error: an undefined variable, a misspelt member of `input` or a missing built-in makes a
+rule undefined, and a `deny` that is undefined lets the request through. So a module must stay
+inside a subset in which such mistakes can be detected, and is refused with line and column.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ BUILTINS = frozenset({
     "trim", "trim_left", "trim_prefix", "trim_right", "trim_space", "trim_suffix", "type_name",
     "union", "upper",
 })  # fmt: skip
-"""Built-ins that both engines have, that need nothing from outside and always answer the same."""
+"""Built-ins that both engines have, that need no outside data and are deterministic."""
 
-# What `input` holds. `None` is a value, `...` holds members of any name.
+# The members of `input`. `None` marks a value, `...` marks members of any name.
 INPUT: Mapping[str, Any] = {
     "tenant": {"id": None, "api_disabled": None},
     "key": {
@@ -80,7 +80,7 @@ class _Token:
     first: bool
     """Whether it is the first on its line."""
     touches: bool
-    """Whether nothing is between it and the token before."""
+    """Whether nothing stands between it and the token before."""
 
 
 def check_module(source: str, param: str = "module") -> None:
@@ -142,7 +142,7 @@ class _Check:
             raise self._wrong(token, "ends inside a bracket")
 
     def _without_head(self, statements: Sequence[Sequence[_Token]]) -> list[Sequence[_Token]]:
-        """The rules, when package and import are as they must be."""
+        """Checks package and import; returns the rules after them."""
         if not statements or _joined(statements[0]) != f"package {PACKAGE}":
             at = statements[0][0] if statements else _Token("", "", 1, 1, 0, True, False)
             raise self._wrong(at, f"must begin with `package {PACKAGE}`")
@@ -155,7 +155,7 @@ class _Check:
         return list(statements[2:])
 
     def _check_head(self, rule: Sequence[_Token]) -> None:
-        """Complete rules need `:=` or `if`, and `deny` must be a set."""
+        """Checks that complete rules have `:=` or `if`, and that `deny` is a set."""
         flat = [token.text for token in rule if token.depth == 0]
         head = 1 if flat[0] == "default" else 0
         if len(rule) <= head or rule[head].kind != "name" or rule[head].text in _WORDS:
@@ -187,7 +187,7 @@ class _Check:
                 raise self._wrong(token, f"uses `{token.text}`, which nothing defines")
 
     def _check_recursion(self, rules: Sequence[Sequence[_Token]], names: set[str]) -> None:
-        """No rule may depend on itself: the engines refuse that only when they evaluate it."""
+        """Refuses rules that depend on themselves: the engines do so only during evaluation."""
         uses: dict[str, set[str]] = {name: set() for name in names}
         for rule in rules:
             used = {
@@ -195,7 +195,7 @@ class _Check:
                 for index, token in enumerate(rule)
                 if token.kind == "name" and token.text in names and not _is_member(rule, index)
             }
-            # The head itself is no use, a second mention is.
+            # The head itself is not a use, but a second mention is.
             name = _head_name(rule)
             mentions = sum(token.text == name for token in rule if token.kind == "name")
             uses[name] |= used if mentions > 1 else used - {name}
@@ -214,7 +214,7 @@ class _Check:
             )
 
     def _check_path(self, rule: Sequence[_Token], index: int) -> None:
-        """A misspelt member would be undefined, and a denial that reads it would never be."""
+        """Refuses misspelt members, which would be undefined, as would a `deny` that reads one."""
         inside: Any = INPUT
         path = "input"
         for step, token in _path(rule, index):
@@ -234,7 +234,7 @@ class _Check:
 
 
 def _statements(tokens: Sequence[_Token]) -> Iterator[Sequence[_Token]]:
-    """Package, imports and rules: each begins a line outside of brackets."""
+    """Yields package, imports and rules: each starts a line outside of brackets."""
     start = 0
     for index, token in enumerate(tokens):
         begins = token.first and token.depth == 0 and token.text not in ("}", ")", "]", "else")
@@ -256,7 +256,7 @@ def _joined(statement: Sequence[_Token]) -> str:
 
 
 def _reaches(uses: Mapping[str, set[str]], name: str) -> bool:
-    """Whether `name` is among what it needs, directly or not."""
+    """Whether `name` depends on itself, directly or not."""
     seen: set[str] = set()
     waiting = list(uses[name])
     while waiting:
@@ -279,7 +279,7 @@ def _is_member(rule: Sequence[_Token], index: int) -> bool:
 
 
 def _is_call(rule: Sequence[_Token], index: int) -> bool:
-    """Whether the name, with what follows after dots, has a bracket right behind it."""
+    """Whether the name, with its members after dots, is directly followed by a bracket."""
     index += 1
     while index + 1 < len(rule) and rule[index].text == "." and rule[index + 1].kind == "name":
         index += 2
@@ -287,7 +287,7 @@ def _is_call(rule: Sequence[_Token], index: int) -> bool:
 
 
 def _arguments(rule: Sequence[_Token], bracket: int) -> int:
-    """How many arguments are inside the bracket that opens at `bracket`."""
+    """Counts the arguments inside the bracket that opens at `bracket`."""
     depth = rule[bracket].depth
     inside = list(itertools.takewhile(lambda token: token.depth > depth, rule[bracket + 1 :]))
     commas = sum(token.text == "," and token.depth == depth + 1 for token in inside)
@@ -303,7 +303,7 @@ def _dotted(rule: Sequence[_Token], index: int) -> str:
 
 
 def _path(rule: Sequence[_Token], index: int) -> Iterator[tuple[str | None, _Token]]:
-    """The steps after `input`: members by name, `None` for one that is computed."""
+    """Yields the steps after `input`: members by name, `None` for a computed one."""
     index += 1
     while index + 1 < len(rule):
         sign, token = rule[index], rule[index + 1]
@@ -323,13 +323,13 @@ def _path(rule: Sequence[_Token], index: int) -> Iterator[tuple[str | None, _Tok
 
 
 def _declared(rule: Sequence[_Token]) -> set[str]:
-    """Variables that the rule defines: with `:=`, `some`, `every`, or as an argument."""
+    """Returns the variables that the rule defines: by `:=`, `some`, `every`, or as an argument."""
     declared: set[str] = set()
     if len(rule) > 1 and rule[1].text == "(" and rule[1].touches:
         declared |= _names_until(rule, 2, lambda token: token.text == ")" and token.depth == 0)
     for index, token in enumerate(rule):
         if token.text in ("some", "every") and token.kind == "name":
-            # `some i` stands alone on its line; `some k, v in …` ends at `in`.
+            # `some i` ends with its line; `some k, v in …` ends at `in`.
             declared |= _names_until(rule, index + 1, functools.partial(_ends, token.line))
         elif token.text == ":=":
             declared |= _names_before(rule, index)
@@ -351,7 +351,7 @@ def _names_until(rule: Sequence[_Token], start: int, ends: Callable[[_Token], bo
 
 
 def _names_before(rule: Sequence[_Token], index: int) -> set[str]:
-    """The name, or those of an array pattern, on the left of `:=`."""
+    """Returns the name, or those of an array pattern, on the left of `:=`."""
     before = rule[index - 1] if index else None
     if before is None:
         return set()

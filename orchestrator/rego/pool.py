@@ -17,9 +17,9 @@ from orchestrator.rego.process import EvaluatorProcess, ProcessEndedError
 logger = logging.getLogger(__name__)
 
 _MAX_WAITING = 1024
-"""Questions of one tenant; the memory of one is some kilobytes."""
+"""Max questions of one tenant that wait; each takes some kilobytes of memory."""
 _PROBLEM_S = 60.0
-"""How long a process that could not be started is a problem of this worker."""
+"""Seconds for which a failed start of a process is reported as a problem."""
 
 
 class Evaluators:
@@ -31,7 +31,7 @@ class Evaluators:
     def __init__(
         self, gateway: str, *, places: int, memory_bytes: int, idle_s: float = 600.0
     ) -> None:
-        """`gateway` is the source of the product's rules; `places` the most processes, 2 or more.
+        """`gateway` is the source of the product's rules; `places` the max processes, 2 or more.
 
         `memory_bytes` is what one evaluation may add to the memory of its process.
         """
@@ -48,7 +48,7 @@ class Evaluators:
 
     @asynccontextmanager
     async def place(self, tenant_id: str, patience_s: float) -> AsyncIterator[Place]:
-        """A place to evaluate something for that tenant. Raises: EvaluatorsError."""
+        """Enters a place in which to evaluate for that tenant. Raises: EvaluatorsError."""
         try:
             async with self._turns.turn(tenant_id, patience_s):
                 yield Place(self)
@@ -56,17 +56,17 @@ class Evaluators:
             raise EvaluatorsError(str(error)) from error
 
     def problem(self) -> str:
-        """Why processes cannot be started, as of the last minute; usually the empty text."""
+        """Returns why processes cannot be started, as of the last minute; usually empty."""
         recent = self._problem and time.monotonic() - self._problem_at < _PROBLEM_S
         return self._problem if recent else ""
 
     @property
     def running(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
         return len(self._idle) + len(self._busy)
 
     async def close(self) -> None:
-        """Ends all processes, at work or not."""
+        """Ends all processes, idle or not."""
         if self._sweeping is not None:
             self._sweeping.cancel()
         ending = [*self._busy, *(one for one, _ in self._idle)]
@@ -74,7 +74,7 @@ class Evaluators:
         await asyncio.gather(*(one.stop() for one in ending), *self._ending)
 
     async def taken(self, *, fresh: bool) -> EvaluatorProcess:
-        """A process for one use, a new one if `fresh`. Raises: EvaluatorsError."""
+        """Returns a process for one use, a new one if `fresh`. Raises: EvaluatorsError."""
         while self._idle:
             process, _ = self._idle.pop()
             if process.is_alive and not fresh:
@@ -93,7 +93,7 @@ class Evaluators:
         return process
 
     def put_back(self, process: EvaluatorProcess) -> None:
-        """Ends the use that `taken` began."""
+        """Ends the use that `taken` started."""
         self._busy.discard(process)
         if process.is_last or not process.is_alive:
             self._end(process)
@@ -108,7 +108,7 @@ class Evaluators:
         ending.add_done_callback(self._ending.discard)
 
     def _sweep(self) -> None:
-        """Ends what is idle for too long, and looks again while there is any."""
+        """Ends processes that were idle for too long, and looks again while any are idle."""
         oldest = time.monotonic() - self._idle_s
         for process, since in self._idle:
             if since <= oldest:
@@ -121,13 +121,13 @@ class Evaluators:
 
 
 class Place:
-    """The right to evaluate, one thing after the other."""
+    """The right to evaluate, one question after the other."""
 
     def __init__(self, evaluators: Evaluators) -> None:
         self._evaluators = evaluators
 
     async def answer(self, module: str | None, document: Mapping[str, Any], bounds: Bounds) -> Any:
-        """Rego's `decision` about `document`. Raises: NoAnswerError."""
+        """Evaluates Rego's `decision` about `document`. Raises: NoAnswerError."""
         return (await self.reply(module, document, bounds))["answer"]
 
     async def reply(
@@ -137,7 +137,7 @@ class Place:
         bounds: Bounds,
         param: str | None = None,
     ) -> dict[str, Any]:
-        """`answer`, or `invalid` where a module is checked under the name `param`, and `cpu_s`.
+        """Returns `answer`, or `invalid` if it checks a module as `param`, and `cpu_s`.
 
         Raises: NoAnswerError.
         """
@@ -151,7 +151,7 @@ class Place:
         try:
             reply = await self._asked(frame, bounds.wall_s, fresh=False)
         except ProcessEndedError:
-            # It may have been what the process did before: a new one has to fail as well.
+            # An earlier question may have been the cause: a new process has to fail as well.
             reply = await self._asked(frame, bounds.wall_s, fresh=True)
         if "none" in reply:
             raise NoAnswerError(reply["none"])

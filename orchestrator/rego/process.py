@@ -1,4 +1,4 @@
-"""The parent's end of one process that evaluates rules."""
+"""The parent's side of one process that evaluates rules."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _ROOT = Path(__file__).parents[2]
 _START_S = 30.0
 _REAP_S = 0.005
 _NICER, _NICEST = 5, 19
-"""Of the scheduler: a third of this process's share of a processor that both want."""
+"""Niceness to add, and its max: of a CPU that both want, the child gets a third of our share."""
 
 
 class ProcessEndedError(BoundExceededError):
-    """The process ended and gave no reason; what it did before may be to blame."""
+    """The process ended without a reason; an earlier question may be the cause."""
 
 
 class EvaluatorProcess:
-    """Answers one question at a time. For the event loop that started it."""
+    """Answers one question at a time. Belongs to the event loop that started it."""
 
     def __init__(
         self,
@@ -41,11 +41,11 @@ class EvaluatorProcess:
         self._writer = writer
         self._is_fresh = True
         self.is_last = False
-        """Whether it is not to be asked again."""
+        """Whether it must not be asked again."""
 
     @classmethod
     async def start(cls, gateway: str, memory_bytes: int) -> EvaluatorProcess:
-        """A process that has loaded everything. Raises: EvaluatorsError.
+        """Starts a process and waits until it has loaded everything. Raises: EvaluatorsError.
 
         `memory_bytes` is what one evaluation may add to its memory.
         """
@@ -77,9 +77,9 @@ class EvaluatorProcess:
         return not self._reader.at_eof()
 
     async def ask(self, frame: bytes, wall_s: float) -> dict[str, Any]:
-        """The reply. Raises: BoundExceededError, and the process is gone then.
+        """Returns the reply. Raises: BoundExceededError, and then the process has ended.
 
-        ProcessEndedError where it had answered others before.
+        ProcessEndedError if it had answered other questions before.
         """
         try:
             self._writer.write(frame)
@@ -103,16 +103,16 @@ class EvaluatorProcess:
         return reply
 
     async def stop(self) -> None:
-        """Ends it at once, whatever it does, and returns when it is gone."""
+        """Ends it at once, in any state, and returns when it is gone."""
         self.is_last = True
         self._process.kill()
         self._writer.close()
-        # A killed process is gone within moments; a watcher of children would cost a thread.
+        # A killed process ends within moments; a watcher of children would cost a thread.
         while self._process.poll() is None:  # noqa: ASYNC110
             await asyncio.sleep(_REAP_S)
 
     async def _read(self) -> dict[str, Any]:
-        """Raises: EOFError, OSError, and ValueError for what is no frame."""
+        """Raises: EOFError, OSError, and ValueError if it is not a frame."""
         (length,) = HEAD.unpack(await self._reader.readexactly(HEAD.size))
         if length > MAX_REPLY_BYTES:
             raise ValueError(length)
@@ -128,7 +128,7 @@ class EvaluatorProcess:
 
 
 def _spawned(link: socket.socket) -> subprocess.Popen[bytes]:
-    """The program, with nothing of this process's environment but where libraries lie."""
+    """Starts the program, with only the library paths of this process's environment."""
     names = ("PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME")
     environment = {name: os.environ[name] for name in names if name in os.environ}
     process = subprocess.Popen(

@@ -1,8 +1,8 @@
-"""Rules in rego-cpp: compiled, and asked for their decision.
+"""Rules in rego-cpp: compiled, and evaluated for their decision.
 
-An interpreter that two threads share answers one with the other's decision, so each belongs to the
-thread that made it. Whatever the library does that is not a plain answer (an error, a result that
-is not ok, an exception of any kind) is no answer.
+If two threads share an interpreter, one can get the other's decision, so each interpreter belongs
+to the thread that made it. Any result that is not a plain answer (an error, a result that is not
+ok, an exception of any kind) counts as no answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from orchestrator.settings import SettingsError
 try:
     from regopy import Bundle, Interpreter, LogLevel
 except OSError as error:
-    # It loads libraries of the machine, which may be gone since the environment was made.
+    # It loads system libraries, which may have been removed since the environment was made.
     raise SettingsError(
         f"the policy engine cannot be loaded: {error}"
         " (in Debian and Ubuntu install the package libatomic1)"
@@ -39,12 +39,12 @@ class Rules:
     bundle: Bundle = field(repr=False)
 
     def ask(self, document: Mapping[str, Any]) -> Any:
-        """Rego's `decision` about `document`, its `input`. Raises: NoAnswerError."""
+        """Evaluates Rego's `decision` with `document` as its `input`. Raises: NoAnswerError."""
         try:
             return self.asked(document)
         except NoAnswerError:
             raise
-        # The library raises whatever it likes, JSON errors for recursion among them.
+        # The library raises exceptions of any type, for recursion even JSON errors.
         except Exception as error:
             raise NoAnswerError(f"{type(error).__name__} in the engine") from error
 
@@ -61,9 +61,9 @@ class Rules:
 
 
 def compile_rules(gateway: str, module: str | None) -> Rules:
-    """The product's rules, with an operator's. Raises: NoAnswerError, what the library raises."""
+    """Compiles our rules and an operator's. Raises: NoAnswerError, what the library raises."""
     interpreter = Interpreter()
-    # It would otherwise answer `undefined` where a built-in fails, and write to standard output.
+    # Otherwise it answers `undefined` if a built-in fails, and writes to standard output.
     interpreter.strict_built_in_errors = True
     interpreter.log_level = LogLevel.NONE
     interpreter.add_module("gateway", gateway)
@@ -76,7 +76,7 @@ def compile_rules(gateway: str, module: str | None) -> Rules:
 
 
 def place(said: str, source: str) -> tuple[int, int, str]:
-    """Line, column and fault in what the compiler said; without a place, the first line."""
+    """Finds line, column and fault in the compiler's message; without a place, the first line."""
     found = _PLACE.search(said)
     if found is None:
         return 1, 1, "the module cannot be evaluated: a built-in fails, or a rule has two values."
@@ -85,10 +85,10 @@ def place(said: str, source: str) -> tuple[int, int, str]:
 
 
 def _as_source(value: Any) -> Any:
-    """`value` with its texts as they would stand between quotes in a module.
+    """Returns `value` with its texts as they would stand between quotes in a module.
 
-    rego-cpp keeps texts in that form, and writes them into its answer as they are: a quote in the
-    label of a key would end the text there, and begin a member of the caller's choice.
+    rego-cpp keeps texts in that form, and writes them into its answer unchanged: a quote in the
+    label of a key would end the text there, and start a member of the caller's choice.
     """
     match value:
         case str():

@@ -16,15 +16,15 @@ __all__ = ["run", "run_worker"]
 
 
 def run(settings: Settings) -> int:
-    """Serves until a signal says to stop. Returns the exit code: 0 after a stop by signal.
+    """Serves until a signal asks to stop. Returns the exit code: 0 after a stop by signal.
 
     Raises: SettingsError, CatalogueError, StoreError.
     """
-    # Imported here: a worker has no use for what the parent does, migrations among it.
+    # Imported here: a worker does not need what the parent does, such as migrations.
     from orchestrator.serve.appliance import Appliance
 
     configure_logging(settings.logging)
-    # Four lines about the same migration at every start.
+    # It logs four lines about the same migration at every start.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         return asyncio.run(Appliance(settings).run())

@@ -1,8 +1,8 @@
 """Accepts connections of a listening socket, within the bounds of `Connections`.
 
-The event loop's own server accepts all that wait before any protocol is asked, and takes the last
-descriptors doing so; this one asks first. With several workers it also leaves connections to those
-that have fewer.
+The event loop's own server accepts all waiting connections before it asks a protocol, and so uses
+up the last descriptors; this one asks first. With several workers it also leaves connections to
+the workers that have fewer.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 8
 """Connections accepted before the loop does other work."""
 _OUT_OF_TURN = 2
-"""Connections accepted in place of a worker that had fewer and did not come for them."""
+"""Connections to accept in place of a worker that had fewer and did not accept them."""
 _LEFT_FOR_S = 0.01
-"""How long such a worker has to accept it: several times as long as waking up takes."""
+"""The time such a worker has to accept: several times the time that waking up takes."""
 _PAUSE_S = 0.2
-"""How long none is accepted while the system has no descriptor or memory for one."""
+"""The pause after the system had no descriptor or memory for a connection."""
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _MESSAGE = "The server has no place for another connection at the moment."
 _BODY = orjson.dumps(
@@ -67,7 +67,7 @@ class Acceptor:
         make_protocol: Callable[[], Guarded],
         seat: Seat | None = None,
     ) -> None:
-        """`make_protocol` makes protocols of asyncio. `seat` is this worker's among several."""
+        """`make_protocol` makes asyncio protocols. `seat` is for one of several workers."""
         listener.setblocking(False)
         self._listener = listener
         self._connections = connections
@@ -94,7 +94,7 @@ class Acceptor:
             self._again.cancel()
 
     async def wait_closed(self) -> None:
-        """Returns when what was accepted has been handed over."""
+        """Returns when all accepted connections have been handed over."""
         if self._connecting:
             await asyncio.wait(self._connecting)
 
@@ -123,7 +123,7 @@ class Acceptor:
                 self._connect(sock, place)
 
     def _leaves_it(self) -> bool:
-        """Whether another worker has fewer connections, and a moment left to accept this one."""
+        """Whether another worker has fewer connections and still has time to accept this one."""
         if self._seat is None or not self._seat.is_ahead(len(self._connections)):
             self._out_of_turn = 0
             return False
@@ -134,7 +134,7 @@ class Acceptor:
         return True
 
     def _listen_later(self, delay_s: float, out_of_turn: int = 0) -> None:
-        """Leaves the listener alone for a moment; it stays readable, and would be all there is."""
+        """Ignores the listener for `delay_s`: it stays readable and would keep the loop busy."""
         self._out_of_turn = out_of_turn
         self._loop.remove_reader(self._listener.fileno())
         self._again = self._loop.call_later(delay_s, self._listen_again)
@@ -142,11 +142,11 @@ class Acceptor:
     def _listen_again(self) -> None:
         self._listen()
         if self._out_of_turn and not self._is_closed:
-            # At once, so that this permission does not serve a later connection.
+            # At once, so that this permission is not used for a later connection.
             self._accept()
 
     def _pause(self, error: OSError) -> None:
-        """Stops for a moment, in which the system may find what it lacks."""
+        """Stops for a moment, in which the system may free what it lacks."""
         if error.errno in _NO_ROOM:
             self._connections.out_of_descriptors()
         else:
@@ -167,17 +167,17 @@ class Acceptor:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.connect_accepted_socket(lambda: protocol, sock)
         except OSError:
-            # The client has gone already.
+            # The client has disconnected already.
             place.release()
             sock.close()
 
 
 def _refuse(sock: socket.socket) -> None:
-    """Says why, if that needs no waiting, and closes."""
+    """Sends the reason, if that needs no waiting, and closes."""
     with contextlib.suppress(OSError), sock:
         sock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
-            # Closed with something unread, the client would see a reset and no reply.
+            # Closed with unread bytes, the client would see a reset and no reply.
             sock.recv(65_536)
         sock.send(_REFUSAL)
         sock.shutdown(socket.SHUT_WR)

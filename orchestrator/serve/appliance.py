@@ -1,4 +1,4 @@
-"""The parent process: claims, store, Triton, workers, in this order, and back again."""
+"""The parent process: starts claims, store, Triton and workers, in this order, and stops them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Appliance:
         self._tritons: dict[str, TritonConnection] = {}
 
     async def run(self) -> int:
-        """Serves until a signal. Nothing is left afterwards, whatever the way out.
+        """Serves until a signal. Nothing keeps running afterwards, even after an error.
 
         Raises: ClaimError, StartError, WorkerError, SettingsError, CatalogueError, StoreError.
         """
@@ -91,7 +91,7 @@ class Appliance:
             await asyncio.wait([triton, working, stop], return_when=asyncio.FIRST_COMPLETED)
         finally:
             greeted.cancel()
-            # From now on the kernel refuses callers, who would otherwise wait for nobody.
+            # From now on the kernel refuses new clients, which would otherwise get no answer.
             listener.close()
             await self._stop(workers, working, supervisor, triton)
             stop.cancel()
@@ -100,7 +100,7 @@ class Appliance:
             service.result()
 
     def _built(self, models: Sequence[Model]) -> list[Model]:
-        """The models that Triton can be told to load; the others are named and left out."""
+        """Returns the models that Triton can load; logs the others and leaves them out."""
         repository = self._settings.triton.repository
         built = [
             model
@@ -114,7 +114,7 @@ class Appliance:
         return built
 
     def _supervisor(self, built: Sequence[Model]) -> Supervisor | None:
-        """None where every Triton is somebody else's."""
+        """Returns None if no Triton is ours to run."""
         child = self._settings.triton.mode == "child" and DEFAULT in self._tritons
         for name, triton in self._tritons.items():
             if not child or name != DEFAULT:
@@ -127,7 +127,7 @@ class Appliance:
         return supervisor
 
     async def _run_triton(self, supervisor: Supervisor | None, built: Sequence[Model]) -> None:
-        """A remote Triton is somebody else's to run; then this only waits for the end."""
+        """Runs our Triton. A remote Triton is run by others; then this only waits for the end."""
         if supervisor is None:
             await self._stop_asked.wait()
             return
@@ -153,11 +153,11 @@ class Appliance:
         listener: socket.socket,
         first_key: FirstKey | None,
     ) -> None:
-        """Tells how to use the appliance once both Triton and the worker have answered."""
+        """Prints how to use the appliance once both Triton and the workers have answered."""
         if supervisor is not None:
             await supervisor.ready()
         url = base_url(listener)
-        while not await _is_healthy(listener):  # noqa: ASYNC110  # nothing tells us of it
+        while not await _is_healthy(listener):  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(_HEALTH_POLL_S)
         workers.is_up()
         failed = supervisor.state.failed_models if supervisor is not None else {}
@@ -186,7 +186,7 @@ class Appliance:
         supervisor: Supervisor | None,
         triton: asyncio.Task[None],
     ) -> None:
-        """Callers first, then the engine that answers them; all at once when told to hurry."""
+        """Stops workers first, then the engine that serves them; a second signal kills both."""
 
         async def in_order() -> None:
             await workers.stop()
@@ -210,7 +210,7 @@ class Appliance:
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in _STOP_SIGNALS:
-            # `nohup` has it ignored, and so it shall stay.
+            # `nohup` sets it to be ignored, and so it must stay.
             if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:
                 loop.add_signal_handler(number, self._on_signal)
 

@@ -1,6 +1,6 @@
-"""What a worker serves: the application behind a server that accepts within bounds.
+"""What a worker serves: the application behind a server that limits its connections.
 
-To import this is most of a worker's start.
+Importing this module takes most of a worker's start.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _TRITON_POLL_S = 0.02
 def serve_application(settings: Settings, number: int, fd: int, board_fd: int | None) -> int:
     """Serves on the inherited listening socket `fd` until SIGTERM. Returns the exit code.
 
-    `number` is the worker's own, `board_fd` the memory of the `Board`, where there are several.
+    `number` is the worker's own. `board_fd` is the memory of the `Board`, if there are several.
     """
     configure_logging(settings.logging)
     raise_limit()
-    # uvicorn tells of every start and stop, which the parent does already.
+    # uvicorn logs every start and stop, which the parent does already.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     app = create_app(settings, number)
     _wait_for_first_triton(settings)
@@ -67,18 +67,18 @@ def _config(settings: Settings, app: Application, proxies: TrustedProxies) -> uv
     return uvicorn.Config(
         app,
         loop="uvloop",
-        # It is only called, to make one for each connection.
+        # uvicorn only calls it, to make one protocol for each connection.
         http=cast("type[asyncio.Protocol]", http),
         ws=DrainingWebSocket,
         ws_max_size=settings.realtime.most_message_bytes,
         ws_ping_interval=settings.realtime.ping_s,
         ws_ping_timeout=settings.realtime.ping_s,
-        # Deltas are small: it would cost memory and time for nothing.
+        # Deltas are small: compression would cost memory and time and save little.
         ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,
-        # What proxies say is for `http`, which knows which of them are trusted.
+        # `http` reads proxies' headers, because it knows which proxies are trusted.
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.server.drain_s),
@@ -86,7 +86,7 @@ def _config(settings: Settings, app: Application, proxies: TrustedProxies) -> uv
 
 
 def _wait_for_first_triton(settings: Settings) -> None:
-    """Lets callers wait in the socket's queue while the first Triton starts, instead of failing.
+    """Lets clients wait in the socket's queue while the first Triton starts, instead of failing.
 
     The imports, which take most of a start, are done by then.
     """

@@ -1,8 +1,8 @@
 """How many connections each worker has open, in memory that all of them share.
 
-All workers accept from one queue of the kernel, which gives a connection to whichever asks first.
-So one that has more open than another leaves it to that one for a moment (`Acceptor`). Nothing
-waits in a worker that dies: the queue is everybody's.
+All workers accept from one kernel queue, which gives a connection to the worker that asks first.
+So a worker with more open connections leaves a new one to the others for a moment (`Acceptor`).
+No connection waits in a worker that dies, because the queue is shared.
 """
 
 from __future__ import annotations
@@ -13,41 +13,41 @@ import time
 
 _ABSENT = 0
 _FIELDS = 2
-"""Of each worker: open connections and one, or `_ABSENT`; when it wrote that, in nanoseconds."""
+"""Per worker: open connections plus 1, or `_ABSENT`; and when it wrote that, in nanoseconds."""
 _STALE_NS = 3_000_000_000
-"""A worker that has written nothing for so long is not waited for. It writes once a second."""
+"""After so long without a write, a worker is not waited for. It writes once a second."""
 
 
 class Board:
-    """What each worker has open. One process writes a number at a time, any may read it.
+    """Each worker's number of connections. One process writes a number, any may read it.
 
     Numbers are aligned words of 8 bytes, which the processor writes whole.
     """
 
     def __init__(self, descriptor: int, workers: int) -> None:
-        """Over the memory behind `descriptor`, which stays its owner's."""
+        """Maps the memory behind `descriptor`, which the caller keeps and closes."""
         self._map = mmap.mmap(descriptor, workers * _FIELDS * 8)
         self._words = memoryview(self._map).cast("Q")
         self._workers = workers
 
     @staticmethod
     def memory(workers: int) -> int:
-        """A descriptor of memory for so many. The caller closes it. Raises: OSError."""
+        """Returns a descriptor of memory for `workers`. The caller closes it. Raises: OSError."""
         descriptor = os.memfd_create("operayde-connections")
         os.ftruncate(descriptor, workers * _FIELDS * 8)
         return descriptor
 
     def write(self, number: int, count: int) -> None:
-        """The worker `number` has `count` connections open and accepts more."""
+        """Records that worker `number` has `count` connections open and accepts more."""
         self._words[_FIELDS * number + 1] = time.monotonic_ns()
         self._words[_FIELDS * number] = count + 1
 
     def leave(self, number: int) -> None:
-        """The worker `number` accepts no more: it ends, or has ended."""
+        """Records that worker `number` accepts no more: it is ending, or has ended."""
         self._words[_FIELDS * number] = _ABSENT
 
     def fewest_of_others(self, number: int) -> int | None:
-        """The connections of the one that has the fewest beside `number`; None if it is alone."""
+        """Returns the lowest count of the workers other than `number`; None if it is alone."""
         words, since = self._words, time.monotonic_ns() - _STALE_NS
         counts = [
             words[_FIELDS * other] - 1
@@ -67,11 +67,11 @@ class Seat:
         self._number = number
 
     def write(self, count: int) -> None:
-        """It has `count` connections open."""
+        """Records that this worker has `count` connections open."""
         self._board.write(self._number, count)
 
     def leave(self) -> None:
-        """It accepts no more."""
+        """Records that this worker accepts no more."""
         self._board.leave(self._number)
 
     def is_ahead(self, count: int) -> bool:

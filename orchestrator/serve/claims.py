@@ -1,4 +1,4 @@
-"""What only one running orchestrator may hold: its public port and its data folder."""
+"""Claims what only one running orchestrator may hold: its public port and its data folder."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _BACKLOG = 2048
 
 
 class ClaimError(Exception):
-    """Something else holds it; the message is one sentence for the operator."""
+    """Another process holds it; the message is one sentence for the operator."""
 
 
 def listen(settings: ServerSettings) -> socket.socket:
-    """The public listening socket. Raises: ClaimError."""
+    """Opens the public listening socket. Raises: ClaimError."""
     host, port = settings.host, settings.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Connections inherit it. What the system has taken off our hands is not seen by the sweep
-        # over connections, and a client that vanished would hold its own for a quarter of an hour.
+        # Connections inherit it. The sweep over connections does not see bytes that the kernel has
+        # taken already, so a client that vanished would hold its connection for 15 minutes.
         timeout_ms = int(settings.send_timeout_s * 1000)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
         listener.bind((host, port))

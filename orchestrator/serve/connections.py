@@ -1,8 +1,8 @@
 """The connections of one worker: how many there may be, and how long each may wait for its client.
 
-One sweep a second looks at every connection, so no request sets a timer and limits are in force
-up to two seconds late. Where all places are taken, a new connection gets that of one which waits
-for its client; only where every place is at work it is refused.
+One sweep a second looks at every connection, so no request sets a timer and limits take effect up
+to two seconds late. If all places are taken, a new connection replaces one that waits for its
+client; it is refused only if every place is busy.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from orchestrator.telemetry.instruments import Counter, Registry
 logger = logging.getLogger(__name__)
 
 WaitsFor = Literal["first_byte", "head", "next_request", "body", "linger", "nothing"]
-"""What a connection waits for of its client; `linger`: for the rest of a body that it drops."""
+"""What a connection waits for from its client; `linger`: the rest of a body that it drops."""
 
 KEPT_FOR_LOOPBACK = 8
-"""Places that only clients of this machine get, so that its operator is let in."""
+"""Places reserved for clients of this machine, so that its operator can always connect."""
 _KEPT_SHARE = 8
-"""Where there are few places, one of so many is kept."""
+"""If there are few places, one of this many is reserved."""
 _SWEEP_S = 1.0
 _SWEPT_AT_ONCE = 500
 _LOOKED_AT = 32
-"""Connections that are looked at to find one that gives its place up."""
+"""Max connections that are looked at to find one to close."""
 _STALLED_S = 2.0
-"""A body or a reply that has not moved for so long may have to give its place up."""
+"""A body or a reply that has not moved for so long may be closed for a new connection."""
 _NEVER = 9
 """The rank of a connection that keeps its place."""
 _LOG_EVERY_S = 10.0
@@ -44,12 +44,12 @@ _BYTES_ACKED_AT = 120
 
 
 class Guarded(Protocol):
-    """A protocol of asyncio that serves one client."""
+    """An asyncio protocol that serves one client."""
 
     place: Place | None
 
     def waits_for(self) -> tuple[WaitsFor, Hashable]:
-        """What it waits for now, and what changes when the client makes progress."""
+        """Returns what it waits for now, and a value that changes on the client's progress."""
 
     def give_up(self, waited_for: WaitsFor) -> None:
         """Ends the connection: its client has taken too long."""
@@ -57,7 +57,7 @@ class Guarded(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of the connections of one worker; times are in seconds."""
+    """Limits for the connections of one worker; times are in seconds."""
 
     most: int
     most_per_peer: int
@@ -70,7 +70,7 @@ class Limits:
 
     @classmethod
     def of(cls, settings: ServerSettings, most: int) -> Limits:
-        """What `settings` mean where there is room for `most` connections."""
+        """Returns the limits from `settings` if there is room for `most` connections."""
         return cls(
             most=most,
             most_per_peer=settings.max_connections_per_peer or max(1, most // 2),
@@ -112,12 +112,12 @@ class Place:
         self.taken = 0
 
     def occupy(self, protocol: Guarded, transport: asyncio.Transport) -> None:
-        """`protocol` is at work on `transport` from now on."""
+        """Records that `protocol` works on `transport` from now on."""
         self.protocol, self.transport = protocol, transport
         protocol.place = self
 
     def release(self) -> None:
-        """The connection is closed. Idempotent."""
+        """Frees the place: the connection is closed. Idempotent."""
         self._connections.release(self)
 
 
@@ -131,7 +131,7 @@ class Connections:
         *,
         is_proxy: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """`is_proxy` says of an address whether it is a trusted proxy, and bound by no share."""
+        """`is_proxy` says whether an address is a trusted proxy, which has no limit per peer."""
         registry = registry or Registry()
         self._limits = limits
         self._is_proxy = is_proxy
@@ -150,23 +150,23 @@ class Connections:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self.on_change: Callable[[int], None] | None = None
-        """Called with how many are open when that changes, and once a second."""
+        """Called with the number of open connections when it changes, and once a second."""
         registry.observe(specs.CONNECTIONS, lambda: [((), float(len(self._all)))])
 
     def __len__(self) -> int:
         return len(self._all)
 
     def start(self) -> None:
-        """Begins to hold connections to their limits."""
+        """Starts to enforce the limits."""
         self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
 
     def stop(self) -> None:
-        """No connection is held to its limits any more."""
+        """Stops enforcing the limits."""
         if self._timer is not None:
             self._timer.cancel()
 
     def admit(self, address: str) -> Place | None:
-        """A place for a new connection from `address`; `None` where there is none."""
+        """Returns a place for a new connection from `address`; `None` if there is none."""
         peer, limits = _peer(address), self._limits
         own = self._by_peer.get(peer, {})
         is_bound = len(own) >= limits.most_per_peer and not self._is_proxy(address)
@@ -186,7 +186,7 @@ class Connections:
         return place
 
     def release(self, place: Place) -> None:
-        """`place` is free. Idempotent."""
+        """Frees `place`. Idempotent."""
         if self._all.pop(place, self) is self:
             return
         own = self._by_peer[place.peer]
@@ -196,7 +196,7 @@ class Connections:
         self._tell()
 
     def out_of_descriptors(self) -> None:
-        """A connection could not be accepted for want of a descriptor: frees one, if it can."""
+        """No descriptor was free for a connection: closes an open one, if it can."""
         self._make_room(self._all)
         self._refuse("descriptors", "")
 
@@ -219,9 +219,9 @@ class Connections:
             self._told_at, self._untold = now, 0
 
     def _make_room(self, places: dict[Place, None]) -> bool:
-        """Ends the connection among the first of `places` that can best be done without.
+        """Closes the connection of the lowest rank among the first of `places`, if it may.
 
-        Those that are looked at and stay go to the end, so that in time all are looked at.
+        Connections that stay move to the end, so that in time all are looked at.
         """
         now = self._loop.time()
         best, best_rank = None, _NEVER
@@ -240,7 +240,7 @@ class Connections:
         return True
 
     def _rank(self, place: Place, now: float) -> int:
-        """0 for what can be closed first: a connection without a request, or after its reply."""
+        """Returns 0 for what to close first: a connection without a request, or after its reply."""
         if place.protocol is None:
             return _NEVER
         waits_for, progress = place.protocol.waits_for()
@@ -262,7 +262,7 @@ class Connections:
         self._sweep_some(list(self._all), self._loop.time() + _SWEEP_S)
 
     def _sweep_some(self, places: list[Place], next_at: float) -> None:
-        """Looks at some of `places`, and at the others when the loop has done other work."""
+        """Looks at some of `places`, and at the others after the loop has done other work."""
         now = self._loop.time()
         for place in places[:_SWEPT_AT_ONCE]:
             self._look(place, now)
@@ -292,7 +292,7 @@ class Connections:
             protocol.give_up(waits_for)
 
     def _is_stuck(self, place: Place, transport: asyncio.Transport, now: float) -> bool:
-        """Whether what was written has waited for the client to read it for too long."""
+        """Whether unsent bytes have waited too long for the client to read them."""
         unsent = transport.get_write_buffer_size()
         if not unsent:
             place.unsent_since = None
@@ -304,26 +304,26 @@ class Connections:
         return now - place.unsent_since >= limits.send_s
 
     def _end(self, place: Place, waited_for: str) -> None:
-        """Closes at once; what is not sent is dropped."""
+        """Closes at once; unsent bytes are dropped."""
         self._closed.add(1, waited_for)
         if place.transport is not None:
             place.transport.abort()
 
 
 def _bytes_taken(sock: socket.socket | None, unsent: int) -> int:
-    """A number that grows as the client takes what was written: bytes that its TCP confirmed."""
+    """Returns a number that grows as the client reads: the bytes that its TCP confirmed."""
     try:
         assert sock is not None
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED_AT + 8)
         taken: int = struct.unpack_from("=Q", info, _BYTES_ACKED_AT)[0]
     except (OSError, struct.error):
-        # No TCP, or a kernel that does not count them. What waits gets less, too.
+        # No TCP, or a kernel that does not count them. The unsent bytes shrink as well.
         return -unsent
     return taken
 
 
 def _peer(address: str) -> str:
-    """Whose share `address` counts for: its own, and of IPv6 that of its network of 64 bits."""
+    """Returns the peer whose share `address` counts for: itself, or its /64 network for IPv6."""
     if ":" not in address:
         return address
     parsed = ipaddress.IPv6Address(address.partition("%")[0])

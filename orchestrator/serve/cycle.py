@@ -1,7 +1,7 @@
-"""A request of HTTP/1.1 and its reply: uvicorn's own, and shorter ways beside ASGI.
+"""An HTTP/1.1 request and its reply: uvicorn's own, with shorter ways that bypass ASGI.
 
-A request can answer in one write, take a body that is there without waiting for it, and be called
-when its client leaves: `orchestrator.http.connection.Connection`.
+A request can answer in one write, take a body that is already there without waiting, and be
+notified when its client disconnects: `orchestrator.http.connection.Connection`.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ class Cycle(RequestResponseCycle):
     """A request and its reply, by ASGI and by the shorter ways of `Connection`."""
 
     done: asyncio.Future[None]
-    """Has its result; what there is to wait for where nothing is."""
+    """Always done; returned when there is nothing to wait for."""
     _on_left: Callable[[], None] | None = None
     _ends_by_close = False
     """Whether the end of the reply's body is the end of the connection."""
 
     def whole_body(self) -> bytes | None:
-        """The body, if all of it is there; nothing of it is taken otherwise."""
+        """Returns the body if all of it has arrived; otherwise `None`, and takes nothing."""
         if self.more_body or self.waiting_for_100_continue or self.disconnected:
             return None
-        # What ASGI's `receive` does: the next read may tell that the client leaves.
+        # As ASGI's `receive` does: the next read may report that the client disconnected.
         self.flow.resume_reading()
         self.message_event.clear()
         body, self.body = bytes(self.body), bytearray()
         return body
 
     def on_left(self, call: Callable[[], None] | None) -> None:
-        """`call` is called once if the client leaves before its reply is complete; or now."""
+        """Calls `call` once, when the client disconnects before the end of its reply, or now."""
         self._on_left = call
         if call is not None:
             self.flow.resume_reading()
@@ -47,7 +47,7 @@ class Cycle(RequestResponseCycle):
                 self.left()
 
     def left(self) -> None:
-        """The client is away."""
+        """Called when the client has disconnected."""
         if self.response_complete:
             return
         self.disconnected = True
@@ -56,7 +56,7 @@ class Cycle(RequestResponseCycle):
             call()
 
     def reply(self, status: int, headers: Headers, body: bytes) -> Awaitable[None]:
-        """Sends a whole reply in one write. `headers` tell the length of `body`."""
+        """Sends a whole reply in one write. `headers` include the length of `body`."""
         if self.flow.write_paused or self.response_started or self.scope["method"] == "HEAD":
             return self._reply_by_asgi(status, headers, body)
         if not self.disconnected:
@@ -71,8 +71,8 @@ class Cycle(RequestResponseCycle):
         return self.done
 
     def piece(self, piece: bytes) -> Awaitable[None]:
-        """Sends some of a body that has begun and goes on."""
-        # Without a known length, which a reply to `HEAD` never gets that far with.
+        """Sends part of a body that has started and continues."""
+        # Chunked only if the length is unknown; a reply to `HEAD` never gets here.
         if self.flow.write_paused or not self.chunked_encoding or self.response_complete:
             return self.send({"type": "http.response.body", "body": piece, "more_body": True})
         if piece and not self.disconnected:
@@ -88,13 +88,13 @@ class Cycle(RequestResponseCycle):
         return super().send(message)
 
     def _of_1_0(self, message: Any) -> Any:
-        """What `message` is in HTTP/1.0, which has no chunks, and where keep-alive must be said.
+        """Converts `message` to HTTP/1.0, which has no chunks and needs an explicit keep-alive.
 
         A body without a known length ends with the connection. Source: RFC 9112 6.3 and C.2.2.
         """
         if message["type"] == "http.response.body":
             if self._ends_by_close:
-                # What is compared to it by what sends.
+                # uvicorn's `send` compares the body's length to it.
                 self.expected_content_length = len(message.get("body", b""))
             return message
         headers = [*message.get("headers", ())]
@@ -109,8 +109,8 @@ class Cycle(RequestResponseCycle):
     def _leave_the_body(self) -> None:
         """Makes the reply the last one: the rest of the body is not waited for.
 
-        Nor could it be told from a request where the client waits for a word before it sends its
-        body, and may leave it out. Source: RFC 9110 10.1.1.
+        If the client waits for 100 before it sends its body, and may leave it out, a body also
+        could not be distinguished from a request. Source: RFC 9110 10.1.1.
         """
         self.waiting_for_100_continue = False
         self.keep_alive = False
@@ -121,7 +121,7 @@ class Cycle(RequestResponseCycle):
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _head(self, status: int, headers: Headers) -> bytes:
-        """Raises: RuntimeError for what cannot stand in a header, as uvicorn does."""
+        """Raises: RuntimeError for characters that a header must not have, as uvicorn does."""
         headers = [*self.default_headers, *headers]
         names, values = zip(*headers, strict=True)
         all_names, all_values = b"".join(names), b"".join(values)
@@ -143,7 +143,7 @@ class _Lingers(Protocol):
 
 
 class _LastReply:
-    """What a request sees of its transport once nothing can follow it: to close it is to linger."""
+    """The transport as seen by the last request of a connection: closing it starts to linger."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.write = transport.write

@@ -1,4 +1,4 @@
-"""How many files and sockets this process may have open, and how many of them clients get."""
+"""How many files and sockets this process may open, and how many of them clients may use."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import resource
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 10_000
-"""By default, however many descriptors there are: each connection also takes memory."""
+"""The default max, whatever the number of descriptors: each connection also takes memory."""
 _LEAST_CONNECTIONS = 16
 _LEAST_KEPT, _MAX_KEPT, _KEPT_SHARE = 48, 320, 4
-"""Descriptors kept back for what a worker opens later: segments of journals, of which a long
-outage of the store leaves 256, connections to store, Triton and Redis, sockets of scrapes."""
+"""Descriptors reserved for what a worker opens later: segments of journals (256 after a long
+outage of the store), connections to store, Triton and Redis, sockets of scrapes."""
 _UNLIMITED = 1 << 20
 
 
@@ -24,14 +24,14 @@ def raise_limit() -> None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError) as error:
-            # Some sandboxes forbid it; what there is still works.
+            # Some sandboxes forbid it; the soft limit still works.
             logger.warning("the limit of open files stays at %d: %s", soft, error)
 
 
 def most_connections(wanted: int) -> int:
-    """How many connections of clients fit beside what is open now and what is opened later.
+    """Returns how many client connections fit beside what is open now and is opened later.
 
-    `wanted` is the setting, of which 0 means as many as fit, within `MAX_CONNECTIONS`.
+    `wanted` is the setting; 0 means as many as fit, up to `MAX_CONNECTIONS`.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = _UNLIMITED if limit == resource.RLIM_INFINITY else limit
@@ -50,6 +50,6 @@ def most_connections(wanted: int) -> int:
 
 
 def open_files() -> int:
-    """How many descriptors this process has open."""
+    """Returns how many descriptors this process has open."""
     # The listing itself takes one.
     return len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208  # a count, no paths

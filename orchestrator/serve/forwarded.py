@@ -1,8 +1,8 @@
-"""What a trusted proxy says of the request that it passes on: client, scheme and host.
+"""What a trusted proxy reports of the request that it passes on: client, scheme and host.
 
-Headers are read from the right: what stands there was added last, by the proxy that is nearest.
-What stands to the left of the first hop that is not trusted may come from any client, and is
-not looked at. Sources: RFC 7239 for `Forwarded`; the `X-Forwarded-` headers have no standard.
+Headers are read from the right, because the nearest proxy adds its value last. Values to the left
+of the first untrusted hop may come from any client and are ignored. Sources: RFC 7239 for
+`Forwarded`; the `X-Forwarded-` headers have no standard.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ FOR_HOST = b"x-forwarded-host"
 HEADERS = frozenset({FORWARDED, FOR, PROTO, FOR_HOST})
 
 HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]{0,5})?")
-"""A `Host`: a name or an address, and maybe a port. Source: RFC 9110 7.2, without commas."""
+"""A `Host`: a name or an address, maybe with a port. Source: RFC 9110 7.2, without commas."""
 
 _MAX_HOPS = 64
 _SCHEMES = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
-# An address of IPv6 has brackets where a port can follow; some proxies leave them out elsewhere.
+# An IPv6 address has brackets if a port can follow; some proxies leave them out elsewhere.
 _NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([0-9]{1,5}))?|([0-9A-Fa-f:.]+)")
-# Without commas and escapes within quotes: none of the parameters that are read can have them.
+# No commas or escapes within quotes: none of the parameters that are read can have them.
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PAIR = rf'({_WORD})=(?:({_WORD})|"([\t !#-+\--\[\]-~]*)")'
 _ELEMENT = re.compile(rf"{_PAIR}(?:;{_PAIR})*")
 _EACH_PAIR = re.compile(_PAIR)
 
 Address = tuple[str, int]
-"""Of a client, with its port; 0 where it is not known."""
+"""The address and the port of a client; the port is 0 if it is not known."""
 
 
 class Origin(NamedTuple):
-    """Where a request comes from, to this server or to a proxy before it."""
+    """Where a request comes from, as seen by this server or by a proxy before it."""
 
     client: Address | None
-    """None where the proxy says something that is no address."""
+    """None if the proxy sent something that is not an address."""
     scheme: str | None = None
-    """`http` or `https`; None where nothing is said."""
+    """`http` or `https`; None if the proxy does not say."""
     host: bytes | None = None
-    """In the place of `Host`; None where nothing is said."""
+    """Replaces `Host`; None if the proxy does not say."""
 
 
 _UNKNOWN = Origin(None)
@@ -54,10 +54,10 @@ _UNKNOWN = Origin(None)
 def origin(
     headers: Iterable[tuple[bytes, bytes]], peer: Address, proxies: TrustedProxies
 ) -> Origin:
-    """Where a request of the trusted proxy `peer` comes from.
+    """Returns where a request of the trusted proxy `peer` comes from.
 
-    The client is the first address from the right that is no trusted proxy. Where both kinds of
-    header are there, a proxy may pass one of them on unread: only what both say counts.
+    The client is the first address from the right that is not a trusted proxy. If both kinds of
+    header are present, a proxy may have passed one on unread: only what both agree on counts.
     """
     given: dict[bytes, list[str]] = {}
     for name, value in headers:
@@ -75,7 +75,7 @@ def origin(
 
 
 def _agreed(custom: Origin, standard: Origin) -> Origin:
-    # The port of the client is often in one of them only.
+    # Often only one of them has the client's port.
     same_client = custom.client and standard.client and custom.client[0] == standard.client[0]
     return Origin(
         custom.client if same_client else None,
@@ -87,7 +87,7 @@ def _agreed(custom: Origin, standard: Origin) -> Origin:
 def _client(
     lines: list[str] | None, read: Callable[[str], Origin], peer: Address, proxies: TrustedProxies
 ) -> Origin:
-    """The first hop from the right that is not trusted, or the leftmost."""
+    """Returns the first hop from the right that is not trusted, or the leftmost."""
     hop = Origin(peer)
     for count, text in enumerate(_from_the_right(lines)):
         if count == _MAX_HOPS:
@@ -111,7 +111,7 @@ def _hop_of_node(text: str) -> Origin:
 
 
 def _hop_of_element(text: str) -> Origin:
-    """The hop of one element of `Forwarded`; unknown for whatever is not well formed."""
+    """Returns the hop of one element of `Forwarded`; unknown if it is malformed."""
     if _ELEMENT.fullmatch(text) is None:
         return _UNKNOWN
     pairs = [(name.lower(), token or quoted) for name, token, quoted in _EACH_PAIR.findall(text)]

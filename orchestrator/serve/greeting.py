@@ -1,4 +1,4 @@
-"""What `orchestrator serve` prints when everything answers: lines to paste."""
+"""The greeting that `orchestrator serve` prints when it is ready: lines to paste."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _QUESTION = "What is the capital of France?"
 
 
 def base_url(listener: socket.socket) -> str:
-    """Where a client on this machine reaches `listener`."""
+    """Returns the URL at which a client on this machine reaches `listener`."""
     host, port = listener.getsockname()[:2]
     host = loopback_of(host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def greeting(url: str, models: Sequence[Model], *, new_key: str | None, key_file: Path) -> str:
-    """Base URL, the first key if it is new, and examples with the real values in them.
+    """Returns the base URL, the first key if it is new, and examples with the real values.
 
     On later starts the examples read the key from `key_file`, if it is still there.
     """

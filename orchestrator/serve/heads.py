@@ -1,7 +1,7 @@
-"""What the head of a request must be beyond its syntax, which llhttp has read.
+"""Checks the head of a request beyond its syntax, which llhttp has parsed.
 
-Two readers of one request must never differ on where it ends or whom it is for. Whatever they
-could differ on is refused, and the connection closed. Source: RFC 9112 and RFC 9110 7.
+Two parsers of one request must never differ on where it ends or which host it is for. If they
+could differ, it is refused and the connection closed. Source: RFC 9112 and RFC 9110 7.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from orchestrator.serve.forwarded import HOST
 
 VERSIONS = frozenset({"1.0", "1.1"})
 
-# The path may be left out, and so may what stands before the query.
+# The path is optional, and so is everything before the query.
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#@\\]+)((?:[/?].*)?)", re.DOTALL)
 
 
@@ -31,8 +31,8 @@ def check_head(
 ) -> None:
     """Raises: Refused.
 
-    `hosts` is how many lines of `Host` there are, `codings` has the values of all lines of
-    `Transfer-Encoding`; `has_host` tells whether one of those lines or the target names a host.
+    `hosts` is the number of `Host` lines, `codings` has the values of all `Transfer-Encoding`
+    lines; `has_host` says whether a `Host` line or the target names a host.
     """
     if version not in VERSIONS:
         raise Refused(505, f"HTTP/{version} is not served; HTTP/1.1 and HTTP/1.0 are.")
@@ -56,13 +56,13 @@ def _check_codings(version: str, codings: Sequence[bytes]) -> None:
 
 
 def check_host(host: bytes) -> None:
-    """Raises: Refused where it is neither a name nor an address, with or without a port."""
+    """Raises: Refused unless it is a name or an address, with or without a port."""
     if HOST.fullmatch(host) is None:
         raise Refused(400, "`Host` must be a name or an address, and maybe a port.")
 
 
 def split_target(target: bytes) -> tuple[bytes | None, bytes]:
-    """The host that a target in absolute form names, if it is one, and the target without it.
+    """Returns the host of a target in absolute form, if it is one, and the target without it.
 
     Raises: Refused. Source: RFC 9112 3.2.2; that host counts, whatever `Host` says.
     """

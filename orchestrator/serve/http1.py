@@ -1,6 +1,6 @@
-"""The server's side of HTTP/1.1: uvicorn's own protocol, with what it costs a request made less.
+"""The server's side of HTTP/1.1: uvicorn's own protocol, made cheaper per request and bounded.
 
-How long a connection may wait for its client is held to by `orchestrator.serve.connections`.
+`orchestrator.serve.connections` enforces how long a connection may wait for its client.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from orchestrator.serve.upgrades import (
 from orchestrator.settings import HostsSettings, ServerSettings
 
 MAX_PIPELINED = 128
-"""Requests of one connection that may wait for the replies before theirs."""
+"""Max requests of one connection that may wait for the replies before theirs."""
 _PROGRESS_BYTES = 1024
-"""What a body must grow by between two sweeps to count as one that moves."""
+"""Bytes by which a body must grow between two sweeps to count as progress."""
 _DEFAULTS = ServerSettings()
 _NO_HOSTS = HostsSettings()
 _NOTED = forwarded.HEADERS | {b"expect", b"host", b"transfer-encoding"}
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """HTTP/1.1 in which a request has one reading, whatever stands in front of it.
+    """HTTP/1.1 in which a request has one reading, whatever proxy stands before it.
 
-    Heads, trailers and what stands around chunks have bounds, which uvicorn's own lacks. An upgrade
-    that is not taken is ignored. Once the parser fails nothing more is read: requests before the
-    failure have their replies, then there is an error, and the connection is closed.
+    Heads, trailers and the bytes around chunks have limits, which uvicorn's own protocol lacks. An
+    upgrade that is not taken is ignored. Once the parser fails nothing more is read: requests
+    before the failure get their replies, then an error is sent and the connection is closed.
 
-    It sets no timer: `Connections` asks what it waits for. A proxy's word is asked for only where
-    there is one. Of uvicorn's settings `limit_concurrency`, `access_log`, `proxy_headers` and
-    `timeout_keep_alive` are not heeded.
+    It sets no timer: `Connections` asks what it waits for. Proxies' headers are read only if the
+    peer is a trusted proxy. Of uvicorn's settings `limit_concurrency`, `access_log`,
+    `proxy_headers` and `timeout_keep_alive` are ignored.
     """
 
     place: Place | None = None
     url = b""
     _head_bytes = _arrived = 0
-    """Of a head so far, and with the read at work."""
+    """Bytes of the head so far, and bytes of the current read."""
     _body_read = _body_taken = 0
-    """Bytes of reads without any of the body since the last with some, and bytes of the body."""
+    """Bytes read since the last read with some of the body, and bytes of the body."""
     _messages = _trailers = 0
     _in_head = False
     _in_body = False
@@ -67,9 +67,9 @@ class BoundedHttp(HttpToolsProtocol):
     _is_upgrade = False
     _is_given_up = False
     _owed: bytes | None = None
-    """The reply to what could not be read, while requests before it have none."""
+    """The reply to an unreadable request, held until the requests before it have theirs."""
     _host: bytes | None = None
-    """The last one that was checked."""
+    """The last host that was checked."""
     _hosts = 0
     _codings: tuple[bytes, ...] = ()
     _running: Cycle | None = None
@@ -89,8 +89,8 @@ class BoundedHttp(HttpToolsProtocol):
     ) -> None:
         """`proxies` are believed about the clients behind them.
 
-        WebSockets are at `socket_paths`, or, without a value, wherever one is asked for. `hosts`
-        decides about the words of errors; `settings` has the limits of a head.
+        WebSockets are at `socket_paths`; without a value, at any path. `hosts` decides the dialect
+        of errors; `settings` has the limits of a head.
         """
         super().__init__(*args, **named)
         self._settings = settings
@@ -104,18 +104,18 @@ class BoundedHttp(HttpToolsProtocol):
         self._done.set_result(None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Notes who connects, and takes the place that was kept."""
+        """Records the client, and occupies its place."""
         super().connection_made(transport)
         if self.place is not None:
             self.place.occupy(self, transport)
         if self.client is not None:
-            # An address of IPv4 that comes over IPv6 is of IPv4.
+            # An IPv4 address that comes over IPv6 counts as IPv4.
             self.client = str(address_of(self.client[0]) or self.client[0]), self.client[1]
             if self._proxies.trusts(self.client[0]):
                 self._peer = self.client
 
     def data_received(self, data: bytes) -> None:
-        """Reads on, unless what comes is no request any more, or too much around one."""
+        """Reads on, unless the bytes are not a request any more, or are too many around one."""
         if self._is_given_up:
             return
         messages, taken = self._messages, self._body_taken
@@ -126,7 +126,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._give_up(refused_by(error))
             return
         if self._in_head:
-            # Of a head that began in this read, what the parser still holds is counted by the next.
+            # The bytes of a new head that the parser still holds are counted at the next read.
             begun = self._messages != messages
             self._head_bytes = self._size_of_head() if begun else self._arrived
             if self._head_bytes > self._most_head:
@@ -134,7 +134,7 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self._head_bytes = 0
         if self._in_body and self._messages == messages and self._body_taken == taken:
-            # Neither trailers nor what stands around chunks is in what the application counts.
+            # The application counts neither trailers nor the bytes around chunks.
             self._body_read += len(data)
             if self._body_read > self._most_head:
                 self._give_up(self._too_large())
@@ -156,7 +156,7 @@ class BoundedHttp(HttpToolsProtocol):
             try:
                 self.parser.feed_data(rest)
             except httptools.HttpParserUpgrade as stop:
-                # It has read a head, and takes what follows for another protocol.
+                # The parser has read a head, and takes the rest for another protocol.
                 rest = memoryview(rest)[stop.args[0] :]
             else:
                 return
@@ -176,18 +176,18 @@ class BoundedHttp(HttpToolsProtocol):
             return False
         if self._socket_paths is not None and scope["path"] not in self._socket_paths:
             return False
-        # Replies to requests before it would come among its frames; and what comes before the
-        # reply is the next request: a client of a WebSocket waits.
+        # Replies to earlier requests would come between its frames. And bytes before the reply are
+        # the next request, because a WebSocket's client waits for it.
         return not has_more and not self._is_answering()
 
     def _become_websocket(self) -> None:
-        """Hands the connection over."""
+        """Hands the connection over to the WebSocket protocol."""
         self.connections.discard(self)
         scope = self.scope
         kind = cast("type[WebSocketsSansIOProtocol]", self.ws_protocol_class)
         protocol = kind(self.config, self.server_state, self.app_state)
         protocol.connection_made(self.transport)
-        # As the proxies say it, where they are trusted.
+        # As the proxies report it, if they are trusted.
         protocol.client = scope["client"]
         protocol.scheme = "wss" if scope["scheme"] == "https" else "ws"
         if self.place is not None:
@@ -200,13 +200,13 @@ class BoundedHttp(HttpToolsProtocol):
         return self._running is not None and not self._running.response_complete
 
     def _give_up(self, refused: Refused) -> None:
-        """Reads nothing more: what comes next may be anything."""
+        """Reads nothing more: the next bytes may be anything."""
         self._is_given_up = True
         self._in_head = False
         host, hosts = self._host or b"", self._error_hosts
         reply = refusal(refused, self.url, host, hosts, self._settings, self.headers)
         if self._in_body and not self.pipeline:
-            # The request that is at work will never have the rest of its body.
+            # The current request will never get the rest of its body.
             cycle = cast("Cycle", self.cycle)
             cycle.left()
             cycle.message_event.set()
@@ -227,7 +227,7 @@ class BoundedHttp(HttpToolsProtocol):
         self.linger()
 
     def linger(self) -> None:
-        """Has the rest of what comes dropped, now that the last reply is written."""
+        """Drops the rest of what the client sends, now that the last reply is written."""
         if self.transport.is_closing():
             return
         linger = Linger(self.transport, self.connections)
@@ -236,11 +236,11 @@ class BoundedHttp(HttpToolsProtocol):
             self.place.occupy(linger, self.transport)
         linger.begin()
         self.flow.resume_reading()
-        # The two hold each other, and would wait for the collector.
-        self.parser = None  # type: ignore[assignment]  # as uvicorn does when the client has left
+        # The two refer to each other, and would wait for the garbage collector.
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does on a disconnect
 
     def waits_for(self) -> tuple[WaitsFor, Hashable]:
-        """For what of its client, and what changes when the client makes progress."""
+        """What it waits for from its client, and a value that changes on the client's progress."""
         cycle = self.cycle
         if self._is_given_up or (cycle is not None and not cycle.response_complete):
             if self._in_body and cycle is self._running and not self._is_given_up:
@@ -251,7 +251,7 @@ class BoundedHttp(HttpToolsProtocol):
         return ("first_byte", None) if cycle is None else ("next_request", self._messages)
 
     def give_up(self, waited_for: WaitsFor) -> None:
-        """Ends the connection, with a reply if a request has begun."""
+        """Ends the connection, with a reply if a request has started."""
         if waited_for == "head":
             limit_s = self._settings.head_timeout_s
             self._give_up(Refused(408, f"The head of a request must be sent within {limit_s:g} s."))
@@ -259,7 +259,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tells the request that is at work."""
+        """Notifies the current request."""
         if self.place is not None:
             self.place.release()
         if self._running is not None:
@@ -267,7 +267,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """Called at the start of a head."""
         self._in_head = True
         self._messages += 1
         self._body_read = self._body_taken = 0
@@ -278,9 +278,9 @@ class BoundedHttp(HttpToolsProtocol):
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header. Raises: Refused."""
+        """Reads one header. Raises: Refused."""
         if not self._in_head:
-            # What comes after a body is not merged into its head. Source: RFC 9110 6.5.1.
+            # Trailers after a body are not merged into its head. Source: RFC 9110 6.5.1.
             self._trailers += 1
             if self._trailers > self._most_lines:
                 raise self._too_large()
@@ -304,7 +304,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._is_forwarded = True
 
     def on_headers_complete(self) -> None:
-        """The head is over: the request begins, or waits for those before it. Raises: Refused."""
+        """Called at the end of a head: starts or queues the request. Raises: Refused."""
         if len(self.headers) > self._most_lines or (
             self._arrived > self._most_head and self._size_of_head() > self._most_head
         ):
@@ -342,7 +342,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._believe(forwarded.origin(self.headers, self._peer, self._proxies))
         self._is_upgrade = parser.should_upgrade()
         if self._is_upgrade:
-            # The parser stops here, and what is to be done is decided then.
+            # The parser stops here; `_read` then decides what to do.
             return
         before, cycle = self.cycle, self._new_cycle(version)
         self.cycle = cycle
@@ -362,7 +362,7 @@ class BoundedHttp(HttpToolsProtocol):
             scope["headers"] = with_host(self.headers, origin.host)
 
     def _read_url(self) -> None:
-        # A client asks for the same thing again and again.
+        # A client requests the same target again and again.
         if self.url == self._url:
             return
         authority, target = split_target(self.url)
@@ -400,7 +400,7 @@ class BoundedHttp(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
-        """Some of the body."""
+        """Receives part of the body."""
         cycle = self.cycle
         if cycle.response_complete:
             return
@@ -412,7 +412,7 @@ class BoundedHttp(HttpToolsProtocol):
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """The body is over."""
+        """Called at the end of the body."""
         if self._is_upgrade:
             return
         self._in_body = False
@@ -420,13 +420,13 @@ class BoundedHttp(HttpToolsProtocol):
         cycle.more_body = False
         cycle.message_event.set()
         if self._codings and not self.parser.should_keep_alive():
-            # The parser reads no more; a trailer may have said so.
+            # The parser reads no more; a trailer may have been the cause.
             cycle.keep_alive = False
             if cycle.response_complete:
                 self.transport.close()
 
     def on_response_complete(self) -> None:
-        """A reply is out: the next request begins, or is waited for."""
+        """Called when a reply is sent: starts the next request, or waits for it."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -447,6 +447,6 @@ def _too_many_waiting() -> Refused:
 
 def _new_parser(protocol: BoundedHttp) -> httptools.HttpRequestParser:
     parser = httptools.HttpRequestParser(protocol)
-    # As uvicorn's own: what comes after the last request of a connection is not read.
+    # As in uvicorn's own: bytes after the last request of a connection are ignored.
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser

@@ -1,8 +1,8 @@
-"""The end of a connection whose client still sends the body of a request that is answered.
+"""Ends a connection whose client still sends the body of a request that is answered.
 
-Closed at once, the client's TCP would throw the reply away with what it could not send. So the
-reply ends the connection on our side only, and what comes is dropped, for a time and up to a size.
-The same as `lingering_close` of nginx.
+If it were closed at once, the client's TCP would discard the reply together with the unsent bytes.
+So the reply ends the connection on our side only, and incoming bytes are dropped, up to a time and
+a size. The same as `lingering_close` of nginx.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from orchestrator.serve.connections import Place, WaitsFor
 
 _MAX_DROPPED = 64 * 1024 * 1024
-"""Bytes of one connection that are read for nothing."""
+"""Max bytes that are read from one connection and dropped."""
 
 
 class Linger(asyncio.Protocol):
-    """Takes a connection over. Without a place only its client and the bound end it."""
+    """Takes a connection over. Without a place only its client and the size end it."""
 
     def __init__(self, transport: asyncio.Transport, connections: set[Any]) -> None:
         """`connections` are those that the server waits for when it stops."""
@@ -34,7 +34,7 @@ class Linger(asyncio.Protocol):
         self._transport.write_eof()
 
     def data_received(self, data: bytes) -> None:
-        """Drops it."""
+        """Drops the bytes."""
         self._dropped += len(data)
         if self._dropped > _MAX_DROPPED:
             self._transport.abort()
@@ -47,14 +47,14 @@ class Linger(asyncio.Protocol):
             self.place.release()
 
     def shutdown(self) -> None:
-        """The server stops."""
+        """Called when the server stops: closes the connection."""
         self._transport.close()
 
     def waits_for(self) -> tuple[WaitsFor, Hashable]:
-        """For the client to be done; there is no progress that earns it more time."""
+        """Waits for the client to finish; no progress earns it more time."""
         return "linger", None
 
     def give_up(self, waited_for: WaitsFor) -> None:
-        """The time is over."""
+        """Called when the time has run out: drops the connection."""
         del waited_for
         self._transport.abort()

@@ -1,7 +1,7 @@
-"""A port for metrics alone: the numbers of all workers, and those of the Triton they use.
+"""A port for metrics alone: the values of all workers, and of the Triton that they use.
 
-The parent answers on it, so what the workers told last can be had while one of them hangs. It
-asks for no key: whoever opens it beyond the loopback decides who can reach it.
+The parent answers on it, so the last reported values are available even while a worker hangs. It
+asks for no key: an operator who binds it beyond the loopback decides who can reach it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from orchestrator.telemetry.gathering import gather, socket_folder
 _MAX_HEAD = 16 * 1024
 _MAX_LINES = 128
 _MAX_CONNECTIONS = 64
-"""At the same time. More are closed at once: the parent needs its descriptors for its workers."""
+"""Max open at once. More are closed: the parent needs its descriptors for its workers."""
 _PATIENCE_S = 10.0
-"""From the connection to the last byte of the reply."""
+"""Seconds from the connection to the last byte of the reply."""
 _NOT_FOUND = b"/metrics has the orchestrator's numbers, /metrics/triton those of its Triton\n"
 _TOO_LARGE = f"a head may have {_MAX_HEAD} bytes and {_MAX_LINES} headers at most\n".encode()
 
@@ -35,18 +35,18 @@ class MetricsPort:
         self._data_dir = data_dir
         self._server: asyncio.Server | None = None
         self.open_connections = 0
-        """Those that are read from or written to."""
+        """Number of connections being read from or written to."""
 
     @property
     def port(self) -> int | None:
-        """Where it listens, if it does."""
+        """The port where it listens, if it does."""
         if self._server is None:
             return None
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
     async def open(self) -> None:
-        """Listens, if settings name a port. Raises: ClaimError."""
+        """Listens, if the settings name a port. Raises: ClaimError."""
         host, port = self._settings.host, self._settings.port
         if port is None:
             return
@@ -58,26 +58,26 @@ class MetricsPort:
             ) from error
 
     async def close(self) -> None:
-        """Listens no more."""
+        """Stops listening."""
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request, one reply, and the connection is closed."""
+        """Answers one request and closes the connection."""
         if self.open_connections >= _MAX_CONNECTIONS:
             writer.transport.abort()
             return
         self.open_connections += 1
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                # Then `drain` waits until all is sent.
+                # With it, `drain` waits until all is sent.
                 writer.transport.set_write_buffer_limits(0)
                 writer.write(await self._reply_to(reader))
                 await writer.drain()
             writer.close()
         except (OSError, asyncio.IncompleteReadError):
-            # Out of time, or left; what was not sent is not waited for.
+            # Out of time, or disconnected; unsent bytes are not waited for.
             writer.transport.abort()
         finally:
             self.open_connections -= 1

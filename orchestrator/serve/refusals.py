@@ -1,4 +1,4 @@
-"""The reply to what is no request: in the words of the dialect, as far as that can be told."""
+"""The reply to an unreadable request, in the format of its dialect if that is known."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _UnknownVersion(InvalidRequest):
 
 
 class _NoProxy(MethodNotAllowed):
-    """`CONNECT`, whose target is another server: there is nothing that it would allow."""
+    """`CONNECT`, whose target is another server; so no other method would be allowed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, allowed=())
@@ -50,12 +50,12 @@ _KINDS: Mapping[int, Callable[[str], GatewayError]] = {
 
 
 def refused_by(error: httptools.HttpParserError) -> Refused:
-    """What the parser, or one of its callbacks, found wrong."""
+    """Returns what the parser, or one of its callbacks, found wrong."""
     if isinstance(error.__context__, Refused):
         return error.__context__
     if isinstance(error, httptools.HttpParserCallbackError):
         return Refused(400, "The request cannot be read.")
-    # A fixed text of llhttp's, with nothing of the request in it.
+    # A fixed text of llhttp's that contains nothing of the request.
     return Refused(400, f"The request is not valid HTTP/1.1: {error}.")
 
 
@@ -67,7 +67,7 @@ def refusal(
     server: ServerSettings,
     headers: Headers,
 ) -> bytes:
-    """The whole reply, after which the connection is closed.
+    """Returns the whole reply, after which the connection is closed.
 
     `target`, `host` and `headers` are those of the request, as far as they could be read.
     """

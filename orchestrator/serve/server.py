@@ -1,4 +1,4 @@
-"""uvicorn's server, with connections that are accepted and held within bounds."""
+"""uvicorn's server, with limits on its connections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orchestrator.telemetry.instruments import Registry
 
 
 class GuardedServer(uvicorn.Server):
-    """Serves listening sockets that are there already."""
+    """Serves listening sockets that are already open."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class GuardedServer(uvicorn.Server):
     ) -> None:
         """Counts in `registry`; `is_proxy` says whether an address is a trusted proxy's.
 
-        `seat` is this worker's among several that accept on the same sockets.
+        `seat` is this worker's, if several accept on the same sockets.
         """
         super().__init__(config)
         self._settings = settings
@@ -42,7 +42,7 @@ class GuardedServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts the application, and then accepts on `sockets`."""
-        # The application first: what it has open counts against what connections may take.
+        # The application first: its open descriptors reduce the number left for connections.
         await super().startup(sockets=[])
         most = most_connections(self._settings.max_connections)
         limits = Limits.of(self._settings, most)
@@ -54,7 +54,7 @@ class GuardedServer(uvicorn.Server):
         self.servers += acceptors
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accepts no more, and lets what runs end."""
+        """Accepts no more, and lets running requests finish."""
         await super().shutdown(sockets)
         if self.guard is not None:
             self.guard.stop()

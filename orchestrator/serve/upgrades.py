@@ -1,4 +1,4 @@
-"""Which upgrades are taken. Any other is ignored, and the request served as HTTP/1.1.
+"""Which upgrades are accepted. Any other is ignored, and the request served as HTTP/1.1.
 
 Source: RFC 9110 7.8, and RFC 6455 4.2.1 for WebSockets.
 """
@@ -11,7 +11,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 def asks_for_websocket(method: str, version: str, headers: Headers) -> bool:
-    """Whether the head can begin a WebSocket: a `GET` of HTTP/1.1 that has no body."""
+    """Whether the head can start a WebSocket: a `GET` of HTTP/1.1 without a body."""
     if method != "GET" or version != "1.1":
         return False
     for name, value in headers:
@@ -23,20 +23,20 @@ def asks_for_websocket(method: str, version: str, headers: Headers) -> bool:
 
 
 def websocket_head(target: bytes, headers: Headers) -> bytes:
-    """The head as one that asks for a WebSocket and for nothing else."""
-    # A length of no body is no reason for a WebSocket's parser to refuse it.
+    """Returns the head as one that asks for a WebSocket and nothing else."""
+    # A WebSocket's parser must not refuse the head because of `Content-Length: 0`.
     kept = [one for one in headers if one[0] not in (b"upgrade", b"connection", b"content-length")]
     asked = [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
     return _head(b"GET", target, "1.1", [*kept, *asked])
 
 
 def plain_head(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
-    """The head without the upgrade that it asks for, so that what follows is read as its body."""
+    """Returns the head without its upgrade, so that the bytes after it are read as its body."""
     return _head(method, target, version, [one for one in headers if one[0] != b"upgrade"])
 
 
 def with_host(headers: Headers, host: bytes) -> list[tuple[bytes, bytes]]:
-    """`headers` with `host` in the place of their own."""
+    """Returns `headers` with `host` in place of their own."""
     return [(b"host", host), *(one for one in headers if one[0] != b"host")]
 
 

@@ -1,4 +1,4 @@
-"""The server's side of WebSockets: a stop of the server is told to handlers, not cut off."""
+"""The server's side of WebSockets: a stop notifies handlers instead of cutting them off."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _BAD_HEAD = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close
 
 
 class DrainingWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's own closes every socket at once when the server is to stop.
+    """Lets open sockets finish when the server stops; uvicorn's protocol closes them at once.
 
-    It also logs every refusal before the upgrade as an error, and waits without end for clients
-    that have stopped to read.
+    uvicorn's also logs every refusal before the upgrade as an error, and waits without limit for
+    clients that have stopped reading.
     """
 
     place: Place | None = None
@@ -29,7 +29,7 @@ class DrainingWebSocket(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def waits_for(self) -> tuple[WaitsFor, Hashable]:
-        """For nothing that has a limit here: pings and the session have limits of their own."""
+        """Waits for nothing that is limited here: pings and the session have their own limits."""
         return "nothing", None
 
     def give_up(self, waited_for: WaitsFor) -> None:
@@ -38,7 +38,7 @@ class DrainingWebSocket(WebSocketsSansIOProtocol):
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Reads on. A head that cannot be read is refused, which uvicorn's own does not do."""
+        """Reads on. Refuses an unreadable head, which uvicorn's own protocol does not do."""
         super().data_received(data)
         if self.conn.handshake_exc is None or self.handshake_initiated or self.close_sent:
             return
@@ -47,13 +47,13 @@ class DrainingWebSocket(WebSocketsSansIOProtocol):
         self.transport.close()
 
     async def send(self, message: Any) -> None:
-        """Sends on. A refusal that is sent whole is an end like any other, and no error to log."""
+        """Sends on. A refusal that is sent whole is a normal end, and not an error to log."""
         await super().send(message)
         if self.initial_response is not None and self.close_sent:
             self.handshake_complete = True
 
     def shutdown(self) -> None:
-        """Asks the handler to end, once the socket is open and as long as nobody closes it."""
+        """Asks the handler to end, if the socket is open and not closing."""
         if not self.handshake_complete or self.close_sent or self.transport.is_closing():
             super().shutdown()
             return
@@ -61,9 +61,9 @@ class DrainingWebSocket(WebSocketsSansIOProtocol):
         self.queue.put_nowait(message)
 
     def keepalive_timeout(self) -> None:
-        """Gives the client up, one that does not read what is on its way to it for good.
+        """Drops a client that has stopped reading.
 
-        A transport that is closed waits until all is read, and what sends to it as long.
+        A closed transport waits until the client has read everything, and so does any sender.
         """
         super().keepalive_timeout()
         if self.transport.get_write_buffer_size():

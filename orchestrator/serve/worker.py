@@ -1,4 +1,4 @@
-"""The HTTP worker: the process that runs the application, and its parent's hold on it."""
+"""The HTTP worker: the process that runs the application, and the parent's control of it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 _BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _STABLE_S = 60.0
 _KILL_AFTER_S = 10.0
-"""Beyond the drain time, for closing what the application holds."""
+"""Seconds beyond the drain time, for closing what the application holds."""
 _WORKER, _STANDBY = "op-worker", "op-standby"
-"""What the processes are called in lists of the kernel's."""
+"""The names of the processes in the kernel's process list."""
 
 
 class WorkerError(Exception):
@@ -31,11 +31,11 @@ class WorkerError(Exception):
 def run_worker(settings: Settings, fd: int, board_fd: int | None = None) -> int:
     """Serves the application on the inherited listening socket `fd` until SIGTERM.
 
-    It begins when its number among the workers of this appliance comes on standard input.
-    `board_fd` is the memory of their `Board`, where there are several.
+    It starts when it receives its worker number on standard input. `board_fd` is the memory of
+    the workers' `Board`, if there are several.
     """
     _call_it(_STANDBY)
-    # Imported here: the parent, which imports this module, has no use for the application.
+    # Imported here: the parent imports this module too, and does not need the application.
     from orchestrator.serve.application import serve_application
 
     if not (number := sys.stdin.readline().strip()):
@@ -46,7 +46,7 @@ def run_worker(settings: Settings, fd: int, board_fd: int | None = None) -> int:
 
 
 def _call_it(name: str) -> None:
-    """Says in lists of processes what this one is."""
+    """Sets the name of this process in process lists."""
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(name, encoding="ascii")
 
@@ -61,7 +61,7 @@ class Worker:
         number: int = 0,
         board: Board | None = None,
     ) -> None:
-        """From when it ends until it accepts again it is not on `board`."""
+        """A worker is not on `board` between its end and the start of its successor."""
         self._settings = settings
         self._board = board
         self._processes = processes
@@ -72,11 +72,11 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """Of the present process."""
+        """The id of the current process."""
         return self._process.pid if self._process is not None else None
 
     def is_up(self) -> None:
-        """Notes that it has answered: from now on it is started again when it ends."""
+        """Records that the worker has answered: from now on it is restarted when it ends."""
         self._is_up = True
 
     async def run(self) -> None:
@@ -99,7 +99,7 @@ class Worker:
             await self._pause(delay_s)
 
     async def stop(self) -> None:
-        """Lets running answers end within `server.drain_s`, then ends it."""
+        """Lets running answers finish within `server.drain_s`, then ends the process."""
         self._stopping.set()
         process = self._process
         if process is None or process.returncode is not None:
@@ -113,7 +113,7 @@ class Worker:
         await ended
 
     def kill(self) -> None:
-        """Ends it at once; `stop` returns soon after."""
+        """Ends the process at once; `stop` returns soon after."""
         self._stopping.set()
         if self._process is not None:
             _send(self._process, signal.SIGKILL)

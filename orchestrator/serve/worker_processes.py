@@ -1,6 +1,6 @@
-"""The processes that HTTP workers run in, and one that stands by for the next that is needed.
+"""The processes that HTTP workers run in, and one on standby for the next worker.
 
-A start is mostly imports: the one that stands by has done them and waits for its number.
+A start is mostly imports: the standby process has done them and waits for its worker number.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from orchestrator.supervisor.state import progress_file
 logger = logging.getLogger(__name__)
 
 _STANDBY_AFTER_S = 3.0
-"""Between a start and that of the next process to stand by: the worker gets the processor first."""
+"""Seconds between a start and that of the next standby: the worker gets the CPU first."""
 _MAX_PAUSE_S = 60.0
-"""Between starts of processes that do not stay."""
+"""Max seconds between starts of standby processes that end at once."""
 _MEMORY = {"MALLOC_ARENA_MAX": "2"}
-"""Threads that mostly wait need no heap each; an operator's own value goes before it."""
+"""Threads that mostly wait need no heap each; an operator's own value has priority."""
 
 Process: TypeAlias = asyncio.subprocess.Process
 
 
 class WorkerProcesses:
-    """Starts them. `keep_standby` runs beside the workers; `close` ends what stands by."""
+    """Starts them. `keep_standby` runs beside the workers; `close` ends the standby process."""
 
     def __init__(
         self, settings: Settings, endpoint: Endpoint | None, listener: int, board: int | None
@@ -47,21 +47,21 @@ class WorkerProcesses:
         self._taken = asyncio.Event()
 
     async def take(self, number: int) -> Process:
-        """A process that begins to be the worker `number`. Call it on the main thread."""
+        """Returns a process that starts as worker `number`. Call it on the main thread."""
         process, self._standby = self._standby, None
         self._taken.set()
         if process is None or process.returncode is not None:
             process = await self._start()
         assert process.stdin is not None
         with contextlib.suppress(ConnectionError):
-            # If it has ended meanwhile, its `Worker` learns that from its exit code.
+            # If the process has ended by now, its `Worker` learns it from the exit code.
             process.stdin.write(b"%d\n" % number)
             await process.stdin.drain()
         process.stdin.close()
         return process
 
     async def keep_standby(self) -> None:
-        """Has a process stand by, and another one when it is taken. Runs until it is cancelled."""
+        """Keeps one process on standby; replaces it when it is taken. Runs until cancelled."""
         pause_s = _STANDBY_AFTER_S
         while self._is_kept:
             await asyncio.sleep(pause_s)
@@ -81,7 +81,7 @@ class WorkerProcesses:
                 taken.cancel()
 
     async def close(self) -> None:
-        """Ends the process that stands by."""
+        """Ends the standby process."""
         process, self._standby = self._standby, None
         if process is not None and process.returncode is None:
             process.kill()
@@ -96,13 +96,13 @@ class WorkerProcesses:
             pass_fds=self._inherited,
             env=self._env,
             stdin=asyncio.subprocess.PIPE,
-            # A terminal's Ctrl-C is for the parent, who then asks us.
+            # A terminal's Ctrl-C is for the parent, which then stops its workers.
             start_new_session=True,
         )
 
 
 def _environment(settings: Settings, endpoint: Endpoint | None) -> Mapping[str, str]:
-    """Ours, with our own Triton as a remote one. What only the first start needs is left out."""
+    """Returns our environment, with our Triton as remote and without what only a start needs."""
     changes = {"BOOTSTRAP__ADMIN_KEY": "", "BOOTSTRAP__ADMIN_KEY_FILE": ""}
     if endpoint is not None:
         changes |= {
@@ -113,6 +113,6 @@ def _environment(settings: Settings, endpoint: Endpoint | None) -> Mapping[str, 
             "TRITON__PROGRESS_FILE": str(progress_file(settings.data_dir)),
         }
     changed = {ENV_PREFIX + name: value for name, value in changes.items()}
-    # Settings ignore the case of variables, so both spellings would be there.
+    # Settings ignore the case of variables, so both spellings would be present.
     kept = {name: value for name, value in os.environ.items() if name.upper() not in changed}
     return _MEMORY | kept | {name: value for name, value in changed.items() if value}

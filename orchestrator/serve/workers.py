@@ -14,7 +14,7 @@ from orchestrator.supervisor import Endpoint
 
 
 class Workers:
-    """As many as `server.workers` says; each connection goes to one that has the fewest."""
+    """Runs `server.workers` workers; each connection goes to one that has the fewest."""
 
     def __init__(
         self, settings: Settings, listener: socket.socket, endpoint: Endpoint | None
@@ -30,17 +30,17 @@ class Workers:
         self._standby: asyncio.Task[None] | None = None
 
     def is_up(self) -> None:
-        """Notes that the start went well: from now on whoever ends is started again."""
+        """Records that the start succeeded: from now on a worker that ends is restarted."""
         for worker in self._all:
             worker.is_up()
         self._is_up.set()
 
     async def run(self) -> None:
-        """Returns after `stop`. Raises: WorkerError when one ends before the start went well."""
+        """Returns after `stop`. Raises: WorkerError when one ends before the start succeeded."""
         running = [asyncio.create_task(worker.run()) for worker in self._all]
         self._standby = asyncio.create_task(self._keep_standby())
         await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
-        # Where one cannot start the others could not either, or would hide it.
+        # If one cannot start, the others could not either, or would hide the failure.
         await self.stop()
         await asyncio.wait(running)
         if self._memory is not None:
@@ -49,11 +49,11 @@ class Workers:
             worker.result()
 
     async def stop(self) -> None:
-        """Lets running answers end within `server.drain_s`, in all of them at the same time."""
+        """Lets running answers finish within `server.drain_s`, in all workers at the same time."""
         await asyncio.gather(self._end_standby(), *(worker.stop() for worker in self._all))
 
     def kill(self) -> None:
-        """Ends them at once; `stop` returns soon after."""
+        """Ends all workers at once; `stop` returns soon after."""
         for worker in self._all:
             worker.kill()
 
@@ -62,7 +62,7 @@ class Workers:
         await self._processes.keep_standby()
 
     async def _end_standby(self) -> None:
-        """It has the listening socket too, at which callers would wait as long as it is open."""
+        """Ends the standby process: clients would wait at its open listening socket."""
         if self._standby is not None:
             self._standby.cancel()
             await asyncio.wait([self._standby])

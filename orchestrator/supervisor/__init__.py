@@ -7,7 +7,7 @@
     supervisor.ask_to_stop()
     await running
 
-`supervisor.endpoint` stays the same over restarts, so that clients reconnect by themselves.
+`supervisor.endpoint` stays the same over restarts, so clients reconnect by themselves.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ logger = logging.getLogger(__name__)
 
 _BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _STABLE_S = 120.0
-"""A Triton that was ready for so long makes the next restart a first one."""
+"""After a Triton was ready for so long, the next restart counts as the first again."""
 _SOCKET_POLL_S = 0.02
 _EXIT_GRACE_S = 2.0
 _PORT_TRIES = 3
 
 
 class Supervisor:
-    """The only one on its data folder. `models` are Triton's directory names, to be loaded."""
+    """The only supervisor of its data folder. `models` are Triton's directory names, to load."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Supervisor:
         await self._has_been_ready.wait()
 
     def ask_to_stop(self) -> None:
-        """Makes `run` end: what is in flight may finish, within `triton.exit_timeout_s`."""
+        """Makes `run` end: calls in flight may finish, within `triton.exit_timeout_s`."""
         self._stop_asked.set()
 
     def hurry(self) -> None:
@@ -90,10 +90,10 @@ class Supervisor:
         self._hurry.set()
 
     async def run(self, probe: Probe) -> None:
-        """Keeps a Triton running until it is asked to stop; nothing of it is left afterwards.
+        """Keeps a Triton running until it is asked to stop; nothing of it remains afterwards.
 
         Must run on the main thread. Raises: StartError when the first start fails; later failures
-        are states, and tried again.
+        become states, and the start is tried again.
         """
         failures = tries = 0
         try:
@@ -115,13 +115,13 @@ class Supervisor:
             self._enter("stopped", reason="", pid=None)
 
     def _refuse_start(self, reason: str, tries: int) -> None:
-        # Another process may take the free metrics port between our look and Triton's.
+        # Another process may take the free metrics port between our check and Triton's.
         is_race = "in use" in reason and self._settings.metrics_port == 0
         if not is_race or tries >= _PORT_TRIES:
             raise StartError(reason)
 
     async def _live(self, probe: Probe) -> str | None:
-        """One Triton from start to end: why it went down, or `None` when a stop was asked for."""
+        """Runs one Triton from start to end. Returns why it went down; `None` after a stop."""
         try:
             process = await self._spawn()
         except OSError as error:
@@ -178,7 +178,7 @@ class Supervisor:
         self._run.remove_leavings()
 
     async def _reach_ready(self, process: TritonProcess, probe: Probe) -> str | None:
-        """Waits until `probe` passes: `None`, or why Triton did not get there."""
+        """Waits until `probe` passes. Returns `None`, or why Triton did not become ready."""
         limit_s = self._settings.start_timeout_s
         ended = asyncio.create_task(process.ended())
         answering = asyncio.create_task(self._first_answer(process, probe))
@@ -197,7 +197,7 @@ class Supervisor:
     async def _first_answer(self, process: TritonProcess, probe: Probe) -> None:
         # Triton makes its socket when it has loaded the models; asking earlier would only make the
         # client wait longer before it connects again.
-        while not self._run.socket.exists():  # noqa: ASYNC110  # a file tells nobody when it comes
+        while not self._run.socket.exists():  # noqa: ASYNC110  # no event reports a new file
             await asyncio.sleep(_SOCKET_POLL_S)
         timeout_s = max(self._settings.probe_timeout_s, self._settings.first_token_timeout_s)
         while (failure := await watch.ask(probe, timeout_s, process.is_busy)) is not None:
@@ -206,7 +206,7 @@ class Supervisor:
             await asyncio.sleep(0.1)
 
     async def _until_down(self, process: TritonProcess, probe: Probe) -> str:
-        """Why a Triton that was ready is down."""
+        """Watches a ready Triton. Returns why it went down."""
         ended = asyncio.create_task(process.ended())
         trouble = asyncio.create_task(watch.process_trouble(process))
         silent = asyncio.create_task(
@@ -226,7 +226,7 @@ class Supervisor:
             await _cancelled(ended, trouble, silent)
 
     async def _unless_stopped(self, work: Coroutine[None, None, str | None]) -> str | None:
-        """The result of `work`, or `None` as soon as a stop is asked for."""
+        """Returns the result of `work`, or `None` as soon as a stop is requested."""
         task = asyncio.create_task(work)
         stop = asyncio.create_task(self._stop_asked.wait())
         try:
@@ -241,7 +241,7 @@ class Supervisor:
                 await self._stop_asked.wait()
 
     def _enter(self, phase: Phase, **changes: Any) -> None:
-        """Makes the new state known."""
+        """Stores and publishes the new state."""
         self.state = replace(self.state, phase=phase, changed_at=time.time(), **changes)
         try:
             write_state(self._data_dir, self.state)
@@ -252,16 +252,16 @@ class Supervisor:
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels `tasks` and waits for their ends."""
+    """Cancels `tasks` and waits until they have ended."""
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
 
 
 def _port_for_metrics(port: int) -> int:
-    """`port`, or any free one for 0. Raises: OSError when it is taken.
+    """Returns `port`, or any free one for 0. Raises: OSError when it is taken.
 
-    Triton finds that out only after it has answered its first requests.
+    Triton would find that out only after it has answered its first requests.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

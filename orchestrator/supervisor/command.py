@@ -1,4 +1,4 @@
-"""How tritonserver is started: its arguments and its environment, locked down."""
+"""How tritonserver is started: its arguments and its environment, restricted."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def arguments(
     exit_timeout_s: float,
     traces_url: str | None = None,
 ) -> list[str]:
-    """The command line.
+    """Returns the command line.
 
-    The token is in it, as Triton reads it from nowhere else; the socket's folder, mode 0700, is
-    what keeps other users out.
+    It contains the token, because Triton reads it from nowhere else; the socket's folder, mode
+    0700, keeps other users out.
     """
     backends, gpu = run.backends, ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]
     if isinstance(installation, ServerRoot):
@@ -47,7 +47,7 @@ def arguments(
         f"--backend-config=python,shm-region-prefix-name={run.shared_memory_prefix}",
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in models),
-        # A model that does not load must not take the others with it.
+        # A model that fails to load must not stop the others.
         "--exit-on-error=false",
         "--disable-auto-complete-config",
         "--allow-http=false",
@@ -63,7 +63,7 @@ def arguments(
 
 
 def _tracing(url: str | None) -> list[str]:
-    """Sends spans to `url`, of those requests only that name a span of ours as their parent."""
+    """Sends spans to `url`, but only of requests that name a span of ours as their parent."""
     if url is None:
         return []
     words = (
@@ -81,7 +81,7 @@ def _tracing(url: str | None) -> list[str]:
 def environment(
     installation: Installation | ServerRoot, run: RunDirectory, engine_threads: int
 ) -> Mapping[str, str]:
-    """Ours, without our settings (they hold secrets) and with this environment's Python first."""
+    """Returns our environment without our settings (they hold secrets), with our Python first."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -90,12 +90,12 @@ def environment(
     if engine_threads:
         kept[THREADS_VARIABLE] = str(engine_threads)
     if isinstance(installation, ServerRoot):
-        # Its libraries and its Python are where the image's own environment says.
+        # The image's own environment says where its libraries and its Python are.
         return kept
     libraries = [str(run.libraries), str(installation.libraries)]
     if inherited := kept.get("LD_LIBRARY_PATH"):
         libraries.append(inherited)
     kept["LD_LIBRARY_PATH"] = ":".join(libraries)
-    # The stub takes the packages of the first `python3` on the path.
+    # The stub uses the packages of the first `python3` on the path.
     kept["PATH"] = f"{Path(sys.executable).parent}:{kept.get('PATH', os.defpath)}"
     return kept

@@ -1,4 +1,4 @@
-"""Why Triton did not start or did not load a model: its own words, turned into one sentence."""
+"""Finds in Triton's output why it did not start or load a model, as one sentence."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _CAUSES: tuple[tuple[str, str], ...] = (
 
 
 def cause(lines: Iterable[str]) -> str | None:
-    """A sentence for the first known cause that `lines` of output tell, or `None`."""
+    """Returns a sentence for the first known cause in `lines` of output, or `None`."""
     for line in lines:
         for pattern, sentence in _CAUSES:
             if match := re.search(pattern, line):
@@ -63,7 +63,7 @@ def cause(lines: Iterable[str]) -> str | None:
 
 
 def exit_reason(code: int, lines: Iterable[str]) -> str:
-    """Why a Triton ended that nobody asked to. `lines` are the last ones it wrote."""
+    """Returns why a Triton ended without being asked to. `lines` are the last that it wrote."""
     lines = list(lines)
     if (known := cause(lines)) is not None:
         return known
@@ -74,6 +74,6 @@ def exit_reason(code: int, lines: Iterable[str]) -> str:
 
 
 def _short(line: str) -> str:
-    """Triton's message alone: without severity, time, thread and place in its source."""
+    """Returns Triton's message without severity, time, thread and place in its source."""
     text = re.sub(r"^[IWEF]\d{4} [\d:.]+ \d+ \S+\] ?", "", line).strip().strip('"')
     return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"

@@ -1,4 +1,4 @@
-"""Where this environment's tritonserver lies, and what of it fits this interpreter."""
+"""Where this environment's tritonserver is, and which of its files fit this interpreter."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Installation:
     backend_utils: Path
     stub: Path
     libraries: Path
-    """The folder of the libraries that the wheel carries."""
+    """The folder of the libraries that the wheel contains."""
     libpython: Path | None
     """This interpreter's shared library; `None` when the loader finds the right one by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerRoot:
-    """A whole Triton of somebody else's, as NVIDIA's images have it under `/opt/tritonserver`.
+    """A whole Triton that is not ours, as in NVIDIA's images under `/opt/tritonserver`.
 
-    It has its own Python and its own backends, ours put beside them when the image was made.
+    It has its own Python and its own backends; ours were added when the image was made.
     """
 
     server: Path
@@ -40,7 +40,7 @@ class ServerRoot:
 
 
 def find_server(root: Path | None) -> Installation | ServerRoot:
-    """The Triton under `root`; without one, that of this environment. Raises: StartError."""
+    """Finds the Triton under `root`, or this environment's without one. Raises: StartError."""
     if root is None:
         return find_installation()
     found = ServerRoot(root / "bin" / "tritonserver", root / "backends")
@@ -53,7 +53,7 @@ def find_server(root: Path | None) -> Installation | ServerRoot:
 
 
 def find_installation() -> Installation:
-    """What is installed in this environment. Raises: StartError."""
+    """Finds what is installed in this environment. Raises: StartError."""
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
         raise StartError(
@@ -80,7 +80,7 @@ def find_installation() -> Installation:
 
 
 def _find_libpython() -> Path | None:
-    """The shared library of exactly this interpreter, whose build Triton's stub must share.
+    """Finds the shared library of exactly this interpreter; Triton's stub needs the same build.
 
     Raises: StartError.
     """

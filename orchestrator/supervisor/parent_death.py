@@ -2,9 +2,9 @@
 
 `python -I -S parent_death.py <pid of the parent> <signal> <program> <arguments>…`
 
-A script in between, because a `preexec_fn` would run in a fork of a process that has gRPC's
-threads. The kernel sends the signal when the *thread* that started us ends, so that must be the
-parent's main thread. Standard library only.
+It is a script because a `preexec_fn` would run in a fork of a process that has gRPC's threads.
+The kernel sends the signal when the *thread* that started us ends, so that must be the parent's
+main thread. Standard library only.
 """
 
 import ctypes

@@ -25,7 +25,7 @@ _MAX_LINE = 4000
 _EXIT_POLL_S = 0.05
 _KILL_TIMEOUT_S = 30.0
 _LEVELS = {
-    # Triton's information is two hundred lines a start: for those who look for it.
+    # Triton logs two hundred lines of information at each start, useful only for debugging.
     "I": logging.DEBUG,
     "W": logging.WARNING,
     "E": logging.ERROR,
@@ -38,7 +38,7 @@ _FAILED = re.compile(
 )
 _CHANGED = re.compile(r"(?:successfully (?:un)?loaded|loading: )")
 _EXPECTED = ("CudaDriverHelper has not been initialized", "CUDA driver version is insufficient")
-"""Said by every Triton on a machine without a GPU."""
+"""Messages that every Triton logs on a machine without a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Member:
 
 
 class TritonProcess:
-    """Made by `spawn`; `kill` or `stop` it, or the group goes on."""
+    """Made by `spawn`. Call `kill` or `stop`, or the group keeps running."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -61,13 +61,13 @@ class TritonProcess:
         self._pids: Sequence[int] = (process.pid,)
         self.failed_models: dict[str, str] = {}
         self.model_changes = 0
-        """How often Triton began to load or finished to unload a model."""
+        """How often Triton started to load or finished to unload a model."""
 
     @classmethod
     async def spawn(cls, command: Sequence[str], env: Mapping[str, str]) -> TritonProcess:
         """Starts `command` in a session of its own. Call it on the main thread. Raises: OSError.
 
-        When this process dies, however it does, the server gets SIGTERM.
+        When this process dies, for any reason, the server gets SIGTERM.
         """
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -87,30 +87,30 @@ class TritonProcess:
 
     @property
     def pid(self) -> int:
-        """Of the server; the process group has the same number."""
+        """The id of the server, and of the process group."""
         return self._process.pid
 
     @property
     def last_lines(self) -> Sequence[str]:
-        """What it wrote last that was not mere information."""
+        """The last lines that it wrote, information excepted."""
         return tuple(self._lines)
 
     @property
     def exit_code(self) -> int | None:
-        """Of the server; `None` while it runs."""
+        """The exit code of the server; `None` while it runs."""
         return self._process.returncode
 
     async def ended(self) -> None:
         """Returns when it has ended and its output is read."""
-        # `wait()` would wait for the pipe as well, which a stub may keep open for a while.
+        # `wait()` would wait for the pipe as well, which a stub may keep open for some time.
         while self._process.returncode is None:  # noqa: ASYNC110
             await asyncio.sleep(_EXIT_POLL_S)
         await asyncio.wait([self._reader], timeout=0.1)
 
     async def stop(self, timeout_s: float) -> int:
-        """Lets it finish what is in flight, then ends all that is left. Returns the exit code."""
+        """Lets calls in flight finish, then ends the whole group. Returns the exit code."""
         with contextlib.suppress(ProcessLookupError):
-            # Only the server: stubs end when it tells them to.
+            # Only the server: it ends its stubs itself.
             self._process.terminate()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -118,7 +118,7 @@ class TritonProcess:
         return await self.kill()
 
     async def kill(self) -> int:
-        """Ends the whole group at once and returns when none of it is left."""
+        """Ends the whole group at once and returns when all processes are gone."""
         give_up_at = time.monotonic() + _KILL_TIMEOUT_S
         while True:
             members = [member for member in self.members() if member.state != "Z"]
@@ -126,7 +126,7 @@ class TritonProcess:
             if not members and code is not None:
                 break
             if time.monotonic() > give_up_at:
-                # Such a process hangs in the kernel, in a dead disk or driver.
+                # Such a process hangs in the kernel, on a dead disk or driver.
                 logger.critical("processes %s cannot be killed", [one.pid for one in members])
                 break
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -137,7 +137,7 @@ class TritonProcess:
         return code if code is not None else -int(signal.SIGKILL)
 
     def members(self) -> Sequence[Member]:
-        """The server and its stubs. Orphans that became children of ours are reaped on the way."""
+        """Returns the server and its stubs; reaps orphans that became children of this process."""
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdecimal():
@@ -153,9 +153,9 @@ class TritonProcess:
         return found
 
     def states(self) -> Mapping[int, str]:
-        """The states of those whom `members` last found, without those that are gone.
+        """Returns the states of the processes that `members` last found and that still exist.
 
-        Cheap, where `members` looks at every process of the machine.
+        Cheap, while `members` looks at every process of the machine.
         """
         states = {}
         for pid in self._pids:
@@ -165,10 +165,10 @@ class TritonProcess:
         return states
 
     def is_busy(self) -> bool:
-        """Whether a thread of a stub is running, waits for a processor, or for a disk.
+        """Whether a thread of a stub is running, or waits for a CPU or a disk.
 
-        Stubs are where engines compute. The server itself spins while a stream that its client
-        has half closed waits for an engine, so its own threads tell nothing.
+        Engines compute in stubs. The server itself spins while a stream that its client has half
+        closed waits for an engine, so its own threads say nothing.
         """
         for pid in self._pids:
             if pid == self.pid:
@@ -203,14 +203,14 @@ class TritonProcess:
             self._lines.append(line)
         logger.log(level, "%s", line)
         if (failed := _FAILED.search(line)) is not None:
-            # A traceback follows the cause, its line ends spelled out.
+            # A traceback follows the cause, with its line ends escaped.
             why = failed["why"].partition("\\n")[0].rstrip('"')
             self.failed_models.setdefault(failed["model"], cause([why]) or why[:500])
         elif _CHANGED.search(line):
             self.model_changes += 1
 
     def _level_of(self, line: str) -> int:
-        """A line without a head goes on with the one before, as a table or a traceback does."""
+        """Returns the level of `line`; without a head it continues the one before, as in tables."""
         if any(text in line for text in _EXPECTED):
             return logging.DEBUG
         if (head := _HEAD.match(line)) is not None:
@@ -220,11 +220,11 @@ class TritonProcess:
 
 
 def _read_stat(entry: Path) -> tuple[Member | None, int]:
-    """The process at `entry` and its group; `None` when it has just gone."""
+    """Reads the process at `entry` and its group; `None` when it has just ended."""
     try:
         text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None, 0
-    # The program's name, in parentheses, may hold anything.
+    # The program's name, in parentheses, may hold any characters.
     state, parent, group, *_ = text.rpartition(")")[2].split()
     return Member(int(entry.name), int(parent), state), int(group)

@@ -1,4 +1,4 @@
-"""The private folder of one supervised Triton: backends, socket, and what must not outlive it."""
+"""The private folder of one supervised Triton: backends, socket, and what must be cleaned up."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _MAX_SOCKET_PATH = 100
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """Made by `assemble`, removed by `remove`. `run_id` marks every process and region of ours."""
+    """Made by `assemble`, removed by `remove`. `run_id` marks all its processes and memory."""
 
     run_id: str
     entry: Path
-    """In the data folder; holds the record by which the next start finds what is left."""
+    """In the data folder; holds the record by which the next start finds what remains."""
     path: Path
-    """Usually the same; elsewhere when the data folder's name is too long or not plain."""
+    """Usually the same as `entry`; elsewhere when that name is too long or not plain."""
 
     @property
     def backends(self) -> Path:
-        """For `--backend-directory`."""
+        """The value for `--backend-directory`."""
         return self.path / "backends"
 
     @property
@@ -47,33 +47,33 @@ class RunDirectory:
 
     @property
     def libraries(self) -> Path:
-        """Holds this interpreter's libpython and nothing else."""
+        """A folder that holds this interpreter's libpython and nothing else."""
         return self.path / "lib"
 
     @property
     def grpc_address(self) -> str:
-        """For `--grpc-address`, beside `--grpc-port 1`."""
+        """The value for `--grpc-address`, beside `--grpc-port 1`."""
         return f"unix:{self.path / 'grpc'}"
 
     @property
     def socket(self) -> Path:
-        """What Triton makes of that address and port."""
+        """The socket that Triton makes of that address and port."""
         return self.path / "grpc:1"
 
     @property
     def shared_memory_prefix(self) -> str:
-        """The beginning of the names of all shared memory of this run's stubs."""
+        """The start of the names of all shared memory of this run's stubs."""
         return f"{self.run_id}_"
 
     def remove_leavings(self) -> None:
-        """Removes what a killed Triton leaves: shared memory and its socket."""
+        """Removes what remains of a killed Triton: shared memory and its socket."""
         for path in _SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.socket.unlink()
 
     def remove(self) -> None:
-        """Removes all of it."""
+        """Removes the folder and everything that belongs to it."""
         self.remove_leavings()
         shutil.rmtree(self.path, ignore_errors=True)
         shutil.rmtree(self.entry, ignore_errors=True)
@@ -82,7 +82,7 @@ class RunDirectory:
 def assemble(
     data_dir: Path, run_id: str, installation: Installation | ServerRoot, repository: Path
 ) -> RunDirectory:
-    """A new run directory, mode 0700, with every backend of the repository. Raises: StartError."""
+    """Makes a run directory, mode 0700, with the repository's backends. Raises: StartError."""
     entry = run_folder(data_dir) / run_id[:12]
     run = RunDirectory(run_id, entry, entry)
     try:
@@ -104,9 +104,9 @@ def assemble(
 
 
 def remove_stale_runs(data_dir: Path) -> None:
-    """Ends and removes what supervisors on `data_dir` left behind that were killed themselves.
+    """Ends and removes what remains of supervisors on `data_dir` that were killed.
 
-    To be called by the only supervisor on `data_dir`.
+    Only the one supervisor on `data_dir` may call it.
     """
     for record in run_folder(data_dir).glob(f"*/{_RECORD}"):
         try:
@@ -123,7 +123,7 @@ def remove_stale_runs(data_dir: Path) -> None:
 
 
 def _processes_of(run_id: str) -> Iterator[int]:
-    """Processes with `run_id` in their arguments: a Triton has it as its id, stubs as a prefix."""
+    """Yields processes with `run_id` in their arguments: Triton's id, its stubs' prefix."""
     needle = run_id.encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
@@ -143,7 +143,7 @@ def _kill(pid: int) -> None:
 
 
 def _plain_folder(entry: Path) -> Path:
-    """`entry`, or a temporary folder where that name would not do.
+    """Returns `entry`, or a temporary folder if that name cannot be used.
 
     A socket's name is limited, gRPC reads it as part of a URL, and the Python backend puts the
     names of stub and model into a line for `bash`, unquoted.
@@ -164,13 +164,13 @@ def _link_python_backend(folder: Path, installation: Installation) -> None:
     folder.mkdir(parents=True)
     # Copied, because Triton refuses a library whose real path is outside the backend's folder.
     shutil.copyfile(installation.backend_library, folder / installation.backend_library.name)
-    # Linked, because the stub finds its libraries relative to where it really lies.
+    # Linked, because the stub finds its libraries relative to its real path.
     (folder / installation.stub.name).symlink_to(installation.stub)
     (folder / installation.backend_utils.name).symlink_to(installation.backend_utils)
 
 
 def _link_own_backends(folder: Path, sources: Path) -> None:
-    """Backends in Python: Triton runs a folder with `model.py` through its backend `python`."""
+    """Links backends in Python: Triton runs a folder with `model.py` by its backend `python`."""
     if not sources.is_dir():
         return
     for source in sources.iterdir():

@@ -1,4 +1,4 @@
-"""What is known of the supervised Triton, and the file by which other processes learn it."""
+"""The state of the supervised Triton, and the file in which other processes read it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Endpoint:
     """Where the supervised Triton listens; the same over all its restarts.
 
     `url` is `unix:/path`. Every call must carry `token` in the header `triton-grpc-protocol-tok`,
-    and the server gives `server_id` as its name.
+    and the server reports `server_id` as its name.
     """
 
     url: str
@@ -28,23 +28,23 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One moment of Triton's life. `reason` says why it is down or what a restart waits for."""
+    """Triton's state at one moment. `reason` says why it is down or what a restart waits for."""
 
     phase: Phase
     reason: str = ""
     restarts: int = 0
-    """Times that it was started again, since the appliance started."""
+    """Number of restarts since the appliance started."""
     pid: int | None = None
     metrics_port: int | None = None
-    """Where Triton's own metrics are, on 127.0.0.1."""
+    """The port of Triton's own metrics, on 127.0.0.1."""
     failed_models: Mapping[str, str] = field(default_factory=dict)
-    """Triton's directory names of models that did not load, with the cause."""
+    """Models that did not load, by Triton's directory name, with the cause."""
     changed_at: float = field(default_factory=time.time)
     """Unix seconds."""
 
 
 def run_folder(data_dir: Path) -> Path:
-    """Where run directories, the status and the progress file lie."""
+    """The folder of run directories, the status file and the progress file."""
     return data_dir / "run"
 
 
@@ -54,12 +54,12 @@ def progress_file(data_dir: Path) -> Path:
 
 
 def faults_file(data_dir: Path) -> Path:
-    """Where workers note why models are not served: a JSON object, by the models' ids."""
+    """The file in which workers say why models are not served: a JSON object by model id."""
     return run_folder(data_dir) / "faults.json"
 
 
 def read_state(data_dir: Path) -> State | None:
-    """The state as last written; `None` when no supervisor has run on `data_dir`."""
+    """Reads the last written state; `None` when no supervisor has run on `data_dir`."""
     try:
         document = json.loads(_status_file(data_dir).read_text(encoding="utf-8"))
         return State(**document)
@@ -73,7 +73,7 @@ def forget_state(data_dir: Path) -> None:
 
 
 def write_state(data_dir: Path, state: State) -> None:
-    """Replaces the status file whole. Raises: OSError."""
+    """Replaces the whole status file. Raises: OSError."""
     path = _status_file(data_dir)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(asdict(state)) + "\n", encoding="utf-8")

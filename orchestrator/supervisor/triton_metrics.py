@@ -1,4 +1,4 @@
-"""What the supervised Triton counts itself, fetched from where it listens this time."""
+"""Fetches the supervised Triton's own metrics from its current port."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OK = b"HTTP/1.1 200"
 
 
 async def triton_metrics(data_dir: Path) -> bytes | None:
-    """Its text for Prometheus; `None` where no Triton of ours is at work."""
+    """Returns its text for Prometheus; `None` if no Triton of ours is running."""
     state = read_state(data_dir)
     if state is None or state.metrics_port is None or state.phase not in ("starting", "ready"):
         return None

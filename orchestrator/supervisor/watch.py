@@ -1,4 +1,4 @@
-"""What says that a Triton that was ready is dead: its processes, or its silence."""
+"""Detects that a Triton that was ready is dead: by its processes, or by its silence."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Probe = Callable[[], Awaitable[None]]
 """Returns when every loaded model has answered; raises when one did not."""
 
 IsBusy = Callable[[], bool]
-"""Whether an engine has something to compute at this moment."""
+"""Says whether an engine is computing at this moment."""
 
 _PROCESSES_EVERY_S = 0.1
 _GONE = ""
 _SUSPECT_FOR_S = {"Z": 0.3, "T": 0.3, _GONE: 0.5}
-"""How long a process must be seen dead and not reaped, stopped, or gone, to be in trouble.
+"""How long a process must be seen unreaped, stopped or gone before it counts as trouble.
 
-The log tells of an unload after its stub is gone, so that takes longest. A stub that was killed
+The log reports an unload after its stub is gone, so that takes longest. A stub that was killed
 stays unreaped for some time.
 """
 _LOOK_EVERY_S = 0.5
@@ -32,7 +32,7 @@ _STRIKES = 2
 async def process_trouble(process: TritonProcess) -> str:
     """Returns once the server or a stub is stopped, or a stub is gone that was not unloaded.
 
-    Triton itself goes on as if nothing were wrong when a stub dies.
+    Triton itself continues as if nothing were wrong when a stub dies.
     """
     known = {member.pid for member in process.members()}
     suspects: dict[tuple[int, str], float] = {}
@@ -40,7 +40,7 @@ async def process_trouble(process: TritonProcess) -> str:
     while True:
         await asyncio.sleep(_PROCESSES_EVERY_S)
         if process.model_changes != changes:
-            # Triton is loading or unloading, stubs come and go.
+            # Triton is loading or unloading; stubs start and end.
             changes = process.model_changes
             known, suspects = {member.pid for member in process.members()}, {}
             continue
@@ -62,7 +62,7 @@ async def silence(probe: Probe, *, interval_s: float, timeout_s: float, is_busy:
     """Returns once `probe` fails twice in a row or gets no answer for `timeout_s`."""
     strikes = 0
     while True:
-        # A failure is asked about again at once; one request's fault is not the server's.
+        # After a failure it asks again at once; one failed request does not mean a failed server.
         await asyncio.sleep(0.2 if strikes else interval_s)
         failure = await ask(probe, timeout_s, is_busy)
         if failure is None:
@@ -76,9 +76,9 @@ async def silence(probe: Probe, *, interval_s: float, timeout_s: float, is_busy:
 async def ask(probe: Probe, timeout_s: float, is_busy: IsBusy) -> Exception | None:
     """Runs `probe` once: `None` if it passed, `TimeoutError` after `timeout_s` without an answer.
 
-    A long prompt or a crowded machine keeps an answer back as well as a fault does, so time in
-    which an engine had something to compute counts a tenth. Time in which this process did not
-    run, because the machine slept, hardly counts either.
+    A long prompt or a busy machine delays an answer as a fault does, so time in which an engine
+    was computing counts a tenth. Time in which this process did not run, because the machine slept,
+    hardly counts either.
     """
     task = asyncio.ensure_future(_call(probe))
     waited_s = counted_s = 0.0
@@ -109,7 +109,7 @@ async def _call(probe: Probe) -> Exception | None:
 
 
 def describe(failure: Exception, timeout_s: float) -> str:
-    """`failure` in words."""
+    """Describes `failure` in words."""
     if isinstance(failure, TimeoutError):
         return f"it has not answered for {timeout_s:g} s"
     while isinstance(failure, ExceptionGroup):

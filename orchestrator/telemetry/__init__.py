@@ -1,7 +1,7 @@
-"""What is told of requests: a line in the log, spans, and numbers that are counted.
+"""What is reported of requests: a log line, spans, and metrics.
 
-`Telemetry` is what one process tells; `calls` notes what happens to one request on its way.
-Nothing of it holds a prompt, a completion or a key, unless a key is named for that.
+`Telemetry` is what one process reports; `calls` records what happens to one request on its way.
+None of it contains a prompt, a completion or a key, unless a key is configured for that.
 """
 
 from orchestrator.telemetry import names

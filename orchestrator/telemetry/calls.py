@@ -1,7 +1,7 @@
-"""What is noted of one request while it runs: its ids, and when each stage began and ended.
+"""What is recorded of one request while it runs: its ids, and start and end of each stage.
 
-It is noted in plain values whether or not the request is traced, because the reply's
-`Server-Timing` is made of the same stages. Spans are made of them when the request is over.
+It is recorded in plain values whether or not the request is traced, because the reply's
+`Server-Timing` is made from the same stages. Spans are made from them when the request has ended.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SAMPLED = 1
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """The span of the caller that a request came out of. `state` is `tracestate` as it came."""
+    """The caller's span that a request belongs to. `state` is `tracestate` as received."""
 
     trace_id: int
     span_id: int
@@ -41,10 +41,10 @@ class Parent:
 
 
 class Stage(msgspec.Struct, eq=False):
-    """A part of a request, from its making to its end. Times are those of `time.perf_counter_ns`.
+    """A part of a request, from its start to its end. Times are those of `time.perf_counter_ns`.
 
-    As a block it ends with the block; an error that ends it has its type as `error`; `end` twice
-    is once. A struct, as `Call`, because there are ten of them for each request.
+    As a context manager it ends with the block; an error that ends it has its type as `error`.
+    `end` is idempotent. A struct, as `Call`, because there are ten of them for each request.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Stage(msgspec.Struct, eq=False):
             self.ended_ns = perf_counter_ns()
 
     def note(self, name: str, value: Value) -> None:
-        """An attribute of the stage's span; of a request that is not traced nothing is kept."""
+        """Sets an attribute of the stage's span; of an untraced request nothing is kept."""
         if self.is_traced:
             self.attributes[name] = value
 
     def event(self, name: str) -> None:
-        """Something that happened just now."""
+        """Records an event that happened just now."""
         self.events.append((name, perf_counter_ns()))
 
     def __enter__(self) -> Stage:
@@ -83,10 +83,10 @@ class Stage(msgspec.Struct, eq=False):
 
 
 class Call(msgspec.Struct, eq=False):
-    """One request. `trace_id` is 0 where nobody traces; `sampled` tells whether spans are kept.
+    """One request. `trace_id` is 0 if it has no trace; `sampled` says whether spans are kept.
 
-    In a session, which is one request to HTTP, each call to a model is noted by itself. `server` is
-    the name of the Triton that answers, where there are several.
+    In a session, which is one request to HTTP, each call to a model is recorded by itself. `server`
+    is the name of the Triton that answers, if there are several.
     """
 
     request_id: str = ""
@@ -107,13 +107,13 @@ class Call(msgspec.Struct, eq=False):
     timings: tuple[EngineTimings, ...] = ()
 
     def sample(self) -> None:
-        """The request is traced: its spans get ids now, because others are told of them."""
+        """Marks the request as traced: its spans get ids now, for calls to engines."""
         self.sampled = True
         self.span_id = new_span_id()
         self.engine_span_id = new_span_id()
 
     def child(self) -> Call:
-        """A call that came out of this one, in the same trace, and is noted by itself."""
+        """Returns a call made within this one, in the same trace, which is recorded by itself."""
         child = Call(self.request_id, self.call_id)
         if self.trace_id:
             state = self.parent.state if self.parent is not None else ""
@@ -122,28 +122,28 @@ class Call(msgspec.Struct, eq=False):
         return child
 
     def passed(self, name: str, began_ns: int) -> None:
-        """A part of the request that began at `began_ns`, ends now, and met no error."""
+        """Records a part of the request from `began_ns` until now, without an error."""
         self.stages.append(Stage(name, self.sampled, "internal", began_ns, perf_counter_ns()))
 
     def stage(self, name: str) -> Stage:
-        """A part of the request, begun now."""
+        """Starts a part of the request."""
         stage = Stage(name, self.sampled)
         self.stages.append(stage)
         return stage
 
     def engine_stage(self, name: str) -> Stage:
-        """The call to the engine, begun now; what the engine tells of it goes below."""
+        """Starts the stage of the call to the engine; the engine's own times go below it."""
         stage = self.client_stage = Stage(name, self.sampled, "client")
         self.stages.append(stage)
         return stage
 
     def unix_ns(self, at_ns: int) -> int:
-        """The moment `at_ns` of the stages' clock as Unix time."""
+        """Converts `at_ns` of the stages' clock to Unix time."""
         return self.began_at_ns + at_ns - self.began_ns
 
     @property
     def first_token_s(self) -> float | None:
-        """When the first token came, in seconds after the request."""
+        """When the first token came, in seconds after the start of the request."""
         if self.client_stage is None:
             return None
         for name, at_ns in self.client_stage.events:
@@ -153,7 +153,7 @@ class Call(msgspec.Struct, eq=False):
 
     @property
     def trace(self) -> str:
-        """The trace id as it is written, or nothing."""
+        """The trace id in hexadecimal, or an empty text."""
         return f"{self.trace_id:032x}" if self.trace_id else ""
 
 
@@ -161,11 +161,11 @@ _current: ContextVar[Call | None] = ContextVar("orchestrator_call", default=None
 
 
 enter: Callable[[Call], Token[Call | None]] = _current.set
-"""Makes a call the one of this task, and of the tasks that it starts from now on."""
+"""Makes a call the current one of this task, and of the tasks that it starts from now on."""
 
 
 def leave(token: Token[Call | None]) -> None:
-    """Makes it what it was before `enter`; in another task than that one it does nothing."""
+    """Restores the call from before `enter`; does nothing in another task than that one."""
     try:
         _current.reset(token)
     except ValueError:
@@ -173,9 +173,9 @@ def leave(token: Token[Call | None]) -> None:
 
 
 def outlive() -> None:
-    """For a task that goes on when the request that began it is over.
+    """Call it in a task that continues after the request that started it.
 
-    Its calls to models are noted by themselves, in the trace of that request.
+    Its calls to models are recorded by themselves, in the trace of that request.
     """
     if (call := _current.get()) is None:
         return
@@ -187,18 +187,18 @@ def outlive() -> None:
 
 
 def current_call() -> Call:
-    """The request that this task works for; outside of requests one that nobody looks at."""
+    """Returns the request that this task works for; outside of requests an unused one."""
     return _current.get() or Call()
 
 
 call_at_work: Callable[[], Call | None] = _current.get
-"""The request that this task works for, if it does."""
+"""Returns the request that this task works for, if any."""
 
 
 def engine_metadata() -> tuple[tuple[str, str], ...]:
-    """What a call to an engine carries, so that its spans become children of ours.
+    """Returns metadata for a call to an engine, so that its spans become children of ours.
 
-    Of a request that is not traced it is nothing: Triton traces whatever names a parent.
+    It is empty for an untraced request, because Triton traces every request that names a parent.
     """
     call = _current.get()
     if call is None or not call.sampled:
@@ -210,7 +210,7 @@ def engine_metadata() -> tuple[tuple[str, str], ...]:
 
 
 def read_parent(headers: Mapping[bytes, bytes]) -> Parent | None:
-    """The caller's span, if the headers name one as they should. Source: W3C Trace Context 1."""
+    """Reads the caller's span, if the headers hold a valid one. Source: W3C Trace Context 1."""
     given = headers.get(b"traceparent")
     if given is None:
         return None
@@ -226,19 +226,19 @@ def read_parent(headers: Mapping[bytes, bytes]) -> Parent | None:
 
 
 def new_trace_id() -> int:
-    """Random, and never zero."""
+    """Returns a random id that is never zero."""
     return random.getrandbits(128) or 1
 
 
 def new_span_id() -> int:
-    """Random, and never zero."""
+    """Returns a random id that is never zero."""
     return random.getrandbits(64) or 1
 
 
 def server_timing(call: Call) -> str:
-    """The stages of `call` so far, as the header `Server-Timing` has them, in milliseconds.
+    """Returns the stages of `call` so far in the format of `Server-Timing`, in milliseconds.
 
-    Source: W3C Server Timing. Where the engine told its times they stand for the call to it.
+    Source: W3C Server Timing. If the engine reported its times, they replace the call to it.
     """
     now_ns = perf_counter_ns()
     spent: dict[str, int] = {}
@@ -259,7 +259,7 @@ def _timing_format(stages: tuple[str, ...]) -> str:
 
 
 def engine_phases(timings: tuple[EngineTimings, ...]) -> dict[str, int]:
-    """Queue, prefill and decode in nanoseconds, of the choice that ended last; or nothing."""
+    """Queue, prefill and decode in nanoseconds, of the choice that ended last; or empty."""
     if not timings:
         return {}
     last = max(timings, key=lambda one: one.last_token_at_ns)

@@ -1,4 +1,4 @@
-"""Prompts and answers as the conventions write them, for keys that are named for it.
+"""Prompts and answers in the format of the conventions, for keys that allow it.
 
 Source: OpenTelemetry semantic conventions 1.41.1, JSON schemas of GenAI input and output messages.
 """
@@ -15,7 +15,7 @@ from orchestrator.core.request import ChatPrompt, Prompt, TextPrompt, TokenPromp
 
 
 def input_messages(prompt: Prompt) -> str:
-    """The prompt, as `gen_ai.input.messages`."""
+    """Returns the prompt as `gen_ai.input.messages`."""
     match prompt:
         case ChatPrompt():
             messages = [_message(message) for message in prompt.messages]
@@ -29,7 +29,7 @@ def input_messages(prompt: Prompt) -> str:
 
 
 def output_messages(parts: Sequence[Part], reason: str) -> str:
-    """An answer, as `gen_ai.output.messages`."""
+    """Returns an answer as `gen_ai.output.messages`."""
     message = {
         "role": "assistant",
         "parts": [_part(part) for part in parts],

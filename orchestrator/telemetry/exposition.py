@@ -1,7 +1,7 @@
-"""Numbers of all processes as Prometheus reads them.
+"""Metrics of all processes in the format that Prometheus reads.
 
-Each series has the label `worker`, the process that counted it: a sum over workers is right while
-one of them starts anew, which a sum that is made here would not be.
+Each series has the label `worker`, the process that counted it: a sum over workers stays right
+while one of them restarts; a sum that is made here would not.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _UNITS = {"s": "seconds", "By": "bytes"}
 
 
 class Scrape(msgspec.Struct):
-    """What one process sends of itself. `worker` is its number."""
+    """What one process reports. `worker` is its number."""
 
     worker: int
     families: list[Family]
 
 
 def prometheus_name(spec: Spec) -> str:
-    """The name without `_total`. Source: OpenTelemetry, Prometheus compatibility."""
+    """Returns the name without `_total`. Source: OpenTelemetry, Prometheus compatibility."""
     name = spec.name.replace(".", "_")
     unit = _UNITS.get(spec.unit, "")
     return f"{name}_{unit}" if unit and not name.endswith(f"_{unit}") else name
 
 
 def render(scrapes: Iterable[Scrape], accept: str) -> tuple[bytes, str]:
-    """The text and its media type: OpenMetrics, which has exemplars, for whoever takes it."""
+    """Returns text and media type: OpenMetrics, which has exemplars, if the client accepts it."""
     collector = _Collector(list(_metrics(scrapes)))
     if "application/openmetrics-text" in accept:
         text: bytes = openmetrics.generate_latest(collector)  # type: ignore[no-untyped-call]  # theirs
@@ -44,7 +44,7 @@ def render(scrapes: Iterable[Scrape], accept: str) -> tuple[bytes, str]:
 
 
 def of_tenant(scrapes: Iterable[Scrape], tenant_id: str) -> list[Scrape]:
-    """`scrapes` without what other tenants' keys do."""
+    """Returns `scrapes` without the series of other tenants' keys."""
     return [
         Scrape(
             scrape.worker,
@@ -62,7 +62,7 @@ def _of_tenant(family: Family, tenant_id: str) -> Family:
 
 
 class _Collector:
-    """What prometheus_client calls a registry."""
+    """Has the interface of a registry of prometheus_client."""
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
         self._metrics = metrics

@@ -1,7 +1,7 @@
-"""The numbers of all workers in one place: each answers on a socket of its own.
+"""Collects the metrics of all workers: each answers on its own socket.
 
-A worker's numbers live in its memory, so counting costs no file and no lock; whoever is asked for
-metrics asks all workers. The sockets lie in a folder that only this user can enter.
+A worker's metrics are in its memory, so counting costs no file and no lock; the process that is
+scraped asks all workers. The sockets are in a folder that only this user can enter.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import msgspec
 from orchestrator.telemetry.exposition import Scrape
 
 _PATIENCE_S = 1.0
-"""How long a worker may take; one that is stuck must not hide the others."""
+"""Seconds that a worker may take; one that hangs must not hide the others."""
 _SENT_WITHIN_S = 10.0
-"""How long who asks may take to read; it gives up long before."""
+"""Seconds that a client may take to read; it gives up long before."""
 _SOCKET = re.compile(r"\d+\.sock")
 
 
 def socket_folder(data_dir: Path) -> Path:
-    """Where the workers' sockets lie."""
+    """The folder of the workers' sockets."""
     return data_dir / "run" / "metrics"
 
 
 class ScrapeSocket:
-    """Tells whoever connects what `look` finds. Close it."""
+    """Sends each client what `look` returns. Close it."""
 
     def __init__(self, folder: Path, worker: int, look: Callable[[], Scrape]) -> None:
         self._folder = folder
@@ -40,14 +40,14 @@ class ScrapeSocket:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Begins to listen, in the place of a worker that has died. Raises: OSError."""
+        """Starts listening, in place of a worker that has died. Raises: OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self._folder / self._name).unlink(missing_ok=True)
         with _short(self._folder) as folder:
             self._server = await asyncio.start_unix_server(self._tell, folder / self._name)
 
     async def close(self) -> None:
-        """Stops to listen."""
+        """Stops listening."""
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
@@ -57,18 +57,18 @@ class ScrapeSocket:
     async def _tell(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(_SENT_WITHIN_S):
-                # Then `drain` waits until all is sent.
+                # With it, `drain` waits until all is sent.
                 writer.transport.set_write_buffer_limits(0)
                 writer.write(self._encoder.encode(self._look()))
                 await writer.drain()
             writer.close()
         except OSError:
-            # It reads no more, and what it has not read is not kept for it.
+            # The client has stopped reading; the unsent bytes are dropped.
             writer.transport.abort()
 
 
 async def gather(folder: Path, *, patience_s: float = _PATIENCE_S) -> list[Scrape]:
-    """What every worker tells of itself, in their order; those that do not answer are left out."""
+    """Returns the scrape of every worker, in their order; those that do not answer are left out."""
     names = [path.name for path in _listed(folder) if _SOCKET.fullmatch(path.name)]
     with _short(folder) as short:
         scrapes = await asyncio.gather(*(_ask(short / name, patience_s) for name in names))
@@ -96,7 +96,7 @@ async def _ask(path: Path, patience_s: float) -> Scrape | None:
 
 @contextlib.contextmanager
 def _short(folder: Path) -> Iterator[Path]:
-    """Another path of `folder`: those of sockets may have 107 bytes only."""
+    """Yields a shorter path of `folder`, because a socket's path has at most 107 bytes."""
     try:
         descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:

@@ -1,8 +1,8 @@
-"""Numbers that are counted: counters, gauges, histograms, and what a moment of them looks like.
+"""Metrics in memory: counters, gauges, histograms, and snapshots of them.
 
-They are a dictionary and an addition each, because several of them run for every request; only
-one thread may change them. An instrument keeps `MAX_SERIES` series: what comes after those is
-counted under `other`, so that no caller can make them grow.
+Each is a dictionary and an addition, because several run for every request; only one thread may
+change them. An instrument keeps `MAX_SERIES` series: later ones are counted under `other`, so that
+no caller can make them grow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OTHER = "other"
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What an instrument is called and means. `unit` is UCUM's, `s`, `Actor` or `{token}` say."""
+    """Name and meaning of an instrument. `unit` is UCUM's: `s`, `By` or `{token}` for example."""
 
     name: str
     kind: Kind
@@ -35,10 +35,10 @@ class Spec:
 
 @dataclass(slots=True)
 class Series:
-    """The state of one series. Of a histogram `value` is the sum, `counts` one for each bucket.
+    """The state of one series. For a histogram `value` is the sum, `counts` has one per bucket.
 
-    `exemplars` holds for each bucket the trace id, value and Unix time of its latest request that
-    was traced.
+    `exemplars` holds for each bucket the trace id, value and Unix time of its latest traced
+    request.
     """
 
     labels: Labels
@@ -49,7 +49,7 @@ class Series:
 
 @dataclass(slots=True)
 class Family:
-    """An instrument at one moment."""
+    """A snapshot of an instrument."""
 
     spec: Spec
     series: list[Series]
@@ -57,7 +57,7 @@ class Family:
 
 @dataclass(slots=True)
 class Tally:
-    """How many questions a cache answered, and how many it could not."""
+    """How many lookups a cache answered, and how many it could not."""
 
     hits: int = 0
     misses: int = 0
@@ -71,7 +71,7 @@ class _Instrument:
         self._series: dict[Labels, Series] = {}
 
     def series(self, *labels: str) -> Series:
-        """That of `labels`, the values in the order of the spec, for whoever adds to it often."""
+        """Returns that of `labels`, the values in the order of the spec, for frequent callers."""
         try:
             return self._series[labels]
         except KeyError:
@@ -88,7 +88,7 @@ class _Instrument:
         return found
 
     def collect(self) -> Family:
-        """As of now."""
+        """Returns a snapshot."""
         kept = [
             Series(one.labels, one.value, list(one.counts), dict(one.exemplars))
             for one in self._series.values()
@@ -97,10 +97,10 @@ class _Instrument:
 
 
 class Counter(_Instrument):
-    """Goes up."""
+    """A value that only goes up."""
 
     def add(self, amount: float, *labels: str) -> None:
-        """`labels` are the values, in the order of the spec."""
+        """Adds `amount`. `labels` are the values, in the order of the spec."""
         try:
             self._series[labels].value += amount
         except KeyError:
@@ -108,14 +108,14 @@ class Counter(_Instrument):
 
 
 class Gauge(Counter):
-    """Goes up and down."""
+    """A value that goes up and down."""
 
 
 class Histogram(_Instrument):
     """Counts values in buckets. A value on a bound belongs to the bucket that it ends."""
 
     def record(self, value: float, *labels: str, trace: str = "") -> None:
-        """`trace` is the id of the trace to look at for this value, if there is one."""
+        """Records `value`. `trace` is the id of the trace to look at for it, if there is one."""
         try:
             series = self._series[labels]
         except KeyError:
@@ -134,25 +134,25 @@ class Registry:
         self._collectors: list[Callable[[], Family]] = []
 
     def counter(self, spec: Spec) -> Counter:
-        """A new counter."""
+        """Creates a counter."""
         counter = Counter(spec)
         self._collectors.append(counter.collect)
         return counter
 
     def gauge(self, spec: Spec) -> Gauge:
-        """A new gauge."""
+        """Creates a gauge."""
         gauge = Gauge(spec)
         self._collectors.append(gauge.collect)
         return gauge
 
     def histogram(self, spec: Spec) -> Histogram:
-        """A new histogram."""
+        """Creates a histogram."""
         histogram = Histogram(spec)
         self._collectors.append(histogram.collect)
         return histogram
 
     def observe(self, spec: Spec, look: Callable[[], Observed]) -> None:
-        """A counter or gauge whose series `look` tells whenever somebody asks."""
+        """Adds a counter or gauge whose series `look` returns at each scrape."""
 
         def collect() -> Family:
             return Family(spec, [Series(labels, value) for labels, value in look()])
@@ -160,5 +160,5 @@ class Registry:
         self._collectors.append(collect)
 
     def collect(self) -> list[Family]:
-        """Everything as of now."""
+        """Returns a snapshot of every instrument."""
         return [collect() for collect in self._collectors]

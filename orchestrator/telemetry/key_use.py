@@ -1,8 +1,8 @@
-"""What each key uses, for as many keys as settings say.
+"""What each key uses, for as many keys as the settings allow.
 
-The books have everything of every key, exactly and for good. This is for watching: the keys that
-called last have numbers of their own, the others are counted together. A key that was quiet for
-`IDLE_S` gives its place to one that is not.
+The books have everything of every key, exactly and permanently. This is for monitoring: the keys
+that called last have their own series, the others are counted together. A key that was quiet for
+`IDLE_S` is replaced by one that is not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BUDGETS = ("requests", "tokens")
 
 @dataclass(slots=True)
 class _Use:
-    """One key's numbers. `headers` are the limits that its last reply told."""
+    """One key's values. `headers` are the limits from its last reply."""
 
     tenant: str
     key: str
@@ -33,7 +33,7 @@ class _Use:
 
 
 class KeyUse:
-    """Kept in the process, read by whoever looks at the metrics."""
+    """Counts per key in this process; read when metrics are scraped."""
 
     def __init__(
         self, registry: Registry, most: int, *, now: Callable[[], float] = time.time
@@ -66,19 +66,19 @@ class KeyUse:
     def ended(
         self, tenant: str, key: str, label: str, outcome: str, tokens: tuple[int, int]
     ) -> None:
-        """A request that was let in is settled; `tokens` are those of prompt and answer."""
+        """Counts a request that was admitted and is settled; `tokens` are of prompt and answer."""
         use = self._use(tenant, key, label)
         use.requests[outcome] = use.requests.get(outcome, 0) + 1
         use.tokens["input"] += tokens[0]
         use.tokens["output"] += tokens[1]
 
     def refused(self, tenant: str, key: str, label: str, reason: str) -> None:
-        """A request was refused; `reason` is one of the errors' words."""
+        """Counts a refused request; `reason` is one of the reasons of the errors."""
         use = self._use(tenant, key, label)
         use.refusals[reason] = use.refusals.get(reason, 0) + 1
 
     def limits(self, tenant: str, key: str, label: str, headers: Mapping[str, str]) -> None:
-        """What a reply told of the key's limits."""
+        """Records the key's limits from a reply."""
         if headers:
             self._use(tenant, key, label).headers = headers
 
@@ -89,7 +89,7 @@ class KeyUse:
             if not self._has_room(now):
                 return self._others
             use = _Use(tenant, key, label)
-        # The one that was used last stands last.
+        # The one that was used last is the last in the dictionary.
         self._uses[key] = use
         use.used_at = now
         use.label = label
@@ -147,7 +147,7 @@ def _rows(uses: Iterable[tuple[_Use, Mapping[str, int]]]) -> list[tuple[Labels, 
 
 
 def _budget(headers: Mapping[str, str], budget: str, now: float) -> tuple[float, float] | None:
-    """Limit and rest. After the moment of its reset the whole of it is there again."""
+    """Returns limit and remainder. After its reset time the whole limit is available again."""
     if (limit := headers.get(f"x-ratelimit-limit-{budget}")) is None:
         return None
     is_over = now >= float(headers[f"x-ratelimit-reset-{budget}"])

@@ -1,6 +1,6 @@
 """Logs on standard error: lines to read in a terminal, JSON elsewhere.
 
-Every line that is written for a request says which one. None holds a prompt, a completion or a key.
+Every line that is written for a request has its id. None contains a prompt, a completion or a key.
 The lines at the end of requests are written together, at most 5 ms later, or with the next line of
 any other kind.
 """
@@ -28,7 +28,7 @@ _MAX_SHOWN = 200
 _MAX_CAUSES = 5
 _WRITE_AFTER_S = 0.005
 _LEVELS = {logging.DEBUG: "debug", logging.INFO: "info"}
-"""Of lines of requests."""
+"""The levels of request lines."""
 
 
 ExceptionInfo: TypeAlias = (
@@ -37,10 +37,10 @@ ExceptionInfo: TypeAlias = (
 
 
 class RequestRecord(NamedTuple):
-    """What is told of a finished HTTP request. A `status` of 499 means that the client left.
+    """The log record of a finished HTTP request. Status 499 means that the client disconnected.
 
-    `request_id` is the one that engines know the request by: it begins with the caller's, and is
-    like no other. `server` is the name of the Triton that answered, where there are several.
+    `request_id` is the unique id that engines know the request by; it starts with the caller's.
+    `server` is the name of the Triton that answered, if there are several.
     """
 
     request_id: str
@@ -58,7 +58,7 @@ class RequestRecord(NamedTuple):
     server: str = ""
 
     def fields(self) -> dict[str, Any]:
-        """The record for programs; what is not known is left out."""
+        """Returns the record for programs; unknown values are left out."""
         known = {
             "method": self.method,
             "path": self.path[:_MAX_SHOWN],
@@ -91,22 +91,22 @@ def configure_logging(settings: LoggingSettings) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(TextLines())
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
-    # Nobody prints them, and each costs a look-up for every line.
+    # No format prints them, and each costs a look-up for every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def wants_json(settings: LoggingSettings) -> bool:
-    """Whether lines are for programs: where nobody says, a terminal gets text."""
+    """Whether lines are for programs; without a setting, a terminal gets text."""
     if settings.format == "auto":
         return not sys.stderr.isatty()
     return settings.format == "json"
 
 
 def log_request(record: RequestRecord, level: int = logging.INFO) -> None:
-    """One line at the end of a request."""
+    """Logs one line at the end of a request."""
     if not _requests.isEnabledFor(level):
         return
-    # Past the machinery of `logging`, where nobody else listens to it.
+    # Bypasses `logging` if there is no other handler.
     if len(_root.handlers) == 1 and isinstance(handler := _root.handlers[0], JsonHandler):
         handler.request(record, level)
         return
@@ -130,11 +130,11 @@ class _Unquoted(logging.Formatter):
     """Writes errors without their texts, which may quote a prompt, an answer or a secret."""
 
     def formatException(self, ei: ExceptionInfo) -> str:  # noqa: N802  # logging's own name
-        """Where the error went through and its class, after those that caused it."""
+        """Returns the error's class and traceback lines, after the errors that caused it."""
         return "" if ei[1] is None else "\n".join(_places(ei[1]))
 
     def said(self, record: logging.LogRecord) -> str:
-        """The message of `record`; of asyncio's the first line, as the others show objects."""
+        """Returns the message of `record`; only asyncio's first line: its others show objects."""
         message = record.getMessage()
         return message.partition("\n")[0] if record.name == "asyncio" else message
 
@@ -146,24 +146,24 @@ class TextLines(_Unquoted):
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's own name
-        """The first line, before any traceback."""
+        """Returns the first line, before any traceback."""
         record.message = self.said(record)
         line = super().formatMessage(record)
         for name, value in request_fields().items():
-            # The line of the request itself begins with its id.
+            # The line of the request itself starts with its id.
             if name == "trace_id" or not hasattr(record, "fields"):
                 line += f" {name}={value}"
         return line
 
 
 class JsonLines(_Unquoted):
-    """One JSON object a line, `message` always among its members."""
+    """One JSON object a line, which always has a `message`."""
 
     _second = (-1, "")
-    """The last second that was written, and how."""
+    """The last second that was formatted, and its text."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The whole line."""
+        """Returns the whole line."""
         fields: dict[str, Any] | None = getattr(record, "fields", None)
         if fields is not None:
             return self.request(record.created, record.levelno, fields)
@@ -175,7 +175,7 @@ class JsonLines(_Unquoted):
         return _json(line)
 
     def request(self, at_s: float, level: int, fields: dict[str, Any]) -> str:
-        """The whole line of a request that ended at the Unix time `at_s`."""
+        """Returns the whole line of a request that ended at the Unix time `at_s`."""
         name = _LEVELS.get(level) or logging.getLevelName(level).lower()
         line = self._head(at_s, name, _requests.name, "request")
         line |= request_fields()
@@ -197,7 +197,7 @@ class JsonLines(_Unquoted):
 
 
 class JsonHandler(logging.StreamHandler[TextIO]):
-    """Writes `JsonLines`. Those of requests wait for others to be written with, but not long."""
+    """Writes `JsonLines`. Those of requests wait a short time, to be written together."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -205,11 +205,11 @@ class JsonHandler(logging.StreamHandler[TextIO]):
         self.setFormatter(self._format)
         self._waiting: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
-        # Lines of other kinds come from any thread, and bring those that wait with them.
+        # Lines of other kinds come from any thread, and write the waiting lines first.
         self._turn = threading.Lock()
 
     def request(self, record: RequestRecord, level: int) -> None:
-        """The line of a request that has just ended. To be called in the thread of the loop."""
+        """Adds the line of a request that has just ended. Call it in the thread of the loop."""
         line = self._format.request(time.time(), level, record.fields())
         self._waiting.append(line)
         if self._timer is None:
@@ -221,12 +221,12 @@ class JsonHandler(logging.StreamHandler[TextIO]):
                 self._timer = loop.call_later(_WRITE_AFTER_S, self._write_late)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes at once, after what was before it."""
+        """Writes at once, after the lines that wait."""
         self._write_waiting()
         super().emit(record)
 
     def flush(self) -> None:
-        """Keeps nothing back. `logging` calls this at the end of the process, too."""
+        """Writes the lines that wait. `logging` also calls this at the end of the process."""
         self._write_waiting()
         super().flush()
 
@@ -236,7 +236,7 @@ class JsonHandler(logging.StreamHandler[TextIO]):
 
     def _write_waiting(self) -> None:
         with self._turn:
-            # Each a single step, and always the same list: another may be put into it meanwhile.
+            # Each a single step, and always the same list: another line may be added meanwhile.
             lines = self._waiting.copy()
             del self._waiting[: len(lines)]
             if lines:
@@ -248,7 +248,7 @@ class JsonHandler(logging.StreamHandler[TextIO]):
 
 
 def _places(error: BaseException, deeper: int = _MAX_CAUSES) -> list[str]:
-    """Lines for `error`, the errors before it first."""
+    """Returns lines for `error`, the errors before it first."""
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     lines = _places(before, deeper - 1) if before is not None and deeper else []
     if isinstance(error, BaseExceptionGroup) and deeper:
@@ -256,13 +256,13 @@ def _places(error: BaseException, deeper: int = _MAX_CAUSES) -> list[str]:
     places = [line.rstrip() for line in traceback.format_tb(error.__traceback__)]
     kind = type(error)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-    # The words of the operating system quote no caller.
+    # The operating system's texts quote no caller.
     reason = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
     return [*lines, *places, name + reason]
 
 
 def request_fields() -> dict[str, str]:
-    """By what the request that is at work can be found; nothing outside of requests."""
+    """Returns the ids of the current request; nothing outside of requests."""
     call = call_at_work()
     if call is None or not call.request_id:
         return {}
@@ -281,6 +281,6 @@ def _unwritten(lines: list[str]) -> logging.LogRecord:
 
 
 def _printable(text: str) -> str:
-    """`text` of a caller, unable to forge a line of the log, and not endless."""
+    """Returns a caller's `text` cut short, and escaped so that it cannot forge a log line."""
     shown = text[:_MAX_SHOWN].encode("unicode_escape")
     return shown.decode("ascii").replace(" ", "\\x20")

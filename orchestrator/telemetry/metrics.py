@@ -45,28 +45,28 @@ class Metrics:
         _observe_process(registry)
 
     def first(self, call: Call, operation: str, model: str, first_s: float) -> None:
-        """The first token is there."""
+        """Records the time to the first token."""
         trace = call.trace if call.sampled else ""
         self._first_token.record(first_s, operation, PROVIDER, model, trace=trace)
 
     def answered(
         self, call: Call, operation: str, model: str, duration_s: float, error: str = ""
     ) -> None:
-        """A call to a model is over, for its reader."""
+        """Records a call to a model that has ended for its reader."""
         trace = call.trace if call.sampled else ""
         self._duration.record(duration_s, operation, PROVIDER, model, error, trace=trace)
 
     def paced(
         self, call: Call, operation: str, model: str, decode_s: float, completion_tokens: int
     ) -> None:
-        """An answer took `decode_s` from its first token to its last."""
+        """Records an answer that took `decode_s` from its first token to its last."""
         if completion_tokens > 1:
             mean_s = decode_s / (completion_tokens - 1)
             trace = call.trace if call.sampled else ""
             self._per_token.record(mean_s, operation, PROVIDER, model, trace=trace)
 
     def phases(self, model: str, timings: tuple[EngineTimings, ...]) -> None:
-        """The engine's own times of a call."""
+        """Records the engine's own times of a call."""
         if timings:
             for phase, duration_ns in engine_phases(timings).items():
                 self._phases.record(duration_ns / 1e9, model, phase)
@@ -74,7 +74,7 @@ class Metrics:
     def settled(
         self, operation: str, model: str, usage: Usage, *, dialect: str, outcome: str
     ) -> None:
-        """What a call used in the end."""
+        """Records what a call used in the end."""
         known = self._settlements.get((operation, model, dialect, outcome))
         if known is None:
             known = self._settlement(operation, model, dialect, outcome)
@@ -90,9 +90,9 @@ class Metrics:
             self._usage.record(completion, operation, PROVIDER, model, "output")
 
     def _settlement(self, operation: str, model: str, dialect: str, outcome: str) -> _Settlement:
-        """The series that such calls are counted in, looked for once.
+        """Returns the series in which such calls are counted, cached after the first look-up.
 
-        There are as many as `GENERATIONS` has series, whose labels are words of closed sets.
+        There are as many as `GENERATIONS` has series, whose labels have fixed sets of values.
         """
         made = _Settlement(
             self._generations.series(model, dialect, outcome),
@@ -109,7 +109,7 @@ class Metrics:
 
 @dataclass(slots=True)
 class _Settlement:
-    """Where one kind of call is counted at its end; what embeddings lack is told to nobody."""
+    """The series for the end of one kind of call; those that embeddings lack are not reported."""
 
     generations: Series
     prompt: Series

@@ -1,4 +1,4 @@
-"""Every name under which something is told, in one table.
+"""Every name that telemetry reports, in one table.
 
 Source: OpenTelemetry semantic conventions 1.41.1, the last release of the core conventions that
 has those of generative AI. Later releases keep them elsewhere and under names that still change.
@@ -11,9 +11,9 @@ from typing import Final
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.41.1"
 SCOPE: Final = "orchestrator"
 PROVIDER: Final = "operayde"
-"""`gen_ai.provider.name`: who answers is this appliance, whatever engine it uses."""
+"""`gen_ai.provider.name`: this appliance answers, whatever engine it uses."""
 
-# Of every request over HTTP.
+# For every request over HTTP.
 HTTP_METHOD: Final = "http.request.method"
 HTTP_ROUTE: Final = "http.route"
 HTTP_STATUS: Final = "http.response.status_code"
@@ -24,7 +24,7 @@ ERROR_TYPE: Final = "error.type"
 SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
 
-# Of a call to a model.
+# For a call to a model.
 OPERATION: Final = "gen_ai.operation.name"
 PROVIDER_NAME: Final = "gen_ai.provider.name"
 REQUEST_MODEL: Final = "gen_ai.request.model"
@@ -46,9 +46,9 @@ CACHED_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 REASONING_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
 INPUT_MESSAGES: Final = "gen_ai.input.messages"
 OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
-TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105  # a name, no secret
+TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105  # a name, not a secret
 
-# Ours, where the conventions have no word.
+# Our own, where the conventions have no name.
 REQUEST_ID: Final = "orchestrator.request.id"
 CALL_ID: Final = "orchestrator.call.id"
 KEY_ID: Final = "orchestrator.key.id"
@@ -73,5 +73,5 @@ ENGINE_QUEUE: Final = "engine queue"
 ENGINE_PREFILL: Final = "engine prefill"
 ENGINE_DECODE: Final = "engine decode"
 
-EVENT_FIRST_TOKEN: Final = "first token"  # noqa: S105  # a name, no secret
+EVENT_FIRST_TOKEN: Final = "first token"  # noqa: S105  # a name, not a secret
 EVENT_END: Final = "end"

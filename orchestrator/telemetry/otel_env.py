@@ -1,7 +1,7 @@
 """What the standard `OTEL_*` variables ask for, read without OpenTelemetry's SDK.
 
-Nothing is sent anywhere unless one of them names a receiver, so an appliance that is not told to
-makes no connection, and does not load the SDK.
+Nothing is sent unless one of them names a receiver, so by default an appliance makes no connection
+and does not load the SDK.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _DEFAULT_ENDPOINT = "http://localhost:4318"
 
 
 def otlp_endpoint(signal: Signal, environ: Mapping[str, str] | None = None) -> str | None:
-    """Where `signal` is to be sent by OTLP over HTTP; `None` when it is not.
+    """Returns where to send `signal` by OTLP over HTTP; `None` if it is not sent.
 
     Source: OpenTelemetry, environment variable specification and OTLP exporter configuration.
     Raises: SettingsError where an exporter or protocol is asked for that is not there.

@@ -1,4 +1,4 @@
-"""Numbers by OTLP: the same ones that `/metrics` shows, sent at intervals."""
+"""Metrics by OTLP: the same ones that `/metrics` shows, sent at intervals."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ class MetricsPush:
         quiet_exporter()
 
     def start(self) -> None:
-        """Begins to send."""
+        """Starts sending."""
         self._task = asyncio.create_task(self._send_forever())
 
     async def close(self) -> None:
-        """Stops to send; what was counted since the last time is lost with the process."""
+        """Stops sending; values counted since the last time are lost with the process."""
         self._exporter.shutdown()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     def moment(self) -> MetricsData:
-        """All numbers as of now."""
+        """Returns a snapshot of all metrics."""
         now_ns = time.time_ns()
         metrics = [
             _metric(family, self._began_at_ns, now_ns)
@@ -76,7 +76,7 @@ class MetricsPush:
             try:
                 await asyncio.to_thread(self._exporter.export, self.moment())
             except Exception:
-                # Numbers of one moment are lost, and not all that come after them.
+                # Only this snapshot is lost, not the later ones.
                 logger.exception("metrics cannot be sent")
 
 
@@ -119,7 +119,7 @@ def _histogram(spec: Spec, series: Series, began_ns: int, now_ns: int) -> Histog
         sum=series.value,
         bucket_counts=series.counts,
         explicit_bounds=spec.bounds,
-        # Not kept, and so not sent.
+        # `Series` has no min and max, so none is sent.
         min=None,  # type: ignore[arg-type]  # the message takes it
         max=None,  # type: ignore[arg-type]  # the message takes it
     )

@@ -1,4 +1,4 @@
-"""What one process tells, and how it gets out: spans, numbers, and what they are noted in."""
+"""The telemetry of one process: spans, metrics, and how they are sent."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _LAG_EVERY_S = 0.5
 
 
 class Telemetry:
-    """Made before the application, `start` in its loop, `close` after its last request.
+    """Made before the application; `start` it in its loop, `close` it after its last request.
 
-    Without a receiver of OTLP nothing of OpenTelemetry's SDK is loaded. `Telemetry()` tells nobody
-    anything.
+    Without a receiver of OTLP nothing of OpenTelemetry's SDK is loaded. `Telemetry()` reports to no
+    receiver.
     """
 
     def __init__(self, settings: Settings | None = None, worker: int = 0) -> None:
@@ -58,7 +58,7 @@ class Telemetry:
         return self._tracing is not None
 
     async def start(self) -> None:
-        """Begins to be asked, and to send. Raises: OSError."""
+        """Starts to answer scrapes and to send. Raises: OSError."""
         self._watch_loop(asyncio.get_running_loop())
         if self._folder is not None:
             self._socket = ScrapeSocket(self._folder, self._worker, self._scrape)
@@ -67,7 +67,7 @@ class Telemetry:
             self._push.start()
 
     async def close(self) -> None:
-        """Sends what there is, within two seconds; a receiver that is away does not get it."""
+        """Sends the rest, within two seconds; a receiver that is away does not get it."""
         if self._lag is not None:
             self._lag.cancel()
         if self._socket is not None:
@@ -78,22 +78,22 @@ class Telemetry:
             await self._tracing.close()
 
     async def scrapes(self) -> list[Scrape]:
-        """The numbers of all workers of this appliance."""
+        """Returns the metrics of all workers of this appliance."""
         return [self._scrape()] if self._folder is None else await gather(self._folder)
 
     def begin(self, call: Call, name: str, *, traced: bool = True) -> Token[Call | None]:
-        """Makes `call` the one of this task and gives it a trace; `finish` it at its end."""
+        """Makes `call` this task's current one and gives it a trace; `finish` it at its end."""
         if self._tracing is not None and traced:
             self._tracing.begin(call, name)
         elif call.parent is not None:
-            # Ours are not told to anybody, but lines of the log can be found by it.
+            # It has no spans of ours, but its log lines can be found by the caller's trace id.
             call.trace_id = call.parent.trace_id
         return calls.enter(call)
 
     def finish(
         self, call: Call, name: str, token: Token[Call | None], *, status: int = 0, error: str = ""
     ) -> None:
-        """What `begin` began is over; `status` is that of an HTTP reply, where there was one."""
+        """Ends what `begin` started; `status` is that of the HTTP reply, if there was one."""
         if not call.is_over:
             call.is_over = True
             if self._tracing is not None:

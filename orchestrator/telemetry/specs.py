@@ -1,6 +1,6 @@
 """The instruments of the orchestrator: names, units, labels and buckets, in one table.
 
-Labels are words of closed sets: names of the catalogue, routes that exist, words of the errors.
+Labels have fixed sets of values: models of the catalogue, existing routes, reasons of errors.
 Names with `gen_ai` and `http` are those of the conventions (`names.py`).
 """
 

@@ -1,8 +1,8 @@
-"""Traces: which requests have one, and their spans on the way to a receiver of OTLP.
+"""Traces: which requests have one, and how their spans reach a receiver of OTLP.
 
-The SDK samples, queues and sends; the spans are made of what `calls` has noted, when a request is
-over. The queue is bounded and what does not fit is dropped, so a receiver that is dead or slow
-costs no request anything.
+The SDK samples, queues and sends; the spans are made from what `calls` has recorded, when a request
+has ended. The queue is bounded and spans that do not fit are dropped, so a receiver that is dead or
+slow does not delay requests.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from orchestrator.telemetry.calls import Call, Parent, Stage, Value, new_span_id
 from orchestrator.telemetry.otel_env import Signal, otlp_endpoint
 
 _CLOSE_S = 2.0
-"""How long the end of the process waits for spans to leave."""
+"""Seconds that the end of the process waits for spans to be sent."""
 _NO_PARENT = Context()
 _KINDS = {"internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT}
 _SERVER_ERROR = 500
@@ -62,7 +62,7 @@ class Tracing:
         quiet_exporter()
 
     def begin(self, call: Call, name: str) -> None:
-        """Gives `call` its trace, the caller's where there is one, and decides on its spans."""
+        """Gives `call` its trace, the caller's if there is one, and decides on its spans."""
         parent = call.parent
         if parent is None:
             call.trace_id = new_trace_id()
@@ -78,7 +78,7 @@ class Tracing:
             call.sample()
 
     def finish(self, call: Call, name: str, ended_ns: int, status: int, error: str) -> None:
-        """Sends the spans of a request that is over, if it has any."""
+        """Sends the spans of a request that has ended, if it has any."""
         if not call.sampled:
             return
         context = self._span_context(call, call.span_id)
@@ -91,7 +91,7 @@ class Tracing:
                 parent=remote,
                 resource=self.resource,
                 attributes=call.attributes,
-                # What is no reply over HTTP came out of something that was.
+                # A call without an HTTP status was started by a request that has one.
                 kind=SpanKind.SERVER if status else SpanKind.INTERNAL,
                 status=Status(StatusCode.ERROR, error) if failed else Status(),
                 start_time=call.began_at_ns,
@@ -109,13 +109,13 @@ class Tracing:
                     self._emit(self._phase_span(engine, index, *phase))
 
     async def close(self) -> None:
-        """Sends what is left, if it can be sent soon."""
+        """Sends the rest, if it can be sent soon."""
         closing = threading.Thread(target=self._processor.shutdown, daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, _CLOSE_S)
 
     def flush(self) -> None:
-        """Sends what there is; returns when it is sent."""
+        """Sends all queued spans; returns when they are sent."""
         self._processor.force_flush()
 
     def _emit(self, span: ReadableSpan) -> None:
@@ -167,18 +167,19 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
 def _root_bound(sampler: Sampler) -> int | None:
-    """Below which trace ids without a parent are sampled; `None` where only `sampler` knows.
+    """Returns the bound below which trace ids without a parent are sampled, or `None`.
 
-    Its own way to say so takes a dozen calls and makes three objects for each request.
+    `None` means that only `sampler` knows; asking it takes a dozen calls and makes three objects
+    for each request.
     """
     root = getattr(sampler, "_root", None) if isinstance(sampler, ParentBased) else sampler
     return root.bound if type(root) is TraceIdRatioBased else None
 
 
 class _Hashed(Resource):
-    """A resource whose hash is made once, and not of its JSON for every span that is sent.
+    """A resource whose hash is made once, and not from its JSON for every span that is sent.
 
-    Spans are sent in a thread beside the loop: what it saves there the loop need not wait for.
+    Spans are sent in a thread beside the loop, which would have to wait for that work.
     """
 
     def __init__(self, resource: Resource) -> None:
@@ -193,7 +194,7 @@ class _Hashed(Resource):
 
 
 def process_resource(worker: int) -> Resource:
-    """Who tells: this service, and which of its processes. `OTEL_*` variables go first."""
+    """Returns which service and process reports. `OTEL_*` variables have priority."""
     resource = Resource.create(
         {"service.version": __version__, "service.instance.id": f"worker-{worker}"}
     )
@@ -203,9 +204,9 @@ def process_resource(worker: int) -> Resource:
 
 
 def session_of(signal: Signal) -> Session | None:
-    """The HTTP session for a receiver on this machine; the exporter's own for any other.
+    """Returns the HTTP session for a receiver on this machine, otherwise `None`, for the default.
 
-    `requests` sends what is for the loopback through `HTTP_PROXY` as well, if one is set.
+    Otherwise `requests` would use `HTTP_PROXY`, if it is set, even for the loopback.
     """
     host = urlsplit(otlp_endpoint(signal) or "").hostname or ""
     if host != "localhost" and not _is_loopback(host):
@@ -223,7 +224,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def quiet_exporter() -> None:
-    """A receiver that is away is told of once in a while, not with every batch."""
+    """Reduces the log of a receiver that is away to a line once in a while, not one per batch."""
     for part in ("exporter.otlp", "sdk"):
         logging.getLogger(f"opentelemetry.{part}").setLevel(logging.ERROR)
 
@@ -245,9 +246,9 @@ def _state(parent: Parent | None) -> TraceState | None:
 
 
 def _phases(timings: EngineTimings, began_ns: int) -> Sequence[tuple[str, int, int]]:
-    """Name, begin and end of what the engine did.
+    """Returns name, start and end of what the engine did.
 
-    An engine on another machine has another clock: one that is before our call is moved to it.
+    An engine on another machine has another clock: a time before our call is moved to its start.
     """
     shift = max(0, began_ns - timings.arrived_at_ns)
     moments = [

@@ -32,13 +32,13 @@ logger = logging.getLogger(__name__)
 STOP_AGAIN_S = 0.5
 MAX_EMBED_CALLS = 512
 _KEPT = 0.8
-"""What older answers count for a model's pace, each time that another one ends."""
-PROTOCOL_TOKEN_HEADER = "triton-grpc-protocol-tok"  # noqa: S105  # the header's name, no secret
+"""The weight that older answers keep in a model's pace each time another answer ends."""
+PROTOCOL_TOKEN_HEADER = "triton-grpc-protocol-tok"  # noqa: S105  # a header's name, not a secret
 
 
 @dataclass(frozen=True, slots=True)
 class TritonEndpoint:
-    """Where a Triton listens and how to speak to it. `url` is `host:port` or `unix:/path`."""
+    """Where a Triton listens and how to connect to it. `url` is `host:port` or `unix:/path`."""
 
     url: str
     token: str | None = None
@@ -48,13 +48,13 @@ class TritonEndpoint:
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     transport: Literal["http2", "grpc"] = "http2"
-    """Our own HTTP/2, or the gRPC library's; TLS always takes the latter."""
+    """Our own HTTP/2, or the gRPC library's. TLS always uses the library."""
     server_id: str | None = None
-    """The `--id` that the server must answer with, where we chose it."""
+    """The `--id` that the server must report, if we chose it."""
 
     @property
     def call_metadata(self) -> tuple[tuple[str, str], ...]:
-        """What every call carries."""
+        """The metadata that every call carries."""
         token = ((PROTOCOL_TOKEN_HEADER, self.token),) if self.token else ()
         return (*self.metadata, *token)
 
@@ -67,11 +67,11 @@ class Timeouts:
     cancel_drain_s: float = 5.0
     control_s: float = 5.0
     silence_s: float = 1.0
-    """How long an engine may go without a word because nobody minds."""
+    """Longest expected time to a whole answer for which streaming may be turned off."""
 
 
 class Pace:
-    """What a token of one model takes, its share of waiting included, of late."""
+    """The recent time per token of one model, waiting in its queue included."""
 
     __slots__ = ("_spent_s", "_tokens")
 
@@ -80,11 +80,11 @@ class Pace:
 
     @property
     def token_s(self) -> float:
-        """Seconds a token."""
+        """Seconds per token."""
         return self._spent_s / self._tokens
 
     def took(self, spent_s: float, tokens: int) -> None:
-        """An answer of so many tokens took so long."""
+        """Records an answer of `tokens` tokens that took `spent_s` seconds."""
         self._spent_s = _KEPT * self._spent_s + spent_s
         self._tokens = _KEPT * self._tokens + tokens
 
@@ -115,16 +115,16 @@ class TritonClient:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address where Triton listens."""
         return self._endpoint.url
 
     @property
     def in_flight(self) -> int:
-        """Calls whose engine side has not ended yet, stopped generations included."""
+        """Number of calls that have not ended in the engine, stopped generations included."""
         return len(self._streams) + len(self._calls)
 
     def last_answer_at(self, model: str | None = None) -> float:
-        """When `model`, or any of them, last answered, by `time.monotonic()`; 0 if never."""
+        """When `model`, or any model, last answered, by `time.monotonic()`; 0 if never."""
         latest = max(
             (one.answered_at for one in self._streams if model in (None, one.call.model)),
             default=0.0,
@@ -134,14 +134,14 @@ class TritonClient:
         return max(latest, *self._answered_at.values(), 0.0)
 
     def fail_in_flight(self, model: str) -> None:
-        """Gives up on everything that `model` still owes: each reader gets its 503 now."""
+        """Fails all calls of `model` that are in flight: each reader gets its 503 now."""
         for stream in [stream for stream in self._streams if stream.call.model == model]:
             stream.give_up()
         for call in [call for call in self._calls if call.model == model]:
             call.give_up()
 
     def allow_whole(self, model: str, most: int) -> None:
-        """How many answers `model` may make at once in one response each; at first none."""
+        """Sets the limit of concurrent non-streamed answers for `model` (default 0)."""
         self._most_silent[model] = most // self._processes
 
     async def close(self) -> None:
@@ -157,8 +157,8 @@ class TritonClient:
     def generate(self, call: GenerateCall, *, streaming: bool | None = None) -> TokenStream:
         """Starts `call` and returns its stream of chunks at once.
 
-        The stream belongs to the caller, who iterates it to its end or stops it. Where the caller
-        does not say, it is asked for one response only if nobody minds and that is soon over.
+        The stream belongs to the caller, who iterates it to its end or stops it. If `streaming` is
+        `None`, the client asks for a single response only if the call allows one and is short.
         """
         if streaming is None:
             streaming = not (call.whole and self._is_soon_over(call))
@@ -179,11 +179,11 @@ class TritonClient:
         return stream
 
     def _is_soon_over(self, call: GenerateCall) -> bool:
-        """Whether `call` can be asked for one response and nothing before it.
+        """Whether `call` may be asked for a single response, with no tokens before it.
 
-        An engine that tells nothing while it computes, and that is too full to answer a test
-        request, would be taken for dead. So the silence must be short, as far as one can know, and
-        there must be others whose tokens are told.
+        An engine that sends nothing while it computes, and is too full to answer a probe, would be
+        considered dead. So the silence must be short, as far as the pace can predict it, and the
+        number of silent calls is limited, so that others still stream.
         """
         model = call.model
         pace = self._paces.get(model)
@@ -211,7 +211,7 @@ class TritonClient:
     ) -> list[memoryview]:
         """One float32 little-endian vector for each row of token ids, in their order.
 
-        A caller who goes away leaves the call to its end: one batch, and nothing cut.
+        If the caller is cancelled, the call still runs to its end: it is one batch and is not cut.
         Raises: Overloaded, because nothing limits Triton's own queue of a batching model.
         """
         if len(self._calls) >= MAX_EMBED_CALLS:
@@ -238,14 +238,14 @@ class TritonClient:
         return str(service_pb2.ServerMetadataResponse.FromString(answer).name)
 
     async def server_version(self) -> str:
-        """Which Triton it is. Raises: GatewayError."""
+        """Triton's version. Raises: GatewayError."""
         answer = await self._control("ServerMetadata", service_pb2.ServerMetadataRequest())
         return str(service_pb2.ServerMetadataResponse.FromString(answer).version)
 
     async def model_ready(self, model: str) -> bool:
-        """Whether Triton has `model` loaded. False as well when Triton is out of reach.
+        """Whether Triton has `model` loaded. Also False when Triton is out of reach.
 
-        That is asked many times a second of a Triton that is away, and so is not logged.
+        While Triton is away this is asked many times a second, so failures are not logged.
         """
         request = service_pb2.ModelReadyRequest(name=model)
         try:
@@ -255,7 +255,7 @@ class TritonClient:
         return bool(service_pb2.ModelReadyResponse.FromString(answer).ready)
 
     async def _control(self, method: str, request: Message) -> bytes:
-        """The answer to a call that no request needs. Raises: GatewayError."""
+        """Returns the answer to a call that serves no request. Raises: GatewayError."""
         try:
             return await self._unary(method, request)
         except RpcFailed as error:
@@ -271,7 +271,7 @@ class TritonClient:
         )
 
     def _stop(self, stream: TokenStream) -> None:
-        """Ends `stream` on the engine's side; ours is free at once."""
+        """Stops `stream` in the engine, in the background. The caller does not wait."""
         task = asyncio.create_task(self._stop_and_drain(stream))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
@@ -279,7 +279,7 @@ class TritonClient:
     async def _stop_and_drain(self, stream: TokenStream) -> None:
         """Asks the engine to stop and waits for the final response; cuts the call if none comes.
 
-        Cutting first would be quicker to write and is unsafe: a call that is dropped around its
+        Cutting first would be simpler and is unsafe: a call that is dropped around its
         completion leaks a reference inside Triton 2.51, after which a model never unloads.
         """
         deadline = time.monotonic() + self._timeouts.cancel_drain_s
@@ -305,7 +305,7 @@ class TritonClient:
 
 
 def _pass_over(answer: bytes) -> None:
-    """What a stop request is answered says nothing."""
+    """Ignores the answer to a stop request: it holds no information."""
 
 
 def _transport(endpoint: TritonEndpoint) -> Transport:

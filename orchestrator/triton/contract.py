@@ -1,4 +1,4 @@
-"""TensorRT-LLM's tensors, as requests are built from them and answers read out of them.
+"""TensorRT-LLM's tensors: how requests are built from them and answers are read.
 
 Source: the C++ backend's `config.pbtxt` of TensorRT-LLM 1.2 (`inflight_batcher_llm/tensorrt_llm`).
 Scalars travel as `[1, 1]`, because the model has a batch dimension that the template reshapes away.
@@ -29,7 +29,7 @@ GuideKind = Literal["json", "json_schema", "regex", "ebnf_grammar"]
 
 @value
 class Guide:
-    """What the output must follow. `param` is the caller's field that asks for it."""
+    """The grammar that the output must follow. `param` is the request field that asks for it."""
 
     kind: GuideKind
     text: str = ""
@@ -40,10 +40,10 @@ class Guide:
 class GenerateCall:
     """One sequence to generate.
 
-    `model` is Triton's directory name, `request_id` unique among all that are in flight.
+    `model` is Triton's directory name. `request_id` is unique among all calls in flight.
     `extra_end_ids` end the sequence as `end_id` does. Outputs beyond the two that TensorRT-LLM
-    always gives are asked for only where the engine declares them. `top_log_probs` is how many
-    alternatives are wanted beside each drawn token; it needs `log_probs`.
+    always returns are requested only if the engine declares them. `top_log_probs` is the number
+    of alternatives to return for each token; it needs `log_probs`.
     """
 
     model: str
@@ -61,19 +61,19 @@ class GenerateCall:
     top_log_probs: int = 0
     guide: Guide | None = None
     seed: int | None = None
-    """In place of the one in `sampling`."""
+    """Replaces the seed in `sampling`."""
     whole: bool = False
-    """Whether nobody minds that all tokens come in one response."""
+    """Whether the caller allows a single, non-streamed response."""
     cache_salt: int | None = None
-    """Which other requests may use what the engine has cached of the prompt: those of the same
-    number below 2**64. `None` for an engine that does not take one."""
+    """Limits reuse of the cached prompt: only requests with the same salt, a number below 2**64,
+    may use it. `None` for an engine that takes no salt."""
 
 
 @value
 class LogProbs:
-    """Natural logarithms for the tokens of one chunk: one of `drawn`, and of `top`, a token.
+    """Natural logarithms for the tokens of one chunk: for each token one of `drawn`, one of `top`.
 
-    `top` is empty where no alternatives were asked for, otherwise the likeliest come first.
+    `top` is empty if no alternatives were requested. Otherwise the likeliest come first.
     """
 
     drawn: Sequence[float]
@@ -82,7 +82,7 @@ class LogProbs:
 
 @value
 class EngineMetrics:
-    """What the engine tells of one sequence. Its clock is steady and is not the wall clock."""
+    """What the engine reports of one sequence. Its clock is monotonic, not the wall clock."""
 
     arrived_ns: int
     scheduled_ns: int
@@ -92,7 +92,7 @@ class EngineMetrics:
 
 
 class TokenChunk(NamedTuple):
-    """What one response added: new token ids only, `finish_reason` where the engine tells it.
+    """What one response added: new token ids only; `finish_reason` if the engine reports it.
 
     A tuple, because one is made for every token and a frozen dataclass takes four times as long.
     """
@@ -105,12 +105,12 @@ class TokenChunk(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it tells of nothing but tokens."""
+        """Whether it holds only tokens."""
         return self.finish_reason is None and self.log_probs is None and self.metrics is None
 
 
 def read_chunk(response: service_pb2.ModelInferResponse, received: int = 0) -> TokenChunk:
-    """The tokens that `response` adds to the `received` ones before it."""
+    """Reads the tokens that `response` adds to the `received` ones before it."""
     raw = response.raw_output_contents
     ids: bytes = b""
     length: int | None = None
@@ -139,7 +139,7 @@ def read_chunk(response: service_pb2.ModelInferResponse, received: int = 0) -> T
 def _log_probs(
     response: service_pb2.ModelInferResponse, outputs: dict[str, int], count: int, received: int
 ) -> LogProbs | None:
-    """Those of the last `count` tokens: TensorRT-LLM repeats all that came before them."""
+    """Reads those of the last `count` tokens: TensorRT-LLM repeats all earlier ones."""
     if (index := outputs.get(LOG_PROBS)) is None or not count:
         return None
     raw = response.raw_output_contents

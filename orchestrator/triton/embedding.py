@@ -1,4 +1,4 @@
-"""Batches to embed: their messages, and the call that takes one of them to Triton and back."""
+"""Batches to embed: their messages, and the call that sends one batch to Triton."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _ONE = struct.pack("<i", 1)
 
 
 def embed_request(model: str, request_id: str, rows: Sequence[Sequence[int]]) -> bytes:
-    """A serialised `ModelInferRequest` of one batch of token ids, padded on the right.
+    """Returns a serialised `ModelInferRequest` of one batch of token ids, padded on the right.
 
-    Written by hand, because most of it is the same for all batches of a shape, and the library's
+    Encoded by hand, because most of it is the same for all batches of a shape, and the library's
     objects for it would cost more than the ids.
     """
     width = max(map(len, rows))
@@ -48,7 +48,7 @@ def read_rows(answer: bytes) -> list[memoryview]:
 
 
 class EmbedCall:
-    """One batch on its way. Who waits for it may go: the call is left to its end."""
+    """One batch in flight. If its reader is cancelled, the call still runs to its end."""
 
     __slots__ = (
         "_answers", "_given_up", "_id", "_on_end", "_reader", "_rpc",
@@ -65,9 +65,9 @@ class EmbedCall:
         loop = asyncio.get_running_loop()
         self.model = model
         self.answered_at = 0.0
-        """When the answer came, by `time.monotonic()`; 0 before, and where there is none."""
+        """When the answer came, by `time.monotonic()`; 0 if none has come."""
         self.over: asyncio.Future[None] = loop.create_future()
-        """Done when the engine's side has ended."""
+        """Done when the call has ended in the engine."""
         self._given_up = False
         self._id = request_id
         self._on_end = on_end
@@ -89,11 +89,11 @@ class EmbedCall:
         )
 
     async def answer(self) -> bytes:
-        """The serialised response, for one who waits. Raises: GatewayError."""
+        """Waits for the serialised response. Raises: GatewayError."""
         return await self._reader
 
     def give_up(self) -> None:
-        """The engine is taken for dead: who waits gets a 503, the call is dropped."""
+        """Drops the call, because the engine is considered dead. The reader gets a 503."""
         self._given_up = True
         self._fail(errors.unavailable())
         if self._rpc is not None:
@@ -120,7 +120,7 @@ class EmbedCall:
 
 @lru_cache(maxsize=256)
 def _frame(rows: int, width: int) -> tuple[bytes, bytes]:
-    """What comes before the ids and before the mask in all requests of a shape."""
+    """The bytes before the ids and before the mask, the same in all requests of a shape."""
     size = 4 * rows * width
     request = service_pb2.ModelInferRequest()
     for name in ("input_ids", "attention_mask"):

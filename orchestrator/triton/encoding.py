@@ -1,7 +1,7 @@
-"""The request that starts a generation, written as bytes of protobuf.
+"""The request that starts a generation, encoded as bytes of protobuf.
 
-Nearly all of it is the same for every call of a model, so it is written once and kept; only the
-ids, the lengths, the seed and the salt are put in between. Source: `inference.ModelInferRequest`
+Nearly all of it is the same for every call of a model, so it is encoded once and cached; only
+the ids, the lengths, the seed and the salt are inserted. Source: `inference.ModelInferRequest`
 in Triton's `grpc_service.proto`, and protobuf's encoding.
 """
 
@@ -28,7 +28,7 @@ from orchestrator.triton.contract import (
 _MODEL_NAME, _ID, _INPUTS, _OUTPUTS, _RAW = 1, 3, 5, 6, 7
 """Fields of a `ModelInferRequest`."""
 _NAME, _DATATYPE, _SHAPE = 1, 2, 3
-"""Fields of an `InferInputTensor`; a requested output has the first."""
+"""Fields of an `InferInputTensor`; a requested output has only the first."""
 _TAG_RAW = bytes((_RAW << 3 | 2,))
 _RAW_4, _RAW_8 = _TAG_RAW + b"\x04", _TAG_RAW + b"\x08"
 _lengths = struct.Struct("<2si2si")
@@ -40,23 +40,23 @@ _SEED_MASK = 0xFFFFFFFFFFFFFFFF
 _Distribution: TypeAlias = tuple[float | None, float | None, int | None, float | None]
 """Temperature, top-p, top-k, min-p."""
 _Penalties: TypeAlias = tuple[float | None, float | None, float | None]
-"""For presence, for frequency, for repetition."""
+"""Presence, frequency and repetition penalty."""
 _Told: TypeAlias = tuple[bool, bool, int, bool]
-"""Finish reason, log-probabilities, how many alternatives to each, clocks."""
+"""Finish reason, log-probabilities, number of alternatives to each, clocks."""
 
 
 class _Template(NamedTuple):
-    """A request without its id, its token ids, its lengths, its seed and its salt."""
+    """A request without its id, token ids, lengths, seed and salt."""
 
     head: bytes
     tensors: bytes
     """All tensors after `input_ids`, and the outputs."""
     contents: bytes
-    """Of all tensors after those."""
+    """The contents of those tensors."""
 
 
 def generate_request(call: GenerateCall, *, streaming: bool = True) -> bytes:
-    """The request that starts `call`, for one response with each token or for one with all."""
+    """Returns the request that starts `call`, with one response per token or one for all."""
     sampling, token_ids = call.sampling, call.token_ids
     seed = sampling.seed if call.seed is None else call.seed
     head, tensors, contents = _template(
@@ -101,9 +101,9 @@ def generate_request(call: GenerateCall, *, streaming: bool = True) -> bytes:
 
 
 def stop_request(model: str, request_id: str) -> bytes:
-    """The request that ends the one of the same id; the other answers with its final response."""
+    """Returns the request that stops the one of that id, which then sends its final response."""
     made = _Tensors()
-    # The template requires these three of every request, one that only stops another included.
+    # The template requires these three in every request, even in one that only stops another.
     made.int32("input_ids", 0)
     made.int32("input_lengths", 1)
     made.int32("request_output_len", 1)
@@ -137,12 +137,12 @@ def _template(
         made.int32("pad_id", pad_id)
     made.boolean("streaming", streaming)
     if not streaming:
-        # A response with everything would begin with the prompt.
+        # The only response would otherwise begin with the prompt.
         made.boolean("exclude_input_in_output", True)
     if extra_end_ids:
         made.words("stop_words_list", extra_end_ids)
     _add_distribution(made, distribution)
-    # Only what was asked for travels: an absent tensor is the engine's own default.
+    # Only what was requested is sent: an absent tensor means the engine's own default.
     names = ("presence_penalty", "frequency_penalty", "repetition_penalty")
     for name, value, neutral in zip(names, penalties, (0.0, 0.0, 1.0), strict=True):
         if value is not None and value != neutral:
@@ -165,15 +165,15 @@ def _add_distribution(made: _Tensors, distribution: _Distribution) -> None:
         made.fp32("temperature", temperature)
     if top_k is not None:
         made.int32("runtime_top_k", top_k)
-    # Always sent: with neither top-k nor top-p TensorRT-LLM takes the likeliest token. It takes 0
-    # for "not set", so the smallest nucleus is a little more than that.
+    # Always sent: with neither top-k nor top-p TensorRT-LLM takes the likeliest token. It reads 0
+    # as "not set", so the smallest nucleus is slightly above 0.
     made.fp32("runtime_top_p", 1.0 if top_p is None else max(top_p, 1e-6))
     if min_p:
         made.fp32("min_p", min_p)
 
 
 def _add_told(made: _Tensors, told: _Told) -> list[str]:
-    """The outputs to ask for, and the tensors that some of them need."""
+    """Returns the outputs to request, and adds the tensors that some of them need."""
     finish_reason, log_probs, top_log_probs, perf_metrics = told
     outputs = [OUTPUT_IDS, SEQUENCE_LENGTH]
     if finish_reason:
@@ -191,7 +191,7 @@ def _add_told(made: _Tensors, told: _Told) -> list[str]:
 
 
 def _add_rare(made: _Tensors, call: GenerateCall) -> None:
-    """What is too long or too much one caller's own to be kept."""
+    """Adds what is too large or too specific to one caller to be cached."""
     if call.guide is not None:
         made.text("guided_decoding_guide_type", call.guide.kind)
         if call.guide.text:
@@ -230,7 +230,7 @@ class _Tensors:
         self.add(name, "BYTES", (1, 1), struct.pack("<I", len(raw)) + raw)
 
     def words(self, name: str, tokens: Sequence[int]) -> None:
-        """Words of one token each. Row 0 holds the tokens, row 1 where each word ends."""
+        """Adds words of one token each. Row 0 holds the tokens, row 1 where each word ends."""
         ends = range(1, len(tokens) + 1)
         raw = array("i", [*tokens, *ends]).tobytes()
         self.add(name, "INT32", (1, 2, len(tokens)), raw)
@@ -252,12 +252,12 @@ def _tensor(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A field of bytes, text, a message or packed numbers."""
+    """Encodes a field of bytes, text, a message or packed numbers."""
     return bytes((number << 3 | 2,)) + _varint(len(content)) + content
 
 
 def _varint(value: int) -> bytes:
-    """A number of at least 0: 7 bits a byte, the lowest first."""
+    """Encodes a number of at least 0: 7 bits a byte, the lowest first."""
     if value < 0x80:
         return _SMALL[value]
     encoded = bytearray()

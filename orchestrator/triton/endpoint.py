@@ -1,4 +1,4 @@
-"""Where each Triton is and how to speak to it, as the settings say."""
+"""Where each Triton is and how to connect to it, from the settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT = "default"
 
 
 def endpoint_of(connection: TritonConnection) -> TritonEndpoint:
-    """The server of `connection`."""
+    """Returns the server of `connection`."""
     token, metadata = connection.token, connection.metadata
     return TritonEndpoint(
         url=connection.url,
@@ -26,12 +26,12 @@ def endpoint_of(connection: TritonConnection) -> TritonEndpoint:
 
 
 def servers_of(model: Model) -> tuple[str, ...]:
-    """The names of the Tritons that `model` is placed on."""
+    """Returns the names of the Tritons that `model` is placed on."""
     return model.tritons or (DEFAULT,)
 
 
 def connections(catalogue: Catalogue, settings: Settings) -> dict[str, TritonConnection]:
-    """Every Triton that is needed, by its name.
+    """Returns every Triton that the catalogue needs, by name.
 
     Raises: CatalogueError when a model is placed on one that the settings do not know.
     """

@@ -1,7 +1,7 @@
-"""Triton's words for a failure, turned into ours. Its texts go to the log, never to a caller.
+"""Turns Triton's errors into ours. Their texts go to the log, never to a caller.
 
-Where the answer follows a grammar they do not even go to the log: engines quote the grammar and
-what was written under it.
+If the answer follows a grammar, they do not even go to the log: engines quote the grammar and
+the text generated under it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from orchestrator.triton.transport import (
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2.0
-"""About what a restarted Triton needs to load a small model."""
+"""About the time in which a restarted Triton loads a small model."""
 
 _MAX_LOGGED = 2000
 _UNAVAILABLE = ("is not ready", "not found", "unknown model", "is not healthy", "unavailable")
@@ -42,9 +42,9 @@ _OUT_OF_REACH = {UNAVAILABLE, CANCELLED, NOT_FOUND, UNAUTHENTICATED, PERMISSION_
 
 
 def from_text(text: str, *, model: str, request_id: str, guided: bool = False) -> GatewayError:
-    """The error for the text that Triton or a backend of it gave for one request.
+    """Returns the error for the text that Triton or one of its backends sent for a request.
 
-    Of a `guided` request the text is not logged.
+    The text is not logged for a `guided` request.
     """
     said = "a guided request failed" if guided else text[:_MAX_LOGGED]
     logger.warning("triton refused %s for model %s: %s", request_id, model, said)
@@ -59,10 +59,10 @@ def from_text(text: str, *, model: str, request_id: str, guided: bool = False) -
 
 
 def guide_refused(text: str, param: str) -> InvalidRequest | None:
-    """The error for an engine that cannot follow the guide, or `None` when it failed otherwise.
+    """Returns the error for an engine that cannot follow the guide; `None` for another failure.
 
-    Our own engine's reason is one of a few that it has words for and is passed on; others' quote
-    what they like.
+    Our own engine's reason is one of a few fixed texts and is passed on. Other engines may quote
+    anything, so their reason is not.
     """
     if (own := _OWN_REFUSAL.search(text)) is not None:
         reason = own["reason"].strip().rstrip(".:")
@@ -75,7 +75,7 @@ def guide_refused(text: str, param: str) -> InvalidRequest | None:
 def from_status(
     status: Status, *, model: str, request_id: str, guided: bool = False
 ) -> GatewayError:
-    """The error for a call that ended with a status instead of an answer; see `from_text`."""
+    """Returns the error for a call that ended with a status and no answer; see `from_text`."""
     if status.code == DEADLINE_EXCEEDED:
         logger.warning("triton gave no answer in time to %s for model %s", request_id, model)
         return UpstreamTimeout("The engine did not answer in time.")
@@ -87,7 +87,7 @@ def from_status(
 
 
 def unavailable() -> ModelUnavailable:
-    """What a caller hears while the engine is down or restarting."""
+    """Returns what a caller gets while the engine is down or restarting."""
     return ModelUnavailable(
         "The model is not available at the moment.", retry_after_s=RETRY_AFTER_S
     )

@@ -1,4 +1,4 @@
-"""The gRPC library's own way to Triton: TLS, and whatever our HTTP/2 does not speak."""
+"""The transport of the gRPC library, for TLS and for whatever our HTTP/2 does not support."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 200),
-    # Tritons are neighbours. The library would take `http_proxy` even for the loopback.
+    # Tritons are near. The library would use `http_proxy` even for the loopback.
     ("grpc.enable_http_proxy", 0),
 ]
 
@@ -51,7 +51,7 @@ class GrpcAioChannel:
         private_key: bytes | None,
         certificate_chain: bytes | None,
     ) -> GrpcAioChannel:
-        """With these certificates (PEM); the system's own authorities where there is no root."""
+        """Connects with these certificates (PEM); without a root, with the system's authorities."""
         return cls(
             url, grpc.ssl_channel_credentials(root_certificates, private_key, certificate_chain)
         )
@@ -97,7 +97,7 @@ class GrpcAioChannel:
 
 
 class GrpcAioCall:
-    """A call, read by a task of its own: cancelling a pending read would cut the call."""
+    """A call, read by its own task: cancelling a pending read would cut the call."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Triton's messages (`service_pb2`), without the client library that they come with.
 
-Whoever imports `tritonclient.grpc` gets its convenience clients, the gRPC library and numpy too:
-30 MB in every process, of which the messages need nothing.
+Importing `tritonclient.grpc` loads its convenience clients, the gRPC library and numpy too:
+30 MB in every process, none of which the messages need.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PACKAGE = "tritonclient.grpc"
 
 
 def _messages() -> ModuleType:
-    """The module, imported while a bare package stands in for the one around it."""
+    """Imports the module while an empty package stands in for its own."""
     name = f"{_PACKAGE}.service_pb2"
     if _PACKAGE in sys.modules:
         return importlib.import_module(name)
@@ -33,7 +33,7 @@ def _messages() -> ModuleType:
     try:
         return importlib.import_module(name)
     finally:
-        # Whoever wants all of it still gets it.
+        # A later import still gets the full package.
         del sys.modules[_PACKAGE]
 
 

@@ -1,4 +1,4 @@
-"""Health as a real answer: one token of every model that generates, one vector of every other.
+"""Checks health with a real answer: one token or one vector of every loaded model.
 
 Triton's own readiness stays green when a model's stub process is dead, so it proves nothing.
 """
@@ -27,8 +27,8 @@ class ProbeError(Exception):
 class Probe:
     """Asks one Triton for one answer of each loaded model.
 
-    A saturated engine answers others while the probe waits in its queue. Whoever serves requests
-    touches `progress_file` when answers come, and a fresh touch counts as this probe's answer.
+    A saturated engine answers others while the probe waits in its queue. The process that serves
+    requests touches `progress_file` when answers come; a fresh touch counts as this probe's answer.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Probe:
             await asyncio.wait([answer])
 
     def _others_are_answered(self, since: float) -> bool:
-        """Whether an answer has reached anybody since `since` (Unix seconds)."""
+        """Whether any caller has had an answer after `since` (Unix seconds)."""
         if self._progress_file is None:
             return False
         try:
@@ -73,7 +73,7 @@ class Probe:
             return False
 
     async def model_answers(self, model: str, timeout_s: float) -> bool:
-        """Whether `model` is loaded and gives an answer, to this probe or to anybody, in time."""
+        """Whether `model` is loaded and answers this probe, or any other call, in time."""
         asked_at = time.monotonic()
         try:
             async with asyncio.timeout(timeout_s):

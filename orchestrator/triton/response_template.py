@@ -1,4 +1,4 @@
-"""Responses that are like one that was read before, but for their token."""
+"""Recognises responses that differ from an earlier one only in their token."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ _TOKEN_BYTES = 4
 
 
 class ResponseTemplate:
-    """Finds the token of a response without reading the message, once it has seen some of a stream.
+    """Finds the token of a response without parsing the message, once it has seen some of a stream.
 
-    Equal messages have equal tokens. And of two readable messages that differ in nothing but the
-    four bytes of their one token, those bytes are the token's: whatever else has the same bytes
-    around them is the same message with another token. Anything that differs elsewhere is not
-    alike, and has to be read.
+    Equal messages have equal tokens. If two parsed messages differ only in the four bytes of
+    their one token, those bytes are the token's: any message with the same bytes around them is
+    the same message with another token. A message that differs elsewhere does not match and has
+    to be parsed.
     """
 
     __slots__ = ("_at", "_head", "_message", "_size", "_tail", "_token")
@@ -24,7 +24,7 @@ class ResponseTemplate:
         self._head = self._tail = b""
 
     def token(self, message: bytes) -> int | None:
-        """The one token of `message`, if it is like those before."""
+        """Returns the one token of `message`, if the message matches those before."""
         if (
             len(message) == self._size
             and message.startswith(self._head)
@@ -35,7 +35,7 @@ class ResponseTemplate:
         return self._token if message == self._message else None
 
     def learn(self, message: bytes, token: int) -> None:
-        """`message` was read, and holds that one token and nothing else that counts."""
+        """Records that `message` was parsed and holds that one token and no other information."""
         before, self._message = self._message, message
         earlier, self._token = self._token, token
         if before is None or len(before) != len(message) or earlier == token:

@@ -1,4 +1,4 @@
-"""One generation as it comes out of Triton."""
+"""One generation as Triton sends it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ METHOD = "ModelStreamInfer"
 class TokenStream:
     """The chunks of one generation, in order.
 
-    It takes what comes in whether anybody iterates or not: a call that is cut when its reader goes
-    is what must not happen (see `TritonClient`). Chunks that wait together are handed out as one,
-    those with log-probabilities excepted.
+    It receives whether or not the caller iterates: a call must not be cut when its reader stops
+    (see `TritonClient`). Chunks that wait together are returned as one, except chunks with
+    log-probabilities.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class TokenStream:
         on_stop: Callable[[TokenStream], None],
         on_end: Callable[[TokenStream], None],
     ) -> None:
-        """Without `streaming` the engine tells nothing until it tells all."""
+        """Without `streaming` the engine sends everything in one response at the end."""
         self.call = call
         self.streaming = streaming
         self.produced = 0
-        """Tokens that the engine has sent, read by anybody or not."""
+        """Number of tokens that the engine has sent, read by the caller or not."""
         self.metrics: EngineMetrics | None = None
-        """What the engine told at the end, where it tells it."""
+        """What the engine reported at the end, if it reports anything."""
         self.asked_at_ns = 0
         """When the request was sent, in Unix nanoseconds."""
         self.began_at = 0.0
@@ -60,18 +60,18 @@ class TokenStream:
         self._on_end = on_end
         self._chunks: deque[TokenChunk] = deque()
         self._tokens: list[int] = []
-        """What came after the chunks, one token a response and nothing else in it."""
+        """Tokens that came after `_chunks`, from responses that hold one token and nothing else."""
         self._likeness = ResponseTemplate()
         self._error: GatewayError | None = None
         self.on_ready: Callable[[], None] = noop
-        """Called when there may be something to `take`, and when it is over."""
+        """Called when there may be something to `take`, and when the stream has finished."""
         self._stopped = False
         self.has_ended = False
-        """Whether the engine's side is over."""
+        """Whether the call has ended in the engine."""
         self._enders: list[asyncio.Future[None]] = []
 
     def start(self, transport: Transport, *, metadata: Metadata, timeout_s: float) -> None:
-        """Sends the request and begins to read."""
+        """Sends the request and starts reading."""
         self.asked_at_ns = time.time_ns()
         self.began_at = monotonic()
         self._rpc = transport.start(
@@ -84,9 +84,9 @@ class TokenStream:
         )
 
     def take(self) -> TokenChunk | None:
-        """What has come since the last call, if anything has. Raises: GatewayError.
+        """Returns what has come since the last call, if anything has. Raises: GatewayError.
 
-        Where something is left after it, a chunk or its end, `on_ready` is called once more.
+        If more remains after it, a chunk or the end, `on_ready` is called once more.
         """
         chunks = self._chunks
         if not chunks:
@@ -106,20 +106,20 @@ class TokenStream:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing comes after what waits."""
+        """Whether nothing more comes after the chunks that wait."""
         return self.has_ended or self._stopped
 
     async def next_chunk(self, timeout_s: float | None = None) -> TokenChunk | None:
-        """The next chunk, or None after the last. Raises: GatewayError, UpstreamTimeout.
+        """Returns the next chunk, or None after the last. Raises: GatewayError, UpstreamTimeout.
 
-        For whoever reads this stream alone, and nothing else listens to it.
+        Only for a caller that is the stream's single reader and has set no listener.
         """
         while (chunk := self.take()) is None and not self.is_over:
             await self._wait(timeout_s)
         return chunk
 
     def _all_that_wait(self) -> TokenChunk:
-        """One chunk instead of several; what is told at the end is told by the last."""
+        """Merges the waiting chunks into one; values that come at the end are the last chunk's."""
         last = self._chunks[-1]
         token_ids = [token_id for chunk in self._chunks for token_id in chunk.token_ids]
         token_ids += self._tokens
@@ -128,7 +128,7 @@ class TokenStream:
         return TokenChunk(token_ids, last.final, last.finish_reason, None, last.metrics)
 
     def stop(self) -> None:
-        """Ends the generation on the engine's side, in the background. Twice is once."""
+        """Stops the generation in the engine, in the background. Idempotent."""
         if self._stopped or self.has_ended:
             return
         self._stopped = True
@@ -136,7 +136,7 @@ class TokenStream:
         self.on_ready()
 
     def give_up(self) -> None:
-        """The engine is taken for dead: the reader gets a 503, the call is dropped."""
+        """Drops the call, because the engine is considered dead. The reader gets a 503."""
         self._fail(errors.unavailable())
         self.cut()
 
@@ -146,7 +146,7 @@ class TokenStream:
             self._rpc.cancel()
 
     async def ended(self, timeout_s: float | None = None) -> None:
-        """Returns when the engine's side is over, or after `timeout_s`."""
+        """Returns when the call has ended in the engine, or after `timeout_s`."""
         if self._rpc is not None and not self.has_ended:
             ender = asyncio.get_running_loop().create_future()
             self._enders.append(ender)
@@ -187,7 +187,7 @@ class TokenStream:
         return self.call.guide is not None
 
     def _take(self, answer: bytes) -> None:
-        """Every token comes through here: as few calls as can be."""
+        """Receives one answer. Every token passes through here, so it makes few calls."""
         self.answered_at = monotonic()
         token = self._likeness.token(answer)
         if token is not None:
@@ -199,7 +199,7 @@ class TokenStream:
         try:
             self._read(answer)
         except (DecodeError, ValueError, IndexError, struct.error) as error:
-            # A fault of this call alone; the others on its connection go on.
+            # A fault of this call alone; the others on its connection continue.
             logger.warning("an answer to %s cannot be read: %s", self._id, type(error).__name__)
             self._fail(UpstreamFailed("The engine's answer cannot be read."))
             self.stop()

@@ -1,6 +1,6 @@
 """How a call reaches Triton: one protocol, and what all its implementations share.
 
-Every call of ours has one request message; its answers come as they are, still serialised.
+Every call has one request message. Its answers are passed on still serialised.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Metadata = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a call ended, in gRPC's words."""
+    """How a call ended, as a gRPC status."""
 
     code: int
     details: str = ""
@@ -35,10 +35,10 @@ class RpcFailed(Exception):
 
 
 class Call(Protocol):
-    """A call at work."""
+    """A call in flight."""
 
     def cancel(self) -> None:
-        """Cuts the call. It ends with CANCELLED, if it has not ended."""
+        """Cuts the call. It ends with CANCELLED, unless it has already ended."""
 
 
 class Transport(Protocol):
@@ -54,7 +54,7 @@ class Transport(Protocol):
         on_message: Callable[[bytes], None],
         on_end: Callable[[Status], None],
     ) -> Call:
-        """Begins a call of `SERVICE`. Neither function is called before this returns.
+        """Starts a call of `SERVICE`. Neither function is called before this returns.
 
         `on_end` is called once, after the last message.
         """
@@ -62,7 +62,7 @@ class Transport(Protocol):
     async def unary(
         self, method: str, request: bytes, *, metadata: Metadata, timeout_s: float
     ) -> bytes:
-        """The one answer of a call. Raises: RpcFailed."""
+        """Returns the single answer of a call. Raises: RpcFailed."""
 
     async def close(self) -> None:
         """Ends what is in flight, and the connection."""

@@ -1,4 +1,4 @@
-"""gRPC over HTTP/2 in clear text, as far as a client of Triton needs it, on an asyncio Protocol.
+"""gRPC over HTTP/2 in clear text, limited to what a client of Triton needs, on asyncio.
 
 Sources: RFC 9113 (HTTP/2), RFC 7541 (HPACK), gRPC over HTTP/2 (PROTOCOL-HTTP2.md).
 """

@@ -34,7 +34,7 @@ _OF_HTTP: Mapping[str, int] = {
     "503": UNAVAILABLE,
     "504": UNAVAILABLE,
 }
-"""Where a reply has no status of gRPC's. Source: http-grpc-status-mapping.md."""
+"""The status for a reply without a gRPC status. Source: http-grpc-status-mapping.md."""
 _OF_RESET: Mapping[int, int] = {
     frames.REFUSED_STREAM: UNAVAILABLE,
     frames.CANCEL: CANCELLED,
@@ -44,12 +44,12 @@ _OF_RESET: Mapping[int, int] = {
 
 
 def message(body: bytes) -> bytes:
-    """`body` as a message on the wire, not compressed."""
+    """Returns `body` as an uncompressed message on the wire."""
     return _PREFIX.pack(0, len(body)) + body
 
 
 class GrpcCall:
-    """Puts messages together and finds out how the call ended. Implements `Call`."""
+    """Assembles messages and determines how the call ended. Implements `Call`."""
 
     __slots__ = (
         "_has_ended", "_have", "_is_inside", "_on_end", "_on_message", "_pieces", "_wanted",
@@ -60,21 +60,21 @@ class GrpcCall:
         self, on_message: Callable[[bytes], None], on_end: Callable[[Status], None]
     ) -> None:
         self.number = 0
-        """Of its stream; 0 while it has none."""
+        """The number of its stream; 0 while it has none."""
         self._on_message = on_message
         self._on_end = on_end
         self._has_ended = False
         self._pieces: list[bytes] = []
-        """What has come of a message that is not whole; without its prefix if `_is_inside`."""
+        """What has come of an incomplete message; without its prefix if `_is_inside`."""
         self._have = 0
         self._wanted = _PREFIX_BYTES
         self._is_inside = False
 
     def over(self) -> None:
-        """Called once, before `on_end` is, however the call ended."""
+        """Called once, before `on_end`, however the call ended."""
 
     def end(self, status: Status) -> None:
-        """The call is over. The first word on it counts."""
+        """Ends the call. Only the first status counts."""
         if not self._has_ended:
             self._has_ended = True
             self._pieces.clear()
@@ -86,11 +86,11 @@ class GrpcCall:
         self.end(_CUT)
 
     def expire(self) -> None:
-        """Ends a call whose time is over."""
+        """Ends a call whose deadline has passed."""
         self.end(Status(DEADLINE_EXCEEDED, "the deadline has passed"))
 
     def headers(self, values: Mapping[str, str], *, last: bool) -> None:
-        """The beginning of the reply, or its trailers."""
+        """Receives the headers of the reply, or its trailers."""
         if (status := values.get(":status")) is not None:
             if status.startswith("1"):
                 return
@@ -102,7 +102,7 @@ class GrpcCall:
             self._end_by(values)
 
     def data(self, payload: bytes) -> None:
-        """Some of the messages."""
+        """Receives part of the messages."""
         if self._has_ended:
             return
         if not self._pieces and len(payload) >= _PREFIX_BYTES:
@@ -114,15 +114,15 @@ class GrpcCall:
         self._take(payload)
 
     def ended(self) -> None:
-        """The stream ended without trailers."""
+        """Called when the stream ended without trailers."""
         self.end(Status(UNKNOWN, "the answer ended without a status"))
 
     def reset(self, code: int) -> None:
-        """The stream was ended by force."""
+        """Called when the stream was reset."""
         self.end(Status(_OF_RESET.get(code, UNAVAILABLE), f"stream reset, code {code}"))
 
     def _take(self, payload: bytes) -> None:
-        """A message that came in pieces, or several at once; a long one is copied only once."""
+        """Receives a message in pieces, or several at once; a long one is copied only once."""
         self._pieces.append(payload)
         self._have += len(payload)
         if self._have < self._wanted:
@@ -153,7 +153,7 @@ class GrpcCall:
         if text == "0" and not self._pieces:
             self.end(_DONE)
             return
-        # A longer one could not even be read as a number.
+        # A longer one could not even be parsed as a number.
         if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
             self.end(Status(UNKNOWN, "the answer ended without a status"))
         elif int(text) == OK and self._pieces:

@@ -35,9 +35,9 @@ _HeadKey: TypeAlias = tuple[str, tuple[tuple[str, str], ...], float]
 class Http2Channel:
     """A `Transport` in clear text. `url` is `host:port` or `unix:/path`.
 
-    A call connects when nothing is connected; it fails with UNAVAILABLE when that fails. With
-    calls in flight and silence for `keepalive_s` the peer is pinged, and given up on after as long
-    again.
+    A call connects when there is no connection; it fails with UNAVAILABLE if that fails. When
+    calls are in flight and the peer is silent for `keepalive_s`, it is pinged; after the same time
+    again the connection is dropped.
     """
 
     def __init__(self, url: str, *, keepalive_s: float = KEEPALIVE_S) -> None:
@@ -119,17 +119,17 @@ class Http2Channel:
         if links:
             await asyncio.wait([link.gone for link in links], timeout=_CLOSE_S)
         for link in links:
-            # A peer that does not read would hold what is left to send for ever.
+            # A peer that does not read would hold unsent data for ever.
             link.abort()
             await link.gone
         self._deadlines.close()
 
     def keep(self, link: _Link) -> None:
-        """`link` is connected and will tell when it is gone."""
+        """Records that `link` is connected. It calls `forget` when it is gone."""
         self._links.add(link)
 
     def forget(self, link: _Link) -> None:
-        """`link` takes no new calls, or is gone; whoever waits gets another one."""
+        """`link` takes no new calls, or is gone; waiting calls get another one."""
         if link.is_gone:
             self._links.discard(link)
         if self._link is link:
@@ -138,7 +138,7 @@ class Http2Channel:
             self._advance()
 
     def over(self, call: Http2Call) -> None:
-        """`call` has ended: there may be room on its connection."""
+        """Called when `call` has ended: its connection may have room now."""
         self._deadlines.discard(call)
         link = call.link
         if link is None:
@@ -152,7 +152,7 @@ class Http2Channel:
             self._advance()
 
     def _advance(self) -> None:
-        """Opens what can be opened, and connects when nothing is connected."""
+        """Opens the waiting calls for which there is room; connects if there is no connection."""
         link = self._link
         while self._waiting and link is not None and link.connection.has_room:
             one = self._waiting.popleft()
@@ -172,7 +172,7 @@ class Http2Channel:
                     _, link = await loop.create_connection(
                         self._new_link, host.strip("[]"), int(port)
                     )
-        except Exception as error:  # whatever it is, those who wait must hear of it
+        except Exception as error:  # whatever it is, the waiting calls must fail with it
             self._connecting = None
             self._fail_waiting(Status(UNAVAILABLE, f"cannot connect: {type(error).__name__}"))
             return
@@ -190,10 +190,10 @@ class Http2Channel:
             one.call.end(status)
 
     def _new_head(self, key: _HeadKey) -> bytes:
-        """The header block of a call; it is the same for many."""
+        """Encodes the header block of a call; many calls share one."""
         method, metadata, timeout_s = key
         if len(self._heads) >= 64:
-            # Metadata of one call only, such as its trace, would fill it for nothing.
+            # Metadata that only one call has, such as its trace, would fill it without use.
             self._heads.clear()
         head = self._heads[key] = headers.encode(
             [
@@ -215,7 +215,7 @@ class Http2Channel:
 
 
 class Http2Call(GrpcCall):
-    """A call, waiting for a connection or on its way."""
+    """A call that waits for a connection or is in flight."""
 
     __slots__ = ("_channel", "deadline_at", "link")
 
@@ -229,7 +229,7 @@ class Http2Call(GrpcCall):
         self._channel = channel
         self.link: _Link | None = None
         self.deadline_at = 0.0
-        """By the loop's clock."""
+        """Measured by the loop's clock."""
 
     def over(self) -> None:
         """See `GrpcCall.over`."""
@@ -237,7 +237,7 @@ class Http2Call(GrpcCall):
 
 
 class Deadlines:
-    """Ends calls whose time is over, with one timer for all: a timer each would cost more."""
+    """Ends calls whose deadline has passed, with one timer for all: one each would cost more."""
 
     def __init__(self) -> None:
         self._calls: set[Http2Call] = set()
@@ -245,7 +245,7 @@ class Deadlines:
         self._due_at = 0.0
 
     def add(self, call: Http2Call, timeout_s: float) -> None:
-        """`call` has `timeout_s` from now."""
+        """Gives `call` `timeout_s` from now."""
         loop = asyncio.get_running_loop()
         self._calls.add(call)
         call.deadline_at = loop.time() + timeout_s
@@ -253,11 +253,11 @@ class Deadlines:
             self._set(call.deadline_at)
 
     def discard(self, call: Http2Call) -> None:
-        """`call` has ended."""
+        """Removes `call`, which has ended."""
         self._calls.discard(call)
 
     def close(self) -> None:
-        """Ends no call any more."""
+        """Stops the timer: no call is ended any more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -276,7 +276,7 @@ class Deadlines:
 
 
 class _Waiting:
-    """A call without a stream."""
+    """A call without a stream yet."""
 
     __slots__ = ("body", "call", "head")
 
@@ -306,7 +306,7 @@ class _Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        # uvloop's transports are like asyncio's and do not derive from them.
+        # uvloop's transports behave like asyncio's but do not derive from them.
         self._transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
@@ -340,12 +340,12 @@ class _Link(asyncio.Protocol):
         self._channel.forget(self)
 
     def open(self, call: Http2Call, head: bytes, body: bytes) -> None:
-        """Begins the stream of a call."""
+        """Opens the stream of a call."""
         call.link = self
         call.number = self.connection.open(head, body, call)
 
     def close(self) -> None:
-        """Ends the connection and what is on it."""
+        """Ends the connection and its calls."""
         self.connection.lost(frames.CANCEL)
         self._transport.close()
 
@@ -359,7 +359,7 @@ class _Link(asyncio.Protocol):
             self._transport.close()
 
     def _look(self) -> None:
-        """Pings a silent peer with calls in flight; gives up on one that does not answer."""
+        """Pings a silent peer with calls in flight; drops the connection if no answer comes."""
         silent_s = self._loop.time() - self._heard_at
         if silent_s >= self._keepalive_s and self.connection.open_streams:
             if self.connection.pinged:

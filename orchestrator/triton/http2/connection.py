@@ -1,7 +1,7 @@
 """The client's side of one HTTP/2 connection, without any I/O.
 
-What is to be sent goes to `write`; what came in goes to `receive`. Each stream carries one request
-body, sent as far as the peer's windows allow, and what comes back goes to its `Handler`.
+Outgoing bytes go to `write`; incoming bytes go to `receive`. Each stream carries one request body,
+sent as far as the peer's windows allow; the reply goes to the stream's `Handler`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ STREAM_WINDOW = 4 * 1024 * 1024
 CONNECTION_WINDOW = 64 * 1024 * 1024
 LAST_STREAM = frames.LARGEST_WINDOW
 _OWED, _STREAM_OWED = CONNECTION_WINDOW // 2, STREAM_WINDOW // 2
-"""What is owed to the peer's windows at most before it is given back."""
+"""Max bytes received before the peer's windows are raised by as many."""
 
 
 class ConnectionFault(Exception):
-    """The peer broke the protocol, and nothing more can be had from this connection."""
+    """The peer broke the protocol; the connection cannot be used any more."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -28,23 +28,23 @@ class ConnectionFault(Exception):
 
 
 class Handler(Protocol):
-    """What is told of one stream. After `ended` or `reset` nothing more is told."""
+    """Receives what comes on one stream. Nothing is called after `ended` or `reset`."""
 
     def headers(self, values: Mapping[str, str], *, last: bool) -> None:
-        """A header block; the `last` one may be the first, too."""
+        """Receives a header block; the `last` one may also be the first."""
 
     def data(self, payload: bytes) -> None:
-        """Some of the body."""
+        """Receives part of the body."""
 
     def ended(self) -> None:
-        """The peer has ended the stream without trailers."""
+        """Called when the peer has ended the stream without trailers."""
 
     def reset(self, code: int) -> None:
-        """The stream was ended by force, or never began, with an HTTP/2 error code."""
+        """Called when the stream was reset, or never began, with an HTTP/2 error code."""
 
 
 class _Stream:
-    """One request on its way."""
+    """One request in flight."""
 
     __slots__ = ("body", "handler", "owed", "sent", "window")
 
@@ -54,7 +54,7 @@ class _Stream:
         self.sent = 0
         self.window = window
         self.owed = 0
-        """Bytes received and not given back to the peer's window."""
+        """Bytes received for which the peer's window was not raised yet."""
 
     @property
     def has_more(self) -> bool:
@@ -106,7 +106,7 @@ class Connection:
 
     @property
     def open_streams(self) -> int:
-        """Streams that have not ended."""
+        """Number of streams that have not ended."""
         return len(self._streams)
 
     @property
@@ -119,7 +119,7 @@ class Connection:
         )
 
     def open(self, block: bytes, body: bytes, handler: Handler) -> int:
-        """The number of a new stream with those headers and that whole body. Needs room."""
+        """Opens a stream with those headers and that whole body; returns its number. Needs room."""
         number = self._next
         self._next += 2
         stream = self._streams[number] = _Stream(handler, body, self._stream_window)
@@ -148,7 +148,7 @@ class Connection:
         return number
 
     def cancel(self, number: int) -> None:
-        """Ends a stream; its handler is told nothing more."""
+        """Cancels a stream; its handler is not called again."""
         if self._streams.pop(number, None) is not None:
             self._write(frames.reset(number, frames.CANCEL))
 
@@ -158,14 +158,14 @@ class Connection:
         self._write(frames.frame(frames.PING, 0, 0, bytes(8)))
 
     def lost(self, code: int = frames.INTERNAL_ERROR) -> None:
-        """The connection is over: every stream is told."""
+        """The connection is finished: resets every stream."""
         self.closing = True
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.handler.reset(code)
 
     def receive(self, received: bytes) -> None:
-        """Takes in what the peer sent, cut anywhere. Raises: ConnectionFault."""
+        """Reads what the peer sent, split at any byte. Raises: ConnectionFault."""
         chunk = self._rest + received if self._rest else received
         position, end = 0, len(chunk)
         unpack, plain = frames.header.unpack_from, frames.DATA
@@ -178,7 +178,7 @@ class Connection:
             if end - start < size:
                 break
             position = start + size
-            # A token comes in a frame like this; `_take` and `_take_data` have all cases.
+            # A token comes in a frame like this; `_take` and `_take_data` handle all cases.
             if kind == plain and not flags and size and self._block is None and self._greeted:
                 stream = self._streams.get(number)
                 owed = self._owed + size
@@ -199,7 +199,7 @@ class Connection:
             self._take_data(flags, number, payload)
             return
         take = self._takers.get(kind)
-        # Kinds that are not known are passed over, as RFC 9113, 5.5 asks for.
+        # Unknown kinds are ignored, as RFC 9113, 5.5 asks for.
         if take is not None:
             take(flags, number, payload)
 
@@ -214,7 +214,7 @@ class Connection:
             self._owed = 0
         stream = self._streams.get(number)
         if stream is None:
-            # Of a stream that we cancelled; it counts for the connection only.
+            # The stream was cancelled by us; the data counts for the connection only.
             return
         last = bool(flags & frames.END_STREAM)
         stream.owed += len(payload)
@@ -317,7 +317,7 @@ class Connection:
         self.closing = True
         last = frames.read_long(payload)
         for late in [one for one in self._streams if one > last]:
-            # Whoever is told of one may cancel another.
+            # The handler of one may cancel another.
             if (stream := self._streams.pop(late, None)) is not None:
                 stream.handler.reset(frames.REFUSED_STREAM)
 
@@ -341,7 +341,7 @@ class Connection:
         raise ConnectionFault(frames.PROTOCOL_ERROR, "a push, which we do not take")
 
     def _finish(self, number: int) -> bool:
-        """The peer has ended this stream. A body of which it wants no more is given up."""
+        """Removes a stream that the peer has ended. The rest of its request body is not sent."""
         stream = self._streams.pop(number, None)
         if stream is None:
             return False
@@ -362,7 +362,7 @@ class Connection:
         return b"".join(sent)
 
     def _send_bodies(self) -> None:
-        """Sends of the bodies that wait what the windows allow, one frame of each in turn."""
+        """Sends as much of the waiting bodies as the windows allow, one frame of each in turn."""
         stuck = 0
         while self._blocked and stuck < len(self._blocked):
             number = self._blocked.popleft()

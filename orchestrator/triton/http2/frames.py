@@ -34,7 +34,7 @@ _SETTING = struct.Struct(">HL")
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """One frame."""
+    """Returns one frame."""
     size = len(payload)
     return header.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
 
@@ -60,17 +60,17 @@ def goaway(last: int, code: int) -> bytes:
 
 
 def read_long(payload: bytes, offset: int = 0) -> int:
-    """31 bits of `payload`; the highest bit is reserved."""
+    """Reads 31 bits of `payload`; the highest bit is reserved."""
     (value,) = _LONG.unpack_from(payload, offset)
     return int(value) & LARGEST_WINDOW
 
 
 def read_code(payload: bytes, offset: int = 0) -> int:
-    """An error code."""
+    """Reads an error code."""
     (value,) = _LONG.unpack_from(payload, offset)
     return int(value)
 
 
 def read_settings(payload: bytes) -> list[tuple[int, int]]:
-    """The settings in a frame of a multiple of 6 bytes."""
+    """Reads the settings in a frame whose size is a multiple of 6 bytes."""
     return [(int(name), int(value)) for name, value in _SETTING.iter_unpack(payload)]

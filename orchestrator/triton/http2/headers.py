@@ -1,7 +1,7 @@
 """Header blocks of HTTP/2.
 
-Requests go out as literals, which need no state. We advertise a table of size 0, so that what
-comes in needs none either: equal blocks mean equal headers, and Triton sends few different ones.
+Requests are sent as literals, which need no state. We advertise a table of size 0, so that
+incoming blocks need none either: equal blocks mean equal headers, and Triton sends few.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hpack import Decoder, HPACKError
 
 MAX_BLOCK_BYTES = 65_536
 _LITERAL = b"\x10"
-"""A literal that is never to be indexed, its name included. Source: RFC 7541, 6.2.3."""
+"""A literal that is never indexed, its name included. Source: RFC 7541, 6.2.3."""
 
 
 class HeaderError(ValueError):
@@ -21,7 +21,7 @@ class HeaderError(ValueError):
 
 
 def encode(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The block of `headers`, names in lower case."""
+    """Encodes `headers`, names in lower case."""
     pieces: list[bytes] = []
     for name, value in headers:
         pieces += (_LITERAL, _length(len(name)), name, _length(len(value)), value)
@@ -30,10 +30,10 @@ def encode(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 @lru_cache(maxsize=256)
 def decode(block: bytes) -> Mapping[str, str]:
-    """The headers in `block`; of a name that comes twice the last counts. Raises: HeaderError."""
+    """Decodes `block`; if a name comes twice, the last counts. Raises: HeaderError."""
     decoder = Decoder(max_header_list_size=MAX_BLOCK_BYTES)
     decoder.max_allowed_table_size = 0
-    # A block that was written for another table says so at its beginning.
+    # A block that was encoded for another table says so at its start.
     decoder.header_table_size = 0
     try:
         return {str(name): str(value) for name, value in decoder.decode(block)}
@@ -42,7 +42,7 @@ def decode(block: bytes) -> Mapping[str, str]:
 
 
 def _length(size: int) -> bytes:
-    """A length in HPACK's integers of 7 bits, for a text that is not Huffman-coded."""
+    """Encodes a length as HPACK's integer of 7 bits, for a text that is not Huffman-coded."""
     if size < 127:
         return bytes((size,))
     rest, encoded = size - 127, bytearray(b"\x7f")
