@@ -1,4 +1,4 @@
-"""Conversation values, free of any dialect."""
+"""The values of a conversation, independent of any dialect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TextPart:
 
 @value
 class ReasoningPart:
-    """What a model thought before it answered; kept apart from the answer."""
+    """What a model thought before it answered, separate from the answer."""
 
     text: str
 

@@ -24,7 +24,7 @@ PLANS: Mapping[str, Limits] = MappingProxyType(
 
 
 def limits_of(plan: str | None, explicit: Limits) -> Limits:
-    """`explicit`, and the plan's number wherever that says nothing. Without a plan no more."""
+    """`explicit`, with the plan's number for each limit that `explicit` leaves unset."""
     template = PLANS.get(plan, UNLIMITED) if plan is not None else UNLIMITED
     if template is UNLIMITED:
         return explicit
