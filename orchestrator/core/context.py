@@ -16,7 +16,7 @@ class CallContext:
     """`dialect` is the endpoint's name (`chat`, `embeddings` …), `client_ip` the client's
     address: the peer's, or the one that trusted proxies report; None where they report none.
 
-    `request_id` stands on the reply, and a caller may choose it. Engines get `engine_id`, which
+    `request_id` is sent with the reply, and a caller may choose it. Engines get `engine_id`, which
     begins with it and is unique, because a stop names its generation by it.
 
     `at_fault` is called when the work is cancelled: true means that we caused it, for example

@@ -15,7 +15,7 @@ from orchestrator.core.limits import LimitHit
 class GatewayError(Exception):
     """The root class. `status` is HTTP's; `docs/wire.md` defines `code` and `reason`.
 
-    `code` is the word of the appliance dialect; `reason` is the finer one of other dialects.
+    `code` is for the appliance dialect; `reason` is the more precise code for other dialects.
     `retry_after_s` becomes `Retry-After`; `retryable` False becomes `x-should-retry: false`.
     `headers` are sent with the reply: those of the limits, once the request was counted.
     """

@@ -16,8 +16,8 @@ def noop() -> None:
 class EventSource(ABC):
     """Events as they arrive, taken without waiting. What arrived together is taken together.
 
-    Between the read from a socket and the write to the client there is one wake-up, however many
-    layers a token passes: each layer's `take` calls the `take` of the layer below.
+    A token needs one wake-up between the read from a socket and the write to the client, however
+    many layers it passes: each layer's `take` calls the `take` of the layer below.
     """
 
     over = False

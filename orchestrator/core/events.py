@@ -55,7 +55,7 @@ class LikelyToken:
 
 @value
 class TokenLogprob:
-    """A token that was drawn, and the likeliest ones in its place, the likeliest first."""
+    """A token that was drawn, and the likeliest tokens at its position, the likeliest first."""
 
     token_id: int
     raw: bytes

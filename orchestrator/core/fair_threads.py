@@ -117,7 +117,7 @@ class FairThreads:
         done = one.done
         if done is not None and error is not None:
             done.set_exception(error)
-            # Marks the error as retrieved: a caller that was cancelled meanwhile never asks for it.
+            # Marks the error as retrieved: a caller that was cancelled never retrieves it.
             done.exception()
         elif done is not None:
             done.set_result(result)
@@ -155,7 +155,7 @@ class _Work:
 
 
 async def _ended(done: asyncio.Future[Any]) -> None:
-    """Returns when `done` is done, however often the waiting task is cancelled meanwhile."""
+    """Waits until `done` is done, however often the waiting task is cancelled."""
     while not done.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait({done})

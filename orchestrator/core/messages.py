@@ -47,7 +47,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The text parts, joined as they stand."""
+        """The text parts, joined without a separator."""
         return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
 

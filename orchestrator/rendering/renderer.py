@@ -47,7 +47,7 @@ _MISTRAL_CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 
 Ids = TypeVar("Ids", "list[int]", "array[int]")
 
-_OBJECT = (dict, Mapping)  # a dict is told from the others at once
+_OBJECT = (dict, Mapping)  # `dict` first, because that check is fast
 
 _TAIL_TOKENS = 16
 """This many ids at the end of a prompt always include the template's last marker."""

@@ -92,7 +92,7 @@ class SpecialTokens:
         self._marks = re.compile(f"[{''.join(self._twins.values())}]" if texts else r"(?!)")
 
     def install(self, tokenizer: Tokenizer) -> dict[int, int | None]:
-        """Adds the private characters to `tokenizer`; returns by id what they stand for.
+        """Adds the private characters to `tokenizer`; maps their new ids to what they represent.
 
         `None` is a break between two tokens. From then on the tokenizer reads the text of a special
         token as plain text.

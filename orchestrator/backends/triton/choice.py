@@ -111,7 +111,7 @@ class Attempt:
         """The part events since the last call, and the end of the choice. Raises: GatewayError."""
         decoder, stream = self._decoder, self._stream
         events: list[GenerationEvent] = []
-        # A chunk that gives no event must not hide the chunks that wait behind it.
+        # A chunk that gives no event must not hide the chunks after it.
         while not events and (chunk := stream.take()) is not None:
             self.begun = True
             self._received += len(chunk.token_ids)

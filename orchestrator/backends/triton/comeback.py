@@ -34,7 +34,7 @@ class WaitingRoom:
     """
 
     def __init__(self, most: int) -> None:
-        """At most `most` calls wait, half of them for one owner; with 0 no call waits."""
+        """At most `most` calls wait, and at most half of them for one owner; 0 allows none."""
         self._most = most
         self._most_each = max(1, most // 2)
         self._waiting: Counter[str] = Counter()

@@ -183,7 +183,7 @@ class _Texts:
         for group in served.renderer.encode_many(texts):
             rows += group
             if max(map(len, group)) > limit:
-                # The texts behind it need not be tokenised to refuse the request.
+                # The texts after it need not be tokenised to refuse the request.
                 wrong = next(at for at, row in enumerate(rows) if len(row) > limit)
                 places = [at for at, one in enumerate(self.inputs) if isinstance(one, str)]
                 raise _too_long(served, places[wrong], f"{len(rows[wrong])}")

@@ -328,7 +328,7 @@ def open_placements(settings: Settings, catalogue: Catalogue) -> Placements:
     timeouts = Timeouts(
         request_s=triton.request_timeout_s,
         cancel_drain_s=triton.cancel_drain_s,
-        # Half of the probe's timeout, so that a probe that waits behind it is still in time.
+        # Half of the probe's timeout, so that a probe that has to wait for it is still in time.
         silence_s=triton.probe_timeout_s / 2,
     )
     servers = [

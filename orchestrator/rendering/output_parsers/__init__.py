@@ -34,7 +34,7 @@ PARSER_TOKENS: Mapping[Parser, tuple[str, ...]] = {
     "mistral": mistral.TOKENS,
     "gemma": gemma.TOKENS,
 }
-"""Markers that parsers look for. If they are tokens, parsers get them, and callers' text cannot."""
+"""Markers that parsers look for. Their tokens reach the parser; callers' text cannot form them."""
 
 RESULT_TOKENS: Mapping[Parser, tuple[str, ...]] = {
     "plain": (),
@@ -55,7 +55,7 @@ class OutputParser:
         self._reader = reader
         self._reasoning = reasoning
         self.is_stepwise = reasoning is not None or parts.single_call
-        """Whether counts depend on which token had which effect, so that text comes by token."""
+        """Whether text must be read token by token, because counts depend on it."""
 
     @property
     def thinking(self) -> Thinking:
