@@ -28,7 +28,7 @@ class Run(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """Ends the work on the engine's side, if it has not ended. Idempotent."""
+        """Stops the engine's work, if it has not finished. Idempotent."""
 
     @property
     @abstractmethod

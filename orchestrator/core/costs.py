@@ -1,4 +1,4 @@
-"""What a request costs its caller, and what the engine did for it in vain."""
+"""What a request costs its caller, and how much of the engine's work was wasted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one internal stream: six kinds of event, and what they add up to.
+"""The one internal stream: six kinds of event, and the completion that they form.
 
 Invariant: `GenerationStarted`; then for every choice any number of (`PartStarted`, `PartDelta`*,
 `PartFinished`) with at most one part open per choice, then its `ChoiceFinished`; after all choices
@@ -36,7 +36,7 @@ class Usage:
 
 @value
 class EngineTimings:
-    """When the engine did what for one choice, in Unix nanoseconds."""
+    """The times of the engine's steps for one choice, in Unix nanoseconds."""
 
     arrived_at_ns: int
     scheduled_at_ns: int

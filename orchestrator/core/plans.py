@@ -1,4 +1,4 @@
-"""The plans: templates of limits, which explicit numbers override.
+"""The plans: default limits, which explicit numbers override.
 
 Source: the platform's API reference, rate limits (requests a minute, chat-like and images).
 """

@@ -10,7 +10,7 @@ from orchestrator.http.errors import is_gemini
 from orchestrator.keys.secret import is_key_secret
 
 _HEADERS = (b"x-api-key", b"x-goog-api-key", b"api-key")
-"""Anthropic's, Google's and Azure's."""
+"""The key headers of Anthropic, Google and Azure."""
 _SUBPROTOCOL = "openai-insecure-api-key."
 
 

@@ -156,5 +156,5 @@ async def read_body(
 
 
 def too_large(most: int, given: str) -> PayloadTooLarge:
-    """The error of a body of more than `most` bytes."""
+    """The error for a body of more than `most` bytes."""
     return PayloadTooLarge(f"The request body may have {most} bytes at most; {given}.")

@@ -122,7 +122,7 @@ class Decoder:
             self._undecided_tokens = 0
 
     def _text_of(self, token_ids: Sequence[int]) -> str:
-        """The text that `token_ids` complete, up to a stop string."""
+        """Decodes `token_ids` and returns the text that they complete, up to a stop string."""
         matcher = self._matcher
         if matcher is None:
             self.tokens += len(token_ids)

@@ -1,4 +1,4 @@
-"""Mistral: `[TOOL_CALLS]` and a JSON list, or a name, perhaps `[ARGS]`, and the arguments."""
+"""Mistral: `[TOOL_CALLS]` and a JSON list, or a name, optionally `[ARGS]`, and the arguments."""
 
 from __future__ import annotations
 
