@@ -1,1 +1,1 @@
-"""What answers a request. `protocol` is all that the pipeline knows of it."""
+"""The backends, which answer requests. The pipeline knows only their `protocol`."""

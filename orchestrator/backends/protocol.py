@@ -1,6 +1,6 @@
-"""What answers requests, as the pipeline knows it: no engine, no tensor and no token id in it.
+"""A backend as the pipeline knows it: without engines, tensors or token ids.
 
-A backend prepares a request; what it prepares starts a run; a run knows what it costs.
+A backend prepares a request; the prepared request starts a run; the run knows what it costs.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ RunT_co = TypeVar("RunT_co", bound="Run", covariant=True)
 
 
 class Run(ABC):
-    """Work of a backend for one request, from its start to its end."""
+    """The work of a backend for one request, from start to end."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Ends the work on the engine's side, if it has not ended. Idempotent."""
+        """Stops the engine's work, if it has not finished. Idempotent."""
 
     @property
     @abstractmethod
     def has_ended(self) -> bool:
-        """Whether the engine's side has ended; it may go on for a moment when it is stopped."""
+        """Whether the engine has finished. It may go on for a moment after `stop`."""
 
     @abstractmethod
     async def ended(self) -> None:
-        """Returns when the engine's side has ended. To be called at the end, or after `stop`."""
+        """Waits until the engine has finished. To be called at the end, or after `stop`."""
 
     @abstractmethod
     def cost(self, outcome: Outcome, *, sent: bool) -> Cost:
-        """What the request costs if this is its end, by the rule of `core/costs.py`.
+        """What the request costs if it ends now, by the rule of `core/costs.py`.
 
-        `sent` tells whether its client has got what was taken, where that is part of an answer.
+        `sent` says whether the client has received the part of the answer that was taken.
         """
 
 
 class GenerationRun(Run, EventSource):
-    """One generation at work, and its events: the first come with the first token."""
+    """One running generation, and its events. The first events come with the first token."""
 
     is_streamed = True
-    """Whether tokens come as the engine makes them, not all at its end."""
+    """Whether tokens come as the engine makes them, not all at the end."""
 
 
 class EmbeddingRun(Run):
-    """Inputs that are being embedded."""
+    """One running embedding of inputs."""
 
     @abstractmethod
     async def vectors(self) -> Sequence[memoryview]:
@@ -63,11 +63,11 @@ class EmbeddingRun(Run):
 
 
 class Prepared(Protocol[RunT_co]):
-    """A request that was checked against the limits of its model and has not started."""
+    """A request that was checked against its model's limits and has not started."""
 
     @property
     def request(self) -> Request:
-        """What was prepared."""
+        """The request that was prepared."""
         ...
 
     @property
@@ -77,22 +77,22 @@ class Prepared(Protocol[RunT_co]):
 
     @property
     def most_tokens(self) -> int:
-        """The most that it can cost."""
+        """The max number of tokens that it can cost."""
         ...
 
     def start(self, request_id: str) -> RunT_co:
-        """Asks the engine."""
+        """Sends the request to the engine."""
         ...
 
 
 class Permit(Protocol):
-    """What work on a prompt asks of the caller's limits. Both may be called in any thread."""
+    """The caller's limits, as work on a prompt uses them. Methods may be called in any thread."""
 
     def check(self, tokens: int) -> None:
-        """Raises: RateLimited where fewer than `tokens`, the least that it can need, are left."""
+        """`tokens` is the least that the work can need. Raises: RateLimited where fewer remain."""
 
     def begin(self) -> None:
-        """The work begins; what was refused until now has cost nothing."""
+        """Called when the work begins. A request that is refused before has cost nothing."""
 
 
 class NoLimits:
@@ -114,7 +114,7 @@ class Backend(Protocol):
     name: str
 
     def check(self, model: Model) -> None:
-        """Raises: ModelUnavailable where `model` cannot be asked now."""
+        """Raises: ModelUnavailable where `model` cannot serve requests now."""
         ...
 
     async def prepare(
@@ -127,10 +127,10 @@ class Backend(Protocol):
     ) -> Prepared[GenerationRun]:
         """Raises: InvalidRequest, ContextLengthExceeded, RateLimited, ModelUnavailable.
 
-        What is remembered of its prompt serves prompts of the same `owner` only. What the engine
-        caches of it serves those of `sharing` as well, where they name `owner` and each other.
-        Long prompts of several owners take turns. Cancelled, it returns when nothing is worked on
-        any more.
+        What the backend caches of the prompt serves prompts of the same `owner` only. What the
+        engine caches of it serves the tenants of `sharing` as well, if they name `owner` and each
+        other. Long prompts of several owners take turns. When cancelled, it returns after its work
+        has stopped.
         """
         ...
 
@@ -165,5 +165,5 @@ class TokenizingBackend(Protocol):
         ...
 
     def token_texts(self, model: Model, token_ids: Sequence[int]) -> Sequence[str]:
-        r"""The text of each of `token_ids`, bytes that are no character written as `\xff`."""
+        r"""The text of each of `token_ids`; bytes that form no character become `\xff`."""
         ...

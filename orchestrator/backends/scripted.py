@@ -1,4 +1,4 @@
-"""A backend without an engine, for tests: answers, faults and costs as a script says."""
+"""A backend without an engine, for tests: a script gives its answers, faults and costs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ R = TypeVar("R", bound=Run)
 
 PROMPT_TOKENS = 3
 MAX_TOKENS = 5
-"""What a scripted generation has: tokens of its prompt, and those that each choice may have."""
+"""Tokens of the prompt of a scripted generation, and max tokens of each choice."""
 
 
 class ScriptedGeneration(GenerationRun):
-    """Gives `events` one by one, then raises `error` if there is one, or waits for ever."""
+    """Returns `events` one by one; then ends, raises `error`, or waits for ever if it `hangs`."""
 
     def __init__(
         self,
@@ -44,10 +44,10 @@ class ScriptedGeneration(GenerationRun):
         on_end: Callable[[], None] = noop,
         on_stop: Callable[[], None] = noop,
     ) -> None:
-        """`so_far` is what the engine has made before it has `ended`, `produced` afterwards.
+        """`so_far` is the usage before `ended` returns, `produced` the usage afterwards.
 
-        `answered` is how many deltas were taken, unless it is given. `on_end` is called when all
-        events are given, `on_stop` at the first `stop`.
+        `answered` defaults to the number of deltas that were taken. `on_end` is called when all
+        events were returned, `on_stop` at the first `stop`.
         """
         self._events = iter(events)
         self._error = error
@@ -88,21 +88,21 @@ class ScriptedGeneration(GenerationRun):
 
     @property
     def has_ended(self) -> bool:
-        """Always: nothing of it goes on after a stop."""
+        """Always true: no work continues after a stop."""
         return True
 
     async def ended(self) -> None:
-        """Returns at once; from now on the engine has made what it has `produced`."""
+        """Returns at once; from then on the usage is `produced`."""
         self._so_far = self._produced
 
     def cost(self, outcome: Outcome, *, sent: bool) -> Cost:
-        """What it costs if this is its end."""
+        """What it costs if it ends now."""
         answered = self._deltas if self._answered is None else self._answered
         return cost_of(self._so_far, outcome, seen=answered if sent else 0, dropped=self._dropped)
 
 
 class ScriptedEmbedding(EmbeddingRun):
-    """Gives `vectors`, or raises `error`."""
+    """Returns `vectors`, or raises `error`."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class ScriptedEmbedding(EmbeddingRun):
         error: BaseException | None = None,
         answered: int = 0,
     ) -> None:
-        """`answered` are the tokens of inputs whose vectors had come before an error."""
+        """`answered` counts the tokens of inputs whose vectors arrived before an error."""
         self._vectors = vectors
         self._prompt_tokens = prompt_tokens
         self._error = error
@@ -125,25 +125,25 @@ class ScriptedEmbedding(EmbeddingRun):
         return self._vectors
 
     def stop(self) -> None:
-        """Nothing of it goes on."""
+        """Does nothing: no work is running."""
 
     @property
     def has_ended(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     async def ended(self) -> None:
         """Returns at once."""
 
     def cost(self, outcome: Outcome, *, sent: bool) -> Cost:
-        """What it costs if this is its end."""
+        """What it costs if it ends now."""
         del sent
         return cost_of_vectors(self._prompt_tokens, outcome, answered=self._answered)
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptedRequest(Generic[R]):
-    """A request that costs what it is made with."""
+    """A prepared request with given token counts."""
 
     request: Request
     prompt_tokens: int
@@ -151,17 +151,17 @@ class ScriptedRequest(Generic[R]):
     starting: Callable[[str], R]
 
     def start(self, request_id: str) -> R:
-        """Starts what the script says."""
+        """Starts the run of the script."""
         return self.starting(request_id)
 
 
 @dataclass
 class ScriptedBackend:
-    """Gives `events`, then raises `error` if there is one, or waits for ever if it `hangs`.
+    """Returns `events`; then ends, raises `error`, or waits for ever if it `hangs`.
 
-    `check_model` raises for models that cannot be asked. A request takes `slow_s` to prepare, and
-    is refused with `refusal` if there is one. `asked`, `owners`, `sharing` and `ids` are what it
-    was given; `running` is set when all events are given, `closed` at the first stop.
+    `check_model` raises for models that cannot serve. A request takes `slow_s` to prepare, and is
+    refused with `refusal` if that is set. `asked`, `owners`, `sharing` and `ids` record the
+    arguments it got; `running` is set when all events were returned, `closed` at the first stop.
     """
 
     events: Sequence[GenerationEvent] = ()
@@ -197,7 +197,7 @@ class ScriptedBackend:
         sharing: tuple[str, ...] = (),
         permit: Permit = NO_LIMITS,
     ) -> ScriptedRequest[GenerationRun]:
-        """A generation of `PROMPT_TOKENS` and at most `MAX_TOKENS` for each choice."""
+        """Prepares a generation with `PROMPT_TOKENS` and at most `MAX_TOKENS` for each choice."""
         self.sharing.append(sharing)
         await self._prepare(request, owner, permit)
         most = PROMPT_TOKENS + request.n * MAX_TOKENS
@@ -210,7 +210,7 @@ class ScriptedBackend:
         owner: str = "",
         permit: Permit = NO_LIMITS,
     ) -> ScriptedRequest[EmbeddingRun]:
-        """An embedding of `PROMPT_TOKENS` for each input."""
+        """Prepares an embedding with `PROMPT_TOKENS` for each input."""
         await self._prepare(request, owner, permit)
         tokens = PROMPT_TOKENS * len(request.inputs)
 
@@ -220,7 +220,7 @@ class ScriptedBackend:
         return ScriptedRequest(request, tokens, tokens, start)
 
     def generate(self, request_id: str) -> ScriptedGeneration:
-        """The generation of the script."""
+        """Starts the generation of the script."""
         self.ids.append(request_id)
         return ScriptedGeneration(
             self.events,
@@ -235,7 +235,7 @@ class ScriptedBackend:
         )
 
     def embed(self, inputs: int, tokens: int, request_id: str) -> ScriptedEmbedding:
-        """The vectors of the script, in turn, for so many inputs."""
+        """Embeds `inputs` inputs: the vectors of the script in turn."""
         self.ids.append(request_id)
         count = len(self.vectors)
         vectors = [memoryview(self.vectors[at % count]) for at in range(inputs)]

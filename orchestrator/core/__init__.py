@@ -1,1 +1,1 @@
-"""Floor 0: the values that every other part speaks in. Standard library only."""
+"""Floor 0: the values that all other parts use. Standard library only."""

@@ -1,4 +1,4 @@
-"""Words that every administrative act needs."""
+"""Values that every administrative act needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Unset(Enum):
-    """Stands in a change for what is not to change."""
+    """Marks a field of a change that keeps its value."""
 
     UNSET = "keep"
 
@@ -17,7 +17,7 @@ UNSET = Unset.UNSET
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts, and from where; for the audit."""
+    """Who acts, and from where. The audit log records it."""
 
     actor: str
     client_ip: str = ""

@@ -1,4 +1,4 @@
-"""Addresses and networks of IP, where one of IPv4 that is written as IPv6 is of IPv4."""
+"""IP addresses and networks. An IPv4 address that is written as IPv6 counts as IPv4."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 _LONGEST = 64
-"""Of an address of IPv6, with a zone."""
+"""Max characters of an IPv6 address with its zone."""
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 def address_of(text: str) -> Address | None:
-    """The address that `text` is, without its zone; None where it is none."""
-    # What is remembered must not grow with what callers send.
+    """Parses `text` as an address, without its zone; None if it is not an address."""
+    # Callers must not be able to fill the cache with long texts.
     return _address_of(text) if len(text) <= _LONGEST else None
 
 
@@ -36,7 +36,7 @@ def _address_of(text: str) -> Address | None:
 
 
 def network_of(text: str) -> Network:
-    """The network that `text` is: one address, or the first address with a length of prefix.
+    """Parses `text` as a network: one address, or the first address and a prefix length.
 
     Raises: ValueError, also where bits are set beyond the prefix.
     """

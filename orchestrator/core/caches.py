@@ -1,4 +1,4 @@
-"""Dictionaries that remember a bounded number of things."""
+"""Dictionaries that hold a bounded number of values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ V = TypeVar("V")
 
 
 def remember(known: dict[K, V], key: K, value: V, most: int) -> None:
-    """Puts `value` in as the newest; beyond `most`, what was put in longest ago goes."""
+    """Puts `value` in as the newest; beyond `most` entries, removes the oldest."""
     known.pop(key, None)
     known[key] = value
     while len(known) > most:
@@ -18,10 +18,11 @@ def remember(known: dict[K, V], key: K, value: V, most: int) -> None:
 
 
 class BoundedCache(Generic[K, V]):
-    """At most `most` values, and always the half of them that were used last. `None` is no value.
+    """Holds at most `most` values, always including the `most // 2` used last.
 
-    What is used moves from the older half to the newer one; when that is full the older half goes.
-    So a value that is used again soon costs one look-up, and no order has to be kept.
+    A value that is used moves from the older half to the newer one. When the newer half is full,
+    the older half is dropped. So a value that is used again soon costs one look-up, and the cache
+    keeps no order. `None` cannot be stored.
     """
 
     __slots__ = ("_half", "_newer", "_older")
@@ -35,24 +36,24 @@ class BoundedCache(Generic[K, V]):
         return len(self._newer) + len(self._older)
 
     def get(self, key: K) -> V | None:
-        """The value, used now."""
+        """Returns the value, if it is there, and counts as a use of it."""
         value = self._newer.get(key)
         if value is None and (value := self._older.pop(key, None)) is not None:
             self._add(key, value)
         return value
 
     def put(self, key: K, value: V) -> None:
-        """Remembers `value`, used now."""
+        """Stores `value`, and counts as a use of it."""
         self._older.pop(key, None)
         self._add(key, value)
 
     def drop(self, key: K) -> None:
-        """Forgets the value, if it is there."""
+        """Removes the value, if it is there."""
         self._newer.pop(key, None)
         self._older.pop(key, None)
 
     def items(self) -> Iterator[tuple[K, V]]:
-        """All that is there; nothing may be put in or used meanwhile."""
+        """All entries. No other method may be called during the iteration."""
         yield from self._older.items()
         yield from self._newer.items()
 

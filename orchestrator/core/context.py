@@ -1,4 +1,4 @@
-"""What is known of a call beside its content."""
+"""What the pipeline knows of a call beside its content."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def _by_the_client() -> bool:
 @value
 class CallContext:
     """`dialect` is the endpoint's name (`chat`, `embeddings` …), `client_ip` the client's
-    address: the peer's, or what trusted proxies say; None where they say no address.
+    address: the peer's, or the one that trusted proxies report; None where they report none.
 
-    `request_id` is the one on the reply, which a caller may choose. Engines are told `engine_id`,
-    which begins with it and is like no other, because a stop names its generation by it.
+    `request_id` is sent with the reply, and a caller may choose it. Engines get `engine_id`, which
+    begins with it and is unique, because a stop names its generation by it.
 
-    `at_fault` is asked when the work is cancelled: whether that is our doing, as when the server
-    stops, and not the client's wish.
+    `at_fault` is called when the work is cancelled: true means that we caused it, for example
+    because the server stops; false means that the client did.
     """
 
     request_id: str
@@ -31,5 +31,5 @@ class CallContext:
 
     @property
     def engine_id(self) -> str:
-        """What engines know this call by."""
+        """The id by which engines know this call."""
         return self.call_id or self.request_id

@@ -1,4 +1,4 @@
-"""What a request costs its caller, and what the engine did for it in vain."""
+"""What a request costs its caller, and how much of the engine's work was wasted."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from orchestrator.core.events import Usage
 from orchestrator.core.value import value
 
 Outcome = Literal["ok", "cancelled", "failed"]
-"""How a request ended: with its whole answer, by the client leaving or cancelling, by a fault."""
+"""How a request ended: with its whole answer; disconnected or cancelled by the client; a fault."""
 
 
 @value
 class Cost:
-    """`usage` is charged: it counts against limits. `wasted_tokens` are recorded and charged to no
-    caller.
-    """
+    """`usage` is charged: it counts against limits. `wasted_tokens` are recorded, not charged."""
 
     usage: Usage
     wasted_tokens: int = 0
 
 
 def cost_of(made: Usage, outcome: Outcome, *, seen: int, dropped: int) -> Cost:
-    """The cost of a generation by the one rule: a caller pays for what its client could have seen.
+    """The cost of a generation. The one rule: a caller pays for what its client could have seen.
 
-    `made` is the prompt and what the engine has made of the answer. An answer that ended, and one
-    whose client left or cancelled it, costs all of that. One that failed costs the prompt and the
-    `seen` tokens that were sent to the client; without any, nothing at all. Waste is the rest:
-    tokens of the answer that were not sent, and the prompt where it is not charged although the
-    engine has begun, and `dropped`: tokens that never were to be part of the answer.
+    `made` is the prompt and what the engine has made of the answer. An answer that finished, or
+    whose client disconnected or cancelled, costs all of that. A failed answer costs the prompt and
+    the `seen` tokens that were sent to the client; if none were sent, it costs nothing. The rest is
+    waste: tokens of the answer that were not sent; the prompt, if it is not charged although the
+    engine has started; and `dropped`, tokens that were never part of the answer.
     """
     if outcome != "failed":
         return Cost(made, dropped)
@@ -44,10 +42,10 @@ def cost_of(made: Usage, outcome: Outcome, *, seen: int, dropped: int) -> Cost:
 
 
 def cost_of_vectors(prompt_tokens: int, outcome: Outcome, *, answered: int) -> Cost:
-    """The same for an embedding: vectors are sent all together or not at all.
+    """The cost of an embedding: vectors are sent all together or not at all.
 
-    `answered` are the tokens of the inputs that the engine has given vectors for, those of inputs
-    that it was given twice counted twice.
+    `answered` is the number of tokens of the inputs that the engine has returned vectors for.
+    Inputs that it embedded twice count twice.
     """
     if outcome == "failed":
         return Cost(Usage(0, 0), answered)

@@ -1,7 +1,7 @@
-"""Every error that a caller may see, raised where it is known and rendered at the edge.
+"""Every error that a caller may see. Raised where it is known, rendered at the edge.
 
-A message names the thing, the limit and the value given, and holds no internals: engine texts,
-paths and stack traces are logged by whoever translates them, never put here.
+A message names the thing, the limit and the value given. It holds no internals: the code that
+translates engine texts, paths and stack traces logs them and never puts them here.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from orchestrator.core.limits import LimitHit
 
 
 class GatewayError(Exception):
-    """The root. `status` is HTTP's, `code` and `reason` are words of `docs/wire.md`.
+    """The root class. `status` is HTTP's; `docs/wire.md` defines `code` and `reason`.
 
-    `code` is the word of the appliance dialect; `reason` the finer one that other dialects use.
+    `code` is for the appliance dialect; `reason` is the more precise code for other dialects.
     `retry_after_s` becomes `Retry-After`; `retryable` False becomes `x-should-retry: false`.
-    `headers` go out with the reply: those of the limits, once the request was counted.
+    `headers` are sent with the reply: those of the limits, once the request was counted.
     """
 
     status: ClassVar[int] = 500
@@ -25,7 +25,7 @@ class GatewayError(Exception):
     reason: ClassVar[str] = "internal_error"
 
     def __init_subclass__(cls) -> None:
-        """A class that names its code and no reason has the code as its reason."""
+        """Sets `reason` to `code` in a class that defines only `code`."""
         super().__init_subclass__()
         if "code" in vars(cls) and "reason" not in vars(cls):
             cls.reason = cls.code
@@ -49,7 +49,7 @@ class GatewayError(Exception):
 
 
 class InvalidRequest(GatewayError):
-    """The request itself is wrong; sending it again cannot help."""
+    """The request itself is wrong. A retry cannot help."""
 
     status = 400
     code = "invalid_request"
@@ -58,7 +58,7 @@ class InvalidRequest(GatewayError):
 class ContextLengthExceeded(InvalidRequest):
     """Prompt and requested tokens do not fit the model's context.
 
-    Agents match on the code, or on the words of the provider that they were made for, and then
+    Agents match on the code, or on the message of the provider that they were made for, and then
     shorten the conversation.
     """
 
@@ -73,9 +73,9 @@ class ContextLengthExceeded(InvalidRequest):
         prompt_tokens: int | None = None,
         most: int | None = None,
     ) -> None:
-        """`prompt_tokens` is given where the prompt alone is too long, with the `most` it may have.
+        """`prompt_tokens` and the limit `most` are set where the prompt alone is too long.
 
-        The count is a lower bound where counting ended early.
+        `prompt_tokens` is a lower bound where counting stopped early.
         """
         super().__init__(message, param=param, retryable=retryable)
         self.prompt_tokens = prompt_tokens
@@ -83,25 +83,25 @@ class ContextLengthExceeded(InvalidRequest):
 
 
 class UnsupportedCoding(InvalidRequest):
-    """The body is compressed in a way that is not known."""
+    """The body has a content coding that is not supported."""
 
     status = 415
     reason = "unsupported_content_encoding"
 
     def __init__(self, message: str, *, accepted: str) -> None:
-        """`accepted` are the ways that are known. Source: RFC 9110 15.5.16."""
+        """`accepted` lists the supported codings. Source: RFC 9110 15.5.16."""
         super().__init__(message, param="Content-Encoding")
         self.headers = {"accept-encoding": accepted}
 
 
 class InvalidEncryptedContent(InvalidRequest):
-    """What a caller kept encrypted cannot be read. Agents match on the code."""
+    """Encrypted content that the caller sent back cannot be decrypted. Agents match on the code."""
 
     code = "invalid_encrypted_content"
 
 
 class Unauthenticated(GatewayError):
-    """No key, or one that is unknown, expired or revoked."""
+    """The request has no key, or its key is unknown, expired or revoked."""
 
     status = 401
     code = "unauthorized"
@@ -110,15 +110,15 @@ class Unauthenticated(GatewayError):
     def __init__(
         self, message: str, *, reason: str | None = None, key_id: str = "", tenant_id: str = ""
     ) -> None:
-        """`key_id` and its tenant where the key is known and no longer good: for the audit."""
-        # Claude Code tries for minutes otherwise.
+        """`key_id` and `tenant_id` are set for the audit where the key is known but not valid."""
+        # Otherwise Claude Code retries for minutes.
         super().__init__(message, reason=reason, retryable=False)
         self.key_id = key_id
         self.tenant_id = tenant_id
 
 
 class PolicyDenied(GatewayError):
-    """The key is good and may not do this."""
+    """The key is valid, but a rule does not allow the request."""
 
     status = 403
     code = "policy_denied"
@@ -126,20 +126,20 @@ class PolicyDenied(GatewayError):
     def __init__(
         self, message: str, *, param: str | None = None, reason: str | None = None, rule: str = ""
     ) -> None:
-        """`rule` names what refused, where it was a policy."""
+        """`rule` is the name of the policy rule that refused, if a policy did."""
         super().__init__(message, param=param, reason=reason)
         self.rule = rule
 
 
 class NotFound(GatewayError):
-    """No such route or thing, or not one that this caller may know of."""
+    """The route or object does not exist, or this caller may not know that it does."""
 
     status = 404
     code = "not_found"
 
 
 class ModelNotFound(NotFound):
-    """The catalogue has no model of this id."""
+    """The catalogue has no model with this id."""
 
     code = "model_not_found"
 
@@ -151,7 +151,7 @@ class ResponseNotFound(NotFound):
 
 
 class PreviousResponseNotFound(NotFound):
-    """The response to go on from, or one before it, is not stored any more."""
+    """The previous response, or one before it, is not stored any more."""
 
     code = "previous_response_not_found"
 
@@ -163,13 +163,13 @@ class MethodNotAllowed(NotFound):
     reason = "unknown_url"
 
     def __init__(self, message: str, *, allowed: Sequence[str]) -> None:
-        """`allowed` are the methods that do. Source: RFC 9110 15.5.6."""
+        """`allowed` are the methods that the route has. Source: RFC 9110 15.5.6."""
         super().__init__(message)
         self.headers = {"allow": ", ".join(allowed)}
 
 
 class Conflict(GatewayError):
-    """What is asked for does not go together with how things are."""
+    """The request conflicts with the current state."""
 
     status = 409
     code = "conflict"
@@ -197,14 +197,14 @@ class HeadTooLarge(PayloadTooLarge):
 
 
 class RequestTimeout(GatewayError):
-    """The head or the body did not come in time. Sending it again may help."""
+    """The head or the body did not arrive in time. A retry may help."""
 
     status = 408
     code = "request_timeout"
 
 
 class RateLimited(GatewayError):
-    """A budget is used up: `hit` tells which, `headers` are those of the reply."""
+    """A limit is used up: `hit` says which one; `headers` are sent with the reply."""
 
     status = 429
     code = "rate_limited"
@@ -225,43 +225,43 @@ class RateLimited(GatewayError):
 
 
 class Internal(GatewayError):
-    """A fault of ours. The message says nothing about it; the log does."""
+    """A fault of the appliance. The log describes it; the message does not."""
 
 
 class UpstreamFailed(GatewayError):
-    """The engine answered, and what it answered was an error of its own."""
+    """The engine answered with an error of its own."""
 
     status = 502
     code = "upstream_error"
 
 
 class ModelUnavailable(GatewayError):
-    """The model is known and allowed, and cannot be reached or is not loaded at the moment."""
+    """The model is known and allowed, but is unreachable or not loaded at the moment."""
 
     status = 503
     code = "model_unavailable"
 
 
 class Overloaded(ModelUnavailable):
-    """Everything works and there is no room."""
+    """Everything works, but there is no free capacity."""
 
     code = "overloaded"
 
 
 class QuotaUnavailable(Overloaded):
-    """What counts the limits does not answer, and nobody is let through uncounted."""
+    """The quota store does not answer, and no request is admitted uncounted."""
 
     reason = "quota_unavailable"
 
 
 class StoreUnavailable(ModelUnavailable):
-    """The store of keys cannot be asked, and what is remembered of this key is too old."""
+    """The key store does not answer, and the cached entry of this key is too old."""
 
     code = "store_unavailable"
 
 
 class PolicyUnavailable(ModelUnavailable):
-    """No decision can be had at the moment, so nothing is allowed."""
+    """No policy decision is available at the moment, so nothing is allowed."""
 
     code = "policy_unavailable"
 

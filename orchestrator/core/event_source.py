@@ -1,4 +1,4 @@
-"""Where the events of a generation are read from."""
+"""The interface through which the events of a generation are read."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from orchestrator.core.events import GenerationEvent
 
 
 def noop() -> None:
-    """Told of news until somebody listens."""
+    """Default callback while there is no listener."""
 
 
 class EventSource(ABC):
-    """Events as they come, taken without waiting: what has come together is taken together.
+    """Events as they arrive, taken without waiting. What arrived together is taken together.
 
-    Between what brings news (a read of a socket) and who writes them out there is one wake-up,
-    however many layers a token passes: all of them hand it on in `take`.
+    A token needs one wake-up between the read from a socket and the write to the client, however
+    many layers it passes: each layer's `take` calls the `take` of the layer below.
     """
 
     over = False
@@ -28,21 +28,21 @@ class EventSource(ABC):
 
     @abstractmethod
     def take(self) -> list[GenerationEvent]:
-        """The events since the last call, perhaps none.
+        """Returns the events since the last call, perhaps none.
 
-        Where something is left after it, `on_ready` is called once more. Not to be called when it
-        is `over`. Raises: GatewayError.
+        If more remain after it, `on_ready` is called again. Must not be called once `over` is
+        true. Raises: GatewayError.
         """
 
     @abstractmethod
     def listen(self, on_ready: Callable[[], None]) -> None:
-        """`on_ready` is called from now on when there may be something to take; nobody else is.
+        """Replaces the listener: `on_ready` is called when there may be events to take.
 
-        What had come before is not told of.
+        It is not called for events that arrived earlier.
         """
 
     async def next(self) -> list[GenerationEvent]:
-        """The next events, as soon as there are any; none after the last. Raises: GatewayError."""
+        """Waits for the next events; an empty list after the last. Raises: GatewayError."""
         if not self._is_heard:
             self._is_heard = True
             self.listen(self._wake)
@@ -57,7 +57,7 @@ class EventSource(ABC):
         return []
 
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
-        """The events one by one, for whoever looks at each. Raises: GatewayError."""
+        """Yields the events one by one. Raises: GatewayError."""
         while events := await self.next():
             for event in events:
                 yield event

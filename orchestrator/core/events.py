@@ -1,4 +1,4 @@
-"""The one internal stream: six kinds of event, and what they add up to.
+"""The one internal stream: six kinds of event, and the completion that they form.
 
 Invariant: `GenerationStarted`; then for every choice any number of (`PartStarted`, `PartDelta`*,
 `PartFinished`) with at most one part open per choice, then its `ChoiceFinished`; after all choices
@@ -36,7 +36,7 @@ class Usage:
 
 @value
 class EngineTimings:
-    """When the engine did what for one choice, in Unix nanoseconds."""
+    """The times of the engine's steps for one choice, in Unix nanoseconds."""
 
     arrived_at_ns: int
     scheduled_at_ns: int
@@ -46,7 +46,7 @@ class EngineTimings:
 
 @value
 class LikelyToken:
-    """A token that could have been drawn. `raw` is its bytes, which need not be a character."""
+    """A token that could have been drawn. `raw` is its bytes, maybe not a whole character."""
 
     token_id: int
     raw: bytes
@@ -55,7 +55,7 @@ class LikelyToken:
 
 @value
 class TokenLogprob:
-    """A token that was drawn, and the likeliest ones in its place, the likeliest first."""
+    """A token that was drawn, and the likeliest tokens at its position, the likeliest first."""
 
     token_id: int
     raw: bytes
@@ -65,7 +65,7 @@ class TokenLogprob:
 
 @value
 class GenerationStarted:
-    """The prompt is accepted and the engine is at work. `created_at` is Unix seconds."""
+    """The prompt is accepted and the engine works on it. `created_at` is in Unix seconds."""
 
     id: str
     model: str
@@ -75,7 +75,7 @@ class GenerationStarted:
 
 @value
 class PartStarted:
-    """A part opens. A tool call names itself here; its arguments follow as deltas."""
+    """A part opens. For a tool call, this has its id and name; its arguments follow as deltas."""
 
     choice: int
     kind: PartKind
@@ -87,8 +87,8 @@ class PartStarted:
 class PartDelta:
     """More of the open part: whole characters, never empty.
 
-    `logprobs` are those of the tokens that this text took since the delta before it; a token that
-    ends inside a character comes with the text that completes it.
+    `logprobs` belong to the tokens read since the previous delta. A token that ends inside a
+    character comes with the text that completes the character.
     """
 
     choice: int
@@ -99,7 +99,7 @@ class PartDelta:
 
 @value
 class PartFinished:
-    """The open part is complete, and here it is whole, so that encoders keep no text."""
+    """The open part is complete. `part` is all of it, so that encoders need not collect text."""
 
     choice: int
     part: Part
@@ -107,10 +107,10 @@ class PartFinished:
 
 @value
 class ChoiceFinished:
-    """Nothing more comes for this choice.
+    """The last event of this choice.
 
-    `stop_sequence` is the caller's stop string where one ended it. `logprobs` are those of tokens
-    that gave no text any more.
+    `stop_sequence` is the caller's stop string, if one ended the choice. `logprobs` belong to
+    the last tokens, which added no text.
     """
 
     choice: int
@@ -121,7 +121,7 @@ class ChoiceFinished:
 
 @value
 class GenerationFinished:
-    """All choices have finished. `timings` has one entry a choice, where the engine tells them."""
+    """All choices have finished. `timings` has one entry a choice, if the engine reports them."""
 
     usage: Usage
     timings: tuple[EngineTimings, ...] = ()
@@ -133,7 +133,7 @@ GenerationEvent = GenerationStarted | ChoiceEvent | GenerationFinished
 
 @dataclass(slots=True)
 class Choice:
-    """One finished answer. `logprobs` has the tokens of its text, where they were asked for."""
+    """One finished answer. `logprobs` has the tokens of its text, if they were requested."""
 
     parts: list[Part] = field(default_factory=list)
     reason: FinishReason = "stop"
@@ -143,7 +143,7 @@ class Choice:
 
 @value
 class Completion:
-    """What a whole event stream adds up to. `choices` stand in the order of their index."""
+    """The result of a whole event stream. `choices` are in the order of their index."""
 
     id: str
     model: str
@@ -154,15 +154,15 @@ class Completion:
 
 
 class Batches(Protocol):
-    """Events in the groups that they came in."""
+    """Events in the groups in which they arrived."""
 
     async def next(self) -> Sequence[GenerationEvent]:
-        """The next events, at least one; none after the last. Raises: GatewayError."""
+        """Returns the next events; an empty list after the last. Raises: GatewayError."""
         ...
 
 
 async def fold(source: Batches) -> Completion:
-    """The completion that the events of `source` add up to. Raises what it raises."""
+    """Collects the events of `source` into a completion. Raises what `source` raises."""
     started: GenerationStarted | None = None
     finished: GenerationFinished | None = None
     choices: dict[int, Choice] = {}

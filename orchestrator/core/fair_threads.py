@@ -1,4 +1,4 @@
-"""Threads for work that would hold up the event loop, shared fairly between tenants."""
+"""Threads for work that would block the event loop, shared fairly between tenants."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 LARGE_BYTES = 1024 * 1024
-"""After work on so much the memory that it needed is returned to the system."""
+"""After work on this much, freed memory is returned to the system."""
 TRIM_AFTER_S = 0.5
 
 
 class FairThreads:
-    """Runs one piece of work in each of `threads` threads; tenants that wait take turns.
+    """Runs one piece of work in each of `threads` threads; waiting tenants take turns.
 
     Started work cannot be stopped. A caller that is cancelled while its work runs waits until the
-    work has ended, so that all that it holds (a place, a slot, bytes) stays taken as long as the
-    work costs something. Work that has not begun is dropped.
+    work has finished, so that everything it holds (a place, a slot, bytes) stays held as long as
+    the work uses resources. Work that has not started is dropped.
     """
 
     def __init__(self, threads: int, *, most_running_bytes: int) -> None:
-        """Work on more than `most_running_bytes` at the same time waits, the first excepted."""
+        """Work waits while running work would exceed `most_running_bytes` with it.
+
+        Work that would run alone never waits for that.
+        """
         self._threads = threads
         self._most_running = most_running_bytes
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prompts")
@@ -37,16 +40,16 @@ class FairThreads:
 
     @property
     def running(self) -> int:
-        """Pieces of work that have begun and not ended."""
+        """Number of pieces of work that have started and not finished."""
         return self._running
 
     @property
     def waiting(self) -> int:
-        """Pieces of work that have not begun."""
+        """Number of pieces of work that have not started."""
         return sum(map(len, self._waiting.values()))
 
     async def run(self, owner: str, size: int, work: Callable[[], T]) -> T:
-        """What `work`, about `size` bytes, returns or raises. `owner` is whose turn it takes."""
+        """Runs `work` on about `size` bytes in a turn of `owner`. Returns or raises as it does."""
         loop = asyncio.get_running_loop()
         one = _Work(size, work, loop.create_future())
         self._waiting.setdefault(owner, deque()).append(one)
@@ -62,19 +65,19 @@ class FairThreads:
                 self._drop(owner, one)
             raise
         finally:
-            # An error's traceback holds this frame: nothing may lead from here back to the error,
-            # or all that the work held would wait for the collector.
+            # An error's traceback holds this frame. A reference from here back to the error would
+            # be a cycle, and all that the work held would wait for the garbage collector.
             del done
             one.done = None
 
     async def close(self) -> None:
-        """Waits for the work that has begun."""
+        """Waits for the work that has started."""
         if self._trimming is not None:
             self._trimming.cancel()
         await asyncio.to_thread(self._pool.shutdown)
 
     def _start(self) -> None:
-        """Begins what there is room for, one of each tenant in turn."""
+        """Starts as much work as there is room for, one piece of each tenant in turn."""
         while self._waiting and self._running < self._threads:
             owner, works = next(iter(self._waiting.items()))
             if self._running and self._running_bytes + works[0].size > self._most_running:
@@ -99,7 +102,7 @@ class FairThreads:
             except BaseException as fault:
                 error = fault
             one.work = _nothing
-            # A loop that has been closed waits for nothing.
+            # The loop may be closed; then no caller waits for the result.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._ended, one, result, error)
             del result, error
@@ -114,20 +117,20 @@ class FairThreads:
         done = one.done
         if done is not None and error is not None:
             done.set_exception(error)
-            # A caller that was cancelled meanwhile does not ask for it.
+            # Marks the error as retrieved: a caller that was cancelled never retrieves it.
             done.exception()
         elif done is not None:
             done.set_result(result)
         self._start()
 
     def _trim_later(self) -> None:
-        """Returns memory when what the work made has been let go of; once for all until then."""
+        """Schedules one trim, late enough that the caller has dropped the result of the work."""
         if self._trimming is None:
             self._trimming = asyncio.get_running_loop().call_later(TRIM_AFTER_S, self._trim)
 
     def _trim(self) -> None:
         self._trimming = None
-        # It takes milliseconds, without the interpreter's lock.
+        # It takes milliseconds and releases the interpreter's lock.
         with suppress(RuntimeError):
             self._pool.submit(trim_memory)
 
@@ -152,17 +155,17 @@ class _Work:
 
 
 async def _ended(done: asyncio.Future[Any]) -> None:
-    """Returns when `done` is, however often the waiting task is cancelled meanwhile."""
+    """Waits until `done` is done, however often the waiting task is cancelled."""
     while not done.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait({done})
 
 
 def _nothing() -> None:
-    """In the place of work that has ended, so that nothing of it is kept."""
+    """Replaces finished work, so that nothing of the work stays in memory."""
 
 
 def trim_memory() -> None:
-    """Returns freed memory to the system, which the C library keeps; not every one can."""
+    """Returns memory that the C library keeps to the system, if the C library supports that."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Identifiers: a prefix that tells the kind, then 26 characters that sort by time."""
+"""Identifiers: a prefix that names the kind, then 26 characters that sort by time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ os.register_at_fork(after_in_child=_chances.clear)
 
 
 def new_id(prefix: str) -> str:
-    """A new identifier `<prefix>_<ULID>`: 48 bits of milliseconds, 80 bits of chance.
+    """A new identifier `<prefix>_<ULID>`: 48 bits of milliseconds, 80 random bits.
 
     Source: the ULID specification, Crockford base32, most significant character first.
     """
@@ -25,7 +25,7 @@ def new_id(prefix: str) -> str:
 
 
 def new_chance() -> str:
-    """80 bits of the kernel's randomness in 16 characters; many are fetched at once."""
+    """80 random bits of the kernel in 16 characters; one read of the kernel serves many calls."""
     try:
         return _chances.pop()
     except IndexError:
@@ -38,6 +38,6 @@ def new_chance() -> str:
 
 @lru_cache(maxsize=8)
 def _slow_part(at: int) -> str:
-    """The first eight characters, of the time in units of 1.024 s."""
+    """The first eight characters: the time in units of 1.024 s."""
     two = _PAIRS
     return two[at >> 30 & 0x3FF] + two[at >> 20 & 0x3FF] + two[at >> 10 & 0x3FF] + two[at & 0x3FF]

@@ -1,7 +1,7 @@
-"""JSON schemas as engines can enforce them: what is refused before anything starts.
+"""Refuses JSON schemas that engines cannot enforce, before any work starts.
 
-The keywords are those that llguidance enforces while it decodes, and annotations, which change
-nothing. Whatever else a schema says would be promised and not kept.
+Accepted are the keywords that llguidance enforces while it decodes, and annotations, which change
+nothing. Any other keyword would be a promise that the engine does not keep.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ MAX_DEPTH = 32
 MAX_SCHEMAS = 5_000
 MAX_ENUM_VALUES = 1_000
 MAX_MULTIPLE = 10_000
-"""Of all `multipleOf` together, powers of ten left out: engines need a state for each remainder."""
+"""Max least common multiple of all `multipleOf`, without powers of ten.
+
+Engines need a state for each remainder.
+"""
 _MAX_SHOWN = 64
-"""Of a name in a path: every schema below it has the path of its own, so long ones add up."""
+"""Max characters of a name in a path: each schema below has its own path, so long ones add up."""
 
 TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 FORMATS = frozenset(
@@ -52,9 +55,9 @@ _LOOK_AROUND = ("(?=", "(?!", "(?<=", "(?<!")
 
 
 def check_schema(schema: Mapping[str, Any], where: str, *, strict: bool = False) -> None:
-    """Refuses what no engine of ours can enforce. `where` is the schema's place in the body.
+    """Refuses what no engine of ours can enforce. `where` is the schema's path in the body.
 
-    A `strict` one must say of every object that nothing else is in it and all of it is required,
+    In a `strict` schema every object must forbid additional properties and require all of its own,
     as OpenAI demands. Raises: InvalidRequest, which names the keyword by its path.
     """
     if strict and schema.get("type") != "object":
@@ -65,7 +68,7 @@ def check_schema(schema: Mapping[str, Any], where: str, *, strict: bool = False)
 
 
 def loosened(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """`schema` without what cannot be enforced: it accepts all that `schema` does, and maybe more.
+    """Removes what cannot be enforced: the result accepts all that `schema` does, and maybe more.
 
     For schemas that promise nothing, such as those of tools that are not strict.
     """
@@ -115,7 +118,7 @@ class _Check:
                 self.schema(inner, f"{where}.{place}", depth + 1)
 
     def _count_characters(self, schema: Mapping[str, Any]) -> None:
-        """Counts what is in `schema` itself; the schemas inside it count their own."""
+        """Counts the characters of `schema` itself; the schemas inside it count their own."""
         characters = self._characters
         for keyword, value in schema.items():
             if isinstance(value, str):
@@ -163,7 +166,7 @@ def _check_keyword(keyword: str, value: Any, where: str) -> None:
 
 
 def _fault(keyword: str, value: Any) -> str:
-    """What is wrong with a keyword's value, or nothing. Engines judge what is not looked at."""
+    """What is wrong with a keyword's value, or "". Engines judge values that have no check here."""
     judge = _JUDGES.get(keyword)
     return "" if judge is None else judge(value)
 
@@ -205,7 +208,7 @@ def _enum_fault(value: Any) -> str:
 
 def _multiple_fault(value: Any) -> str:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    # Longer ones cannot even be written down.
+    # `repr` refuses integers with too many digits.
     return "" if number and 0 < value < 1e308 else "must be a number above 0"
 
 
@@ -232,7 +235,7 @@ _NESTING = frozenset((*_NAMED, *_LISTED, *_SINGLE))
 
 
 def _digits(number: float) -> int:
-    """The digits of `number` without the zeros at its ends."""
+    """The digits of `number` without leading and trailing zeros."""
     return int("".join(map(str, Decimal(repr(number)).normalize().as_tuple().digits)))
 
 
@@ -257,7 +260,7 @@ def _check_strict(schema: Mapping[str, Any], where: str) -> None:
 
 
 def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The schemas directly inside `schema`, each with its place."""
+    """Yields the schemas directly inside `schema`, each with its path."""
     for keyword in _NAMED:
         for name, inner in schema.get(keyword, {}).items():
             yield f"{keyword}.{name[:_MAX_SHOWN]}", inner
@@ -274,7 +277,7 @@ def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _loose(schema: Any, depth: int) -> Any:
-    """A copy without unsupported keywords; `oneOf` is `anyOf`, because engines may not tell."""
+    """A copy without unsupported keywords. `oneOf` becomes `anyOf`: engines may not enforce it."""
     if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
         return True
     kept: dict[str, Any] = {}

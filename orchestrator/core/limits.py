@@ -1,4 +1,4 @@
-"""How much one caller may do. `None` is no limit."""
+"""How much one caller may do. `None` means unlimited."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 Bucket = Literal["chat", "images", "count"]
-"""Which requests count together: everything that is no image is `chat`, but for calls that only
-count tokens and generate nothing."""
+"""Which requests count together. `count`: calls that only count tokens and generate nothing.
+`images`: image requests. `chat`: everything else."""
 
 COUNTS_FOR_ONE = 10
-"""Calls that only count tokens have a minute of their own, with so many for each request of `rpm`.
-They take no tokens and no place among the requests at the same time."""
+"""Calls that only count tokens have a limit of their own: this many for each request of `rpm`.
+They use no tokens and do not count as concurrent requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Requests a minute by bucket, tokens a UTC day, requests at the same time."""
+    """Requests per minute by bucket, tokens per UTC day, concurrent requests."""
 
     rpm: int | None = None
     images_rpm: int | None = None
@@ -28,7 +28,7 @@ UNLIMITED = Limits()
 
 
 def tighter(one: Limits, other: Limits) -> Limits:
-    """Of each limit the smaller."""
+    """Takes the smaller of each limit."""
     if one == UNLIMITED or other == UNLIMITED:
         return other if one == UNLIMITED else one
     return Limits(
@@ -47,7 +47,7 @@ def _smaller(one: int | None, other: int | None) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class LimitHit:
-    """The limit that refused a request. `reset_at` is Unix seconds."""
+    """The limit that refused a request. `reset_at` is in Unix seconds."""
 
     scope: Literal["key", "tenant"]
     kind: Literal["rpm", "tpd", "concurrency"]

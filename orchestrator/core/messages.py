@@ -1,4 +1,4 @@
-"""Conversation values, free of any dialect."""
+"""The values of a conversation, independent of any dialect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TextPart:
 
 @value
 class ReasoningPart:
-    """What a model thought before it answered; kept apart from the answer."""
+    """What a model thought before it answered, separate from the answer."""
 
     text: str
 
@@ -47,7 +47,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The text parts, joined as they stand."""
+        """The text parts, joined without a separator."""
         return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
 

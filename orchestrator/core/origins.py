@@ -12,10 +12,10 @@ _PORTS = {"http": ":80", "https": ":443"}
 
 
 def origin_of(text: str) -> str:
-    """The origin that `text` is, or `*`, in the form in which browsers write it.
+    """Parses an origin, or `*`, and returns it in the form in which browsers write it.
 
-    That is lower case and without the port that its scheme implies. Raises: ValueError.
-    Source: RFC 6454 6.2. `null` is none: any page can send it.
+    That is lower case and without the default port of its scheme. `null` is refused: any page can
+    send it. Raises: ValueError. Source: RFC 6454 6.2.
     """
     origin = text.strip().lower()
     if origin == ANY_ORIGIN:

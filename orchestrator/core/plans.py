@@ -1,4 +1,4 @@
-"""The plans: templates of limits, which explicit numbers override.
+"""The plans: default limits, which explicit numbers override.
 
 Source: the platform's API reference, rate limits (requests a minute, chat-like and images).
 """
@@ -24,7 +24,7 @@ PLANS: Mapping[str, Limits] = MappingProxyType(
 
 
 def limits_of(plan: str | None, explicit: Limits) -> Limits:
-    """`explicit`, and the plan's number wherever that says nothing. Without a plan no more."""
+    """`explicit`, with the plan's number for each limit that `explicit` leaves unset."""
     template = PLANS.get(plan, UNLIMITED) if plan is not None else UNLIMITED
     if template is UNLIMITED:
         return explicit

@@ -1,4 +1,4 @@
-"""The one internal request: checked, and without any dialect left in it."""
+"""The one internal request: checked, and independent of any dialect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
 
 @value
 class ToolChoice:
-    """Whether tools may, must or must not be called; `name` is the one of mode `named`."""
+    """Whether tools may, must or must not be called; `name` is the tool of mode `named`."""
 
     mode: ToolMode = "auto"
     name: str = ""
@@ -29,9 +29,9 @@ class JsonFormat:
 
 @value
 class JsonSchemaFormat:
-    """The answer is JSON that `schema` accepts. `name` is the caller's word for it.
+    """The answer is JSON that `schema` accepts. `name` is the caller's name for the schema.
 
-    `schema` has passed `check_schema`, which knows its place in the caller's body.
+    The code that reads the caller's body has passed `schema` to `check_schema`.
     """
 
     schema: Mapping[str, Any]
@@ -44,9 +44,9 @@ ResponseFormat = JsonFormat | JsonSchemaFormat
 
 @value
 class ChatPrompt:
-    """A conversation, still to be rendered by the model's chat template.
+    """A conversation, which the model's chat template renders.
 
-    The answer continues `prefill`, which is the beginning of the assistant's turn, and does not
+    `prefill` is the beginning of the assistant's turn. The answer continues it and does not
     repeat it.
     """
 
@@ -57,7 +57,7 @@ class ChatPrompt:
 
 @value
 class TextPrompt:
-    """Plain text, tokenised as it stands, with the special tokens that prompts get around it."""
+    """Plain text, tokenised unchanged; by default with the special tokens around a prompt."""
 
     text: str
     add_special_tokens: bool = True
@@ -90,16 +90,15 @@ class SamplingParams:
 
 @value
 class GenerationRequest:
-    """What a caller wants generated. There is no `stream` field: how it is told is the edge's
-    business.
+    """What a caller wants generated. It has no `stream` field: the edge decides how to send it.
 
     `max_tokens` of `None` means whatever fits the model's context. `stop` strings are matched on
     text and never appear in the answer. `n` choices are drawn with seeds `seed + 0 … seed + n-1`.
     `tool_choice` matters where the prompt offers tools. `response_format` of `None` is free text.
     `top_logprobs` of `None` asks for no log-probabilities, 0 for those of the drawn tokens, more
-    for as many of the likeliest beside each. `reasoning` of `None` leaves it to the model. With
-    `whole` the client sees nothing of the answer before its end, so that it may come at once. With
-    `clamps` a `max_tokens` above the room beside the prompt means all of that room.
+    for that many of the likeliest tokens as well. `reasoning` of `None` leaves it to the model.
+    With `whole` the client sees nothing before the end of the answer, so the engine may send it in
+    one response. With `clamps` a `max_tokens` above the room beside the prompt means all that room.
     """
 
     model: str

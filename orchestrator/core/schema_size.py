@@ -1,4 +1,4 @@
-"""How large a JSON schema may be, which is found before anything else looks at it."""
+"""How large a JSON schema may be. This is checked before anything else reads the schema."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from orchestrator.core.errors import InvalidRequest
 
 MAX_CHARACTERS = 262_144
-"""Of names and values; as in JSON text, each value has four more for its punctuation."""
+"""Max characters of names and values; each value counts four more, for its punctuation in JSON."""
 MAX_LEVELS = 100
-"""Of objects and lists in each other. Engines read JSON no deeper than 128."""
+"""Max nesting of objects and lists. Engines read JSON no deeper than 128."""
 _PUNCTUATION = 4
 
 
 def check_size(schema: Any, where: str) -> None:
-    """Refuses a schema that is too large. What is beyond the limit is not looked at.
+    """Refuses a schema that is too large. Reads nothing beyond the limit.
 
     Raises: InvalidRequest.
     """
@@ -24,7 +24,7 @@ def check_size(schema: Any, where: str) -> None:
 
 
 def check_characters(characters: int, where: str) -> None:
-    """Refuses a schema of so many. Raises: InvalidRequest."""
+    """Refuses a schema with too many `characters`. Raises: InvalidRequest."""
     if characters > MAX_CHARACTERS:
         raise InvalidRequest(
             f"`{where}` is too large: a schema may have {MAX_CHARACTERS} characters;"
@@ -34,7 +34,7 @@ def check_characters(characters: int, where: str) -> None:
 
 
 def check_levels(levels: int, where: str) -> None:
-    """Refuses a schema of so many. Raises: InvalidRequest."""
+    """Refuses a schema with too many `levels`. Raises: InvalidRequest."""
     if levels > MAX_LEVELS:
         raise InvalidRequest(
             f"`{where}` is nested too deeply: a schema may have {MAX_LEVELS} levels of objects"
@@ -44,7 +44,7 @@ def check_levels(levels: int, where: str) -> None:
 
 
 def size(value: Any) -> tuple[int, int]:
-    """Characters and levels of a JSON value, at least: counting ends a little above a limit."""
+    """Counts characters and levels of a JSON value; counting stops a little above a limit."""
     characters = levels = 0
     level = [value]
     while level and levels <= MAX_LEVELS:
@@ -63,7 +63,7 @@ def size(value: Any) -> tuple[int, int]:
 
 
 def own_size(container: dict[str, Any] | list[Any]) -> int:
-    """Characters of an object or a list without those of its values."""
+    """Counts the characters of an object or a list without those of its values."""
     punctuation = _PUNCTUATION * len(container)
     if punctuation > MAX_CHARACTERS or not isinstance(container, dict):
         return punctuation

@@ -1,18 +1,18 @@
-"""Bytes that are in memory for callers: a bound for all of them, and one for each tenant."""
+"""Limits the bytes held in memory for callers: in total, and for each tenant."""
 
 from __future__ import annotations
 
 from orchestrator.core.errors import Overloaded, RateLimited
 
 RETRY_S = 1.0
-"""When to ask again: the end of the requests that hold the bytes is not known."""
+"""Seconds until a retry: when the requests that hold the bytes will end is not known."""
 
 
 class Shares:
-    """Counts bytes by owner; beyond a bound it refuses. Not thread-safe: for the event loop."""
+    """Counts bytes by owner and refuses beyond a limit. Not thread-safe: for the event loop."""
 
     def __init__(self, most: int, most_each: int) -> None:
-        """At most `most` bytes in all and `most_each` of one owner."""
+        """Allows at most `most` bytes in total and `most_each` for one owner."""
         self._most = most
         self._most_each = most_each
         self._total = 0
@@ -20,7 +20,7 @@ class Shares:
 
     @property
     def total(self) -> int:
-        """Bytes that are held now."""
+        """Bytes that all owners hold now."""
         return self._total
 
     def held_by(self, owner: str) -> int:
@@ -60,7 +60,7 @@ class Shares:
 
 
 class Lease:
-    """Bytes of one owner, until `release`."""
+    """Bytes that one owner holds until `release`."""
 
     __slots__ = ("_owner", "_shares", "size")
 
@@ -70,13 +70,13 @@ class Lease:
         self.size = 0
 
     def grow(self, size: int) -> None:
-        """Takes `size` bytes more. Raises: RateLimited, Overloaded; what it has it keeps."""
+        """Takes `size` more bytes. Raises: RateLimited, Overloaded; then nothing changes."""
         if size:
             self._shares._take(self._owner, size)  # noqa: SLF001  # one module, one thing
             self.size += size
 
     def resize(self, size: int) -> None:
-        """Holds `size` bytes from now on. Raises: RateLimited, Overloaded, if that is more."""
+        """Grows or shrinks to `size` bytes. Raises: RateLimited, Overloaded, if that is more."""
         if size > self.size:
             self.grow(size - self.size)
         elif size < self.size:
@@ -84,5 +84,5 @@ class Lease:
             self.size = size
 
     def release(self) -> None:
-        """Releases all of it. Idempotent."""
+        """Releases all bytes. Idempotent."""
         self.resize(0)

@@ -1,4 +1,4 @@
-"""Moments as people and programs write them."""
+"""Points in time, as people and programs write them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _MAX_DIGITS = 12
 
 
 def parse_moment(text: str) -> int:
-    """Milliseconds since the epoch of RFC 3339 with a time zone, or of seconds since the epoch.
+    """Parses RFC 3339 with a time zone, or Unix seconds, into Unix milliseconds.
 
     Raises: ValueError.
     """
@@ -21,7 +21,7 @@ def parse_moment(text: str) -> int:
 
 
 def format_moment(at_ms: int) -> str:
-    """RFC 3339 in UTC, with milliseconds where there are any."""
+    """Formats Unix milliseconds as RFC 3339 in UTC; milliseconds only if not zero."""
     when = datetime.fromtimestamp(at_ms / 1000, UTC)
     precision = "milliseconds" if at_ms % 1000 else "seconds"
     return when.isoformat(timespec=precision).replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Places that several owners share: each in its turn, none with all of them."""
+"""Places that several owners share in turn; no owner can take all of them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from contextlib import asynccontextmanager
 
 
 class NoTurnError(Exception):
-    """No place came free: too many wait already, or the wait was too long."""
+    """No place became free: too many requests wait already, or the wait was too long."""
 
 
 class Turns:
-    """`places` at once in all and `per_owner` for one; owners that wait come round in turn.
+    """At most `places` at once in total and `per_owner` for one owner; waiting owners take turns.
 
-    Within one owner the first to come is the first to be let in. For one event loop.
+    Requests of one owner are admitted in order of arrival. For one event loop.
     """
 
     def __init__(self, places: int, *, per_owner: int, most_waiting: int) -> None:
-        """`most_waiting` is for one owner; more are refused at once."""
+        """At most `most_waiting` requests of one owner wait; more are refused at once."""
         self._free = places
         self._per_owner = per_owner
         self._most_waiting = most_waiting
@@ -28,7 +28,10 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, owner: str, timeout_s: float) -> AsyncIterator[None]:
-        """Holds a place meanwhile. Raises: NoTurnError after `timeout_s`, or when too many wait."""
+        """Holds a place in the `async with` block.
+
+        Raises: NoTurnError after `timeout_s`, or when too many wait.
+        """
         await self._acquire(owner, timeout_s)
         try:
             yield
@@ -37,7 +40,7 @@ class Turns:
 
     async def _acquire(self, owner: str, timeout_s: float) -> None:
         if self._free and self._held[owner] < self._per_owner:
-            # While a place is free, the only owners that wait have all that they may have.
+            # While a place is free, only owners that hold their max of places wait.
             self._take(owner)
             return
         waiting = self._waiting.setdefault(owner, deque())
@@ -70,7 +73,7 @@ class Turns:
         self._let_in()
 
     def _let_in(self) -> None:
-        """Gives free places to those that may have one, the owner first that waited longest."""
+        """Hands free places to owners below their limit, longest waiting owner first."""
         for owner in list(self._waiting):
             if not self._free:
                 return

@@ -1,4 +1,4 @@
-"""Small immutable objects, of which every request makes dozens."""
+"""Small immutable objects. Every request makes dozens of them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def value(cls: type[T]) -> type[T]:
-    """A dataclass that nobody changes: the type checker sees to that.
+    """Makes a dataclass whose instances must not change. The type checker enforces it.
 
-    A frozen one, which Python itself watches over, takes three times as long to make.
+    A frozen dataclass, which Python itself enforces, takes three times as long to make.
     """
     return dataclass(slots=True, unsafe_hash=True)(cls)

@@ -1,1 +1,1 @@
-"""HTTP without a dialect."""
+"""The HTTP layer that all dialects share."""

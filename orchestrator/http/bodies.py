@@ -1,4 +1,4 @@
-"""Request bodies: JSON into a struct, or an error that names the field and what was given."""
+"""Reads request bodies: JSON into a struct, or an error that names the field and its value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PLACE = re.compile(r"^(?P<fault>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.+)`")
 _STEP = re.compile(r"\.?(?P<name>[^.\[\]]+)|\[(?P<index>\d+)\]")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""Some writers of files on Windows begin with it; it means nothing in UTF-8."""
+"""Some Windows programs write it at the start of a file; it has no meaning in UTF-8."""
 _WHOLE_AS_FLOAT = "got `float`"
 _MAX_SHOWN = 60
 _KINDS: Mapping[type, str] = {dict: "object", list: "array", str: "string", int: "number"}
@@ -34,7 +34,7 @@ class BodyReader(Generic[T]):
         self._decoder = msgspec.json.Decoder(kind)
 
     def read(self, body: bytes) -> T:
-        """The checked body. Raises: InvalidRequest."""
+        """Decodes and checks the body. Raises: InvalidRequest."""
         body = body.removeprefix(BYTE_ORDER_MARK)
         try:
             return self._decoder.decode(body)
@@ -49,7 +49,7 @@ class BodyReader(Generic[T]):
             raise InvalidRequest("The request body is nested too deeply.") from error
 
     def _read_whole_numbers(self, body: bytes) -> T:
-        """The checked body, in which whole numbers may be written as `8.0`: JSON knows one number.
+        """Reads a body with whole numbers written as `8.0`: JSON has one type of number.
 
         Raises: InvalidRequest.
         """
@@ -64,18 +64,18 @@ class BodyReader(Generic[T]):
 
 
 class StrictBodyReader(BodyReader[StructT]):
-    """Reads bodies of one kind, a struct, in which every member must be a known one."""
+    """Reads bodies of one kind, a struct, and refuses unknown members."""
 
     def __init__(self, kind: type[StructT]) -> None:
         super().__init__(kind)
         self._known = {member.encode_name for member in msgspec.structs.fields(kind)}
 
     def read(self, body: bytes) -> StructT:
-        """The checked body. Raises: InvalidRequest, which names each member that is not known."""
+        """Decodes and checks the body. Raises: InvalidRequest, which names the unknown members."""
         try:
             given = msgspec.json.decode(body.removeprefix(BYTE_ORDER_MARK))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            # Told by the reading proper.
+            # `super().read` below reports this fault.
             given = None
         names = given if isinstance(given, dict) else {}
         unknown = [name for name in names if name not in self._known]
@@ -90,9 +90,10 @@ class StrictBodyReader(BodyReader[StructT]):
 
 
 def shown(value: object) -> str:
-    """A given value as an error message shows it: as JSON, and not endless.
+    """A given value as an error message shows it: as JSON, shortened to a max length.
 
-    Of one that no JSON can be made of again, as it is nested too deeply, only the kind is shown.
+    If the value cannot be encoded, for example because it is nested too deeply, only its type is
+    shown.
     """
     if isinstance(value, str) and len(value) > _MAX_SHOWN:
         value = value[: _MAX_SHOWN + 1]
@@ -104,7 +105,7 @@ def shown(value: object) -> str:
 
 
 def json_text(value: object, where: str) -> str:
-    """What a caller gave at `where` as JSON text, which orjson can write again.
+    """Encodes what a caller gave at `where` as JSON text, within the limits of orjson.
 
     Raises: InvalidRequest.
     """
@@ -118,9 +119,9 @@ def json_text(value: object, where: str) -> str:
 
 
 def history_text(value: object, where: str) -> str:
-    """`json_text` of a former call or result, which may hold what any model or tool wrote.
+    """`json_text` for an earlier tool call or result, which any model or tool may have written.
 
-    Integers may have any size: a conversation goes on with them. Raises: InvalidRequest.
+    Integers may have any size, so that the conversation can go on. Raises: InvalidRequest.
     """
     try:
         return orjson.dumps(value).decode()
@@ -132,7 +133,7 @@ def history_text(value: object, where: str) -> str:
 
 
 def check_range(name: str, value: float | None, low: float, high: float) -> None:
-    """Raises: InvalidRequest when `value` is given and not within `low` and `high`."""
+    """Raises: InvalidRequest if `value` is given and not between `low` and `high`."""
     if value is not None and not low <= value <= high:
         raise InvalidRequest(
             f"`{name}` must be between {_number(low)} and {_number(high)};"
@@ -142,7 +143,7 @@ def check_range(name: str, value: float | None, low: float, high: float) -> None
 
 
 def check_at_least(name: str, value: float | None, low: int) -> None:
-    """Raises: InvalidRequest when `value` is given and below `low`."""
+    """Raises: InvalidRequest if `value` is given and below `low`."""
     if value is not None and value < low:
         raise InvalidRequest(
             f"`{name}` must be at least {low}; {_number(value)} was given.", param=name
@@ -150,13 +151,13 @@ def check_at_least(name: str, value: float | None, low: int) -> None:
 
 
 def _number(value: float) -> str:
-    """A number as messages show it: to the last digit, and without a fraction that is none."""
+    """A number as messages show it: with all digits, and without a fraction that is zero."""
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _MAX_WHOLE
     return shown(int(value) if is_whole else value)
 
 
 def _with_whole_numbers(value: Any) -> Any:
-    """`value` of JSON with every number that has no fraction as a whole one."""
+    """A copy of the JSON `value` in which floats without a fraction are integers."""
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) < _MAX_WHOLE else value
     if isinstance(value, dict):
@@ -167,7 +168,7 @@ def _with_whole_numbers(value: Any) -> Any:
 
 
 def _wrong_field(message: str, body: bytes) -> InvalidRequest:
-    """The library's message, with the field's name in front and the value given behind."""
+    """The library's message, with the field's name before it and the given value after it."""
     place = _PLACE.match(message)
     assert place is not None  # every text matches
     fault, path = place["fault"], (place["path"] or "").lstrip(".")
@@ -183,10 +184,7 @@ def _wrong_field(message: str, body: bytes) -> InvalidRequest:
 
 
 def _value_at(path: str, body: bytes) -> Any:
-    """The value at `path`, or `None` when the path does not say which one it is.
-
-    `None` too when there is no reading it.
-    """
+    """The value at `path`; `None` if the path is ambiguous or the body cannot be read."""
     if "[...]" in path:
         return None
     try:
@@ -194,7 +192,7 @@ def _value_at(path: str, body: bytes) -> Any:
         for step in _STEP.finditer(path):
             value = value[step["name"] if step["name"] is not None else int(step["index"])]
     except (msgspec.MsgspecError, RecursionError, ValueError, LookupError, TypeError):
-        # There or elsewhere: a number that no type can hold, nesting without end, bytes that are
-        # no UTF-8. What is wrong is known without it.
+        # Somewhere in the body: a number too large for any type, too deep nesting, or bytes that
+        # are not UTF-8. The message is clear without the value.
         return None
     return value

@@ -1,7 +1,7 @@
-"""Bodies that come compressed, held to the bounds of those that do not.
+"""Reads compressed bodies within the limits of uncompressed ones.
 
-What counts is what a body holds: it is inflated a piece at a time, and each piece is counted before
-the next is made, so that a small body that holds much costs no more than a large one.
+The limits apply to the decompressed size. A body is inflated in pieces, and each piece is counted
+before the next is made, so that a small body that inflates to much costs no more than a large one.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _ACCEPTED = "gzip, deflate"
 _NAMES: dict[bytes, Coding] = {b"gzip": "gzip", b"x-gzip": "gzip", b"deflate": "deflate"}
 """Source: RFC 9110 8.4.1, and 8.4.1.3 for the older name."""
 _PIECE_BYTES = 64 * 1024
-"""What is inflated at once: about a fifth of a millisecond."""
+"""Max bytes that are inflated at once; this takes about 0.2 ms."""
 _HEADER_BYTES = 2
-"""Of zlib's frame, which tell it from a body without one."""
+"""Length of the zlib header, by which a body with a zlib frame is recognised."""
 _MAX_SHOWN = 60
 
 
 def coding_of(headers: Iterable[tuple[bytes, bytes]]) -> Coding | None:
-    """How the body is compressed, if it is. Raises: UnsupportedCoding, for two in a row, too."""
+    """The body's content coding, if any. Raises: UnsupportedCoding, also for several codings."""
     given = b",".join([value for name, value in headers if name == b"content-encoding"])
     codings = [one.strip(b" \t").lower() for one in given.split(b",")]
     codings = [one for one in codings if one not in (b"", b"identity")]
@@ -44,7 +44,7 @@ def coding_of(headers: Iterable[tuple[bytes, bytes]]) -> Coding | None:
 
 
 class Inflater:
-    """Inflates one body. `deflate` may lack the frame of zlib, as some clients leave it out."""
+    """Inflates one body. `deflate` may lack the zlib frame: some clients leave it out."""
 
     def __init__(self, coding: Coding) -> None:
         self._coding = coding
@@ -52,7 +52,7 @@ class Inflater:
         self._inflating: Any = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What `data` holds, in pieces of 64 kB at most. Raises: InvalidRequest."""
+        """Inflates `data`, in pieces of 64 kB at most. Raises: InvalidRequest."""
         if self._inflating is None:
             data = self._begun = self._begun + data
             if len(data) < _HEADER_BYTES:
@@ -60,10 +60,10 @@ class Inflater:
             self._begun = data[:_HEADER_BYTES]
             self._inflating = zlib.decompressobj(self._window_bits(data))
         inflating, piece = self._inflating, b""
-        # A whole piece may not have been all of what was read.
+        # After a full piece, more output of the same input may follow.
         while data or (len(piece) == _PIECE_BYTES and not inflating.eof):
             if inflating.eof:
-                # More members would cost an object of Python each, however little they hold.
+                # Each further member would cost a Python object, however small it is.
                 raise self._fault("there is more behind its end")
             try:
                 piece = inflating.decompress(data, _PIECE_BYTES)
@@ -74,14 +74,14 @@ class Inflater:
                 yield piece
 
     def finish(self) -> None:
-        """Says that there is no more. Raises: InvalidRequest, for what ends too early."""
+        """To be called at the end of the body. Raises: InvalidRequest if it ends too early."""
         if self._begun and (self._inflating is None or not self._inflating.eof):
             raise self._fault("it ends too early")
 
     def _window_bits(self, begun: bytes) -> int:
         if self._coding == "gzip":
             return zlib.MAX_WBITS | 16
-        # Source: RFC 1950 2.2; no raw block of a compressor begins like that.
+        # Source: RFC 1950 2.2. Compressors never write a raw block that begins like that.
         is_zlib = begun[0] & 15 == zlib.DEFLATED and int.from_bytes(begun[:2], "big") % 31 == 0
         return zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS
 
@@ -96,9 +96,9 @@ async def read_inflated(
     keep: Callable[[int], None],
     before_large: Callable[[], Awaitable[None]],
 ) -> bytes:
-    """What the body holds; `keep` takes room for each piece, `before_large` may refuse the caller.
+    """Reads and inflates the whole body. `keep` reserves memory for each piece.
 
-    That is asked when it turns out not to be small.
+    `before_large` is called when the body turns out not to be small, and may refuse the caller.
     Raises: PayloadTooLarge, RateLimited, Overloaded, InvalidRequest, ClientLeftError.
     """
     inflater = Inflater(coding)
@@ -116,7 +116,7 @@ async def read_inflated(
                 await before_large()
             keep(size)
             pieces.append(piece)
-            # Others have their turn: a body that is there already may hold much.
+            # Lets other tasks run: a body that has already arrived may inflate to much.
             await asyncio.sleep(0)
         if not message.get("more_body", False):
             inflater.finish()

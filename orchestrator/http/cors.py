@@ -1,8 +1,8 @@
 """Which web pages may read replies: cross-origin resource sharing.
 
-Source: fetch.spec.whatwg.org 3.3. A page's requests carry no cookies here, only a key that the page
-has itself, so replies never allow credentials. Starlette's middleware would not see the calls to
-models, which pass no middleware, and has one list of origins for all routes.
+Source: fetch.spec.whatwg.org 3.3. Requests of a page carry no cookies, only a key that the page has
+itself, so replies never allow credentials. Starlette's middleware does not fit: calls to models
+pass no middleware, and it has one list of origins for all routes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXPOSED = (
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens",
     "x-ratelimit-reset-requests", "x-ratelimit-reset-tokens", "x-request-id", "x-should-retry",
 )  # fmt: skip
-"""Headers of replies that pages may read, beside those that they always may."""
+"""Reply headers that pages may read, in addition to those that every page may read."""
 
 _MANAGEMENT = (
     "/metrics",
@@ -32,7 +32,7 @@ _MANAGEMENT = (
     ),
 )
 _MAX_AGE_S = b"7200"
-"""How long a browser remembers an answer; Chromium takes no more."""
+"""How long a browser may cache a preflight reply; it is the maximum in Chromium."""
 _VARY = (b"vary", b"Origin")
 _EXPOSE = (b"access-control-expose-headers", ", ".join(EXPOSED).encode())
 _ALLOW_ORIGIN = b"access-control-allow-origin"
@@ -41,7 +41,7 @@ _MAX_NAMES_BYTES = 4096
 
 
 class Cors:
-    """What replies say to browsers. Management has a list of origins of its own."""
+    """Makes the CORS headers of replies. Management routes have their own list of origins."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._of_calls = frozenset(one.encode() for one in settings.cors_origins)
@@ -49,27 +49,27 @@ class Cors:
 
     @property
     def is_on(self) -> bool:
-        """Whether any page may read anything."""
+        """Whether any origin is allowed."""
         return bool(self._of_calls or self._of_management)
 
     def reply_headers(self, path: str, origin: bytes | None) -> Headers:
-        """Of any reply to a request for `path` by a page of `origin`."""
+        """The CORS headers of a reply to a request for `path` from a page of `origin`."""
         origins = self._of_management if is_under(path, _MANAGEMENT) else self._of_calls
         if not origins:
             return []
         if ANY_ORIGIN.encode() in origins:
             return [(_ALLOW_ORIGIN, b"*"), _EXPOSE]
         if origin is None or origin not in origins:
-            # A cache must not keep it for a page that may read it.
+            # A cache must not serve this reply to a page of an allowed origin.
             return [_VARY]
         return [_VARY, (_ALLOW_ORIGIN, origin), _EXPOSE]
 
     def preflight_headers(
         self, path: str, headers: Mapping[bytes, bytes], methods: Iterable[str]
     ) -> Headers:
-        """What the reply to `OPTIONS` has beside `reply_headers`, if it is a browser's question.
+        """The headers of the reply to a preflight `OPTIONS`, in addition to `reply_headers`.
 
-        Whatever headers a page wants to send it may: which there are is the choice of its SDK.
+        Empty if the request is not a preflight. A page may send any headers: its SDK chooses them.
         """
         is_asked = b"access-control-request-method" in headers
         allowed = self.reply_headers(path, headers.get(b"origin"))
@@ -89,6 +89,6 @@ class Cors:
 
 
 def cors_of(settings: ServerSettings) -> Cors | None:
-    """What `settings` allow; `None` where that is nothing."""
+    """The CORS rules of `settings`; `None` if they allow no origin."""
     cors = Cors(settings)
     return cors if cors.is_on else None

@@ -1,4 +1,4 @@
-"""Where clients put their key: a header, a subprotocol of a WebSocket, Google's address."""
+"""Finds the client's key: in a header, a WebSocket subprotocol, or the query on Google's paths."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from orchestrator.http.errors import is_gemini
 from orchestrator.keys.secret import is_key_secret
 
 _HEADERS = (b"x-api-key", b"x-goog-api-key", b"api-key")
-"""Anthropic's, Google's and Azure's."""
+"""The key headers of Anthropic, Google and Azure."""
 _SUBPROTOCOL = "openai-insecure-api-key."
 
 
 def secret_of(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> str | None:
-    """The caller's key, from any of the four headers that clients use, or the address.
+    """The caller's key, from any of the four headers that clients use, or from the query.
 
-    Clients that must name a key in one of them send a dummy there beside the real one in another:
-    the first that has the format of a key counts, or else the first.
+    A client that must fill one of them may send a dummy there and the real key in another one. So
+    the first value with the format of a key counts; without one, the first value.
     """
     first = None
     for secret in _given(scope, headers):
@@ -40,14 +40,14 @@ def _given(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> Iterator
 
 
 def secret_of_subprotocols(scope: Mapping[str, Any]) -> str | None:
-    """The key among the offered subprotocols: browsers can send no header with an upgrade."""
+    """The key among the offered subprotocols: browsers cannot send a header with an upgrade."""
     offered: list[str] = scope.get("subprotocols", [])
     keys = (one for one in offered if one.startswith(_SUBPROTOCOL))
     return next(keys, "").removeprefix(_SUBPROTOCOL) or None
 
 
 def _secret_of_query(scope: Mapping[str, Any]) -> str | None:
-    """`?key=`, as Google's clients send it; on Google's paths only, for addresses get logged."""
+    """The key in `?key=`, as Google's clients send it; on their paths only, as URLs are logged."""
     query: bytes = scope.get("query_string", b"")
     if b"key=" not in query or not is_gemini(scope["path"]):
         return None

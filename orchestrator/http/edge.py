@@ -1,4 +1,4 @@
-"""The outermost layer: makes the exchange, answers every error, tells of every end."""
+"""The outermost layer: makes the exchange, answers every error, reports every request."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ SWITCHING_PROTOCOLS = 101
 class SocketExchange(Exchange):
     """The upgrade to a WebSocket, and the socket after it.
 
-    Until it is accepted an error is an HTTP reply, which servers send by the extension
-    `websocket.http.response` of ASGI. Source: asgi.readthedocs.io, extensions.
+    Before it is accepted, an error is an HTTP reply, which servers send through the ASGI extension
+    `websocket.http.response`. Source: asgi.readthedocs.io, extensions.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Edge:
         telemetry: Telemetry | None = None,
         intake: Intake | None = None,
     ) -> None:
-        """`on_error` is told of errors before the caller is."""
+        """`on_error` is called with each error before the reply is sent."""
         self._telemetry = telemetry or Telemetry()
         self._app = app
         self._server = server
@@ -94,7 +94,7 @@ class Edge:
         self._cors = cors_of(server)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """The ASGI entry point."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -104,7 +104,7 @@ class Edge:
         await self._guarded(exchange, partial(self._app, scope, receive, exchange.send))
 
     def answer(self, route: RawRoute, scope: Scope, receive: Receive, send: Send) -> Handling:
-        """Answers a request over HTTP by `route`, without the application."""
+        """Answers an HTTP request by `route` directly, without the application."""
         scope["route"], scope["path_params"] = route, {}
         exchange = self._exchange(Exchange, scope, receive, send)
         return self._guarded(exchange, partial(route.handler, exchange))
@@ -115,7 +115,7 @@ class Edge:
         return kind(scope, receive, send, self._server, self._hosts, self._intake, self._cors)
 
     async def _guarded(self, exchange: Exchange, handle: Callable[[], Awaitable[None]]) -> None:
-        """Answers what `handle` raises, and tells of the exchange at its end."""
+        """Answers what `handle` raises, and reports the exchange at its end."""
         told = RequestReport(self._telemetry, exchange)
         exchange.on_error = (told.refused, *self._on_error)
         try:

@@ -1,8 +1,8 @@
-"""The error tree in the words of each kind of client: one table, six ways to write it down.
+"""Renders the error tree for each kind of client: one table, six profiles.
 
-`appliance` is the default. It carries the words of every other profile that speaks of the same
-thing, so a client of another document reads it as well; a profile of its own exists only where one
-JSON value or one status cannot serve two documents.
+`appliance` is the default. It has the members of other profiles as well, so that clients of other
+specifications can read it. Another profile exists only where one JSON value or one status cannot
+serve two specifications.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Profile = Literal["appliance", "spec", "platform", "buddy", "gemini", "anthropic
 Headers = list[tuple[bytes, bytes]]
 
 Client = Literal["anthropic", "google"]
-"""Whose official client asks, where its headers tell."""
+"""The provider of the official client, where its headers show it."""
 
 GEMINI_PREFIXES = ("/v1beta", "/api/v1beta")
 ANTHROPIC_PREFIXES = ("/v1/messages", "/api/v1/messages")
 MODELS_PREFIXES = ("/v1/models", "/api/v1/models")
-"""Paths that OpenAI's, Google's and Anthropic's clients all use."""
+"""Paths that the clients of OpenAI, Google and Anthropic all use."""
 
 _GEMINI_METHODS = frozenset(
     {
@@ -63,7 +63,7 @@ class UnknownRoute(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
-    """An error as it goes out."""
+    """A rendered error, ready to be sent."""
 
     status: int
     headers: Headers
@@ -72,7 +72,7 @@ class ErrorReply:
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """The type of an error in the appliance's, the platform's, Google's and Anthropic's words."""
+    """The name of an error's type in the appliance's, platform's, Google's and Anthropic's form."""
 
     appliance: str
     platform: str
@@ -121,7 +121,7 @@ def profile_of(
     *,
     client: Client | None = None,
 ) -> Profile:
-    """Whose words to answer in. Source: `docs/wire.md`, rule by rule.
+    """The profile of an error reply. Source: `docs/wire.md`, rule by rule.
 
     `client` decides on paths that several dialects share.
     """
@@ -138,7 +138,7 @@ def profile_of(
 
 
 def render_error(error: GatewayError, profile: Profile, request_id: str) -> ErrorReply:
-    """The whole reply for `error`, its request id header excepted."""
+    """The whole reply for `error`, without its request id header."""
     return ErrorReply(
         status=_status(error, profile),
         headers=_headers(error),
@@ -147,7 +147,7 @@ def render_error(error: GatewayError, profile: Profile, request_id: str) -> Erro
 
 
 def error_members(error: GatewayError, profile: Profile, request_id: str) -> dict[str, Any]:
-    """The members of the error object that a body, or a chunk of a stream, carries."""
+    """The error as JSON members, for a body or for a chunk of a stream."""
     match profile:
         case "appliance":
             return _appliance(error, request_id)
@@ -186,7 +186,7 @@ def _profile_by_address(path: str, host: str, secret: str | None, hosts: HostsSe
 
 
 def is_gemini(path: str) -> bool:
-    """Whether only a client of Gemini's uses `path`; the newer ones call methods under `/v1`."""
+    """Whether only Gemini clients use `path`; newer ones call methods under `/v1`."""
     if is_under(path, GEMINI_PREFIXES):
         return True
     return is_under(path, MODELS_PREFIXES) and path.rpartition(":")[2] in _GEMINI_METHODS
@@ -194,7 +194,7 @@ def is_gemini(path: str) -> bool:
 
 def is_under(path: str, prefixes: tuple[str, ...]) -> bool:
     """Whether `path` is one of `prefixes` or below one."""
-    # All at once first: most paths are below none.
+    # The cheap check first: most paths match none.
     return path.startswith(prefixes) and any(
         path == prefix or path.startswith(prefix + "/") for prefix in prefixes
     )
@@ -302,6 +302,6 @@ def _headers(error: GatewayError) -> Headers:
         headers.append((b"x-op-policy-rule", error.rule.encode("ascii", "replace")))
     if error.retryable is False:
         headers.append((b"x-should-retry", b"false"))
-    # The limits, all ASCII by our own making.
+    # The limits; we make them, so they are ASCII.
     headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
     return headers

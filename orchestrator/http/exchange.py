@@ -1,7 +1,7 @@
-"""HTTP under every dialect, on bare ASGI: one exchange, its body, its reply, its end.
+"""One HTTP exchange on plain ASGI, for every dialect: its body, its reply, its end.
 
-The routes of the inference calls are plain ASGI: no pydantic, no middleware per chunk. FastAPI
-routes them and has no other part in them; `openapi.py` describes them.
+The routes of the inference calls are plain ASGI: no pydantic, no middleware per chunk. FastAPI only
+finds the route; `openapi.py` describes it.
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ Check = Callable[[Principal], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DRAIN = "orchestrator.drain"
-"""A message of our own to the handlers of WebSockets: end, and let end what runs."""
+"""Our own message to WebSocket handlers: finish the running work, then end."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
 class Exchange(Holder):
     """One HTTP request and its reply.
 
-    `send` is ASGI's own, but puts `x-request-id` on the reply and notes how far it has come:
-    `status` is 0 until it begins, `complete` true once the last of it is sent.
-    `request_id` is what callers see and may have chosen; `call_id` begins with it and is like no
-    other. `principal`, `model` and `usage` are set by handlers, for the log.
+    `send` is ASGI's `send`, but adds `x-request-id` to the reply and tracks its progress: `status`
+    is 0 until the reply starts, and `complete` is true once all of it is sent.
+    Callers see `request_id` and may choose it; `call_id` begins with it and is unique. Handlers set
+    `principal`, `model` and `usage`, for the log.
     """
 
     def __init__(
@@ -95,14 +95,14 @@ class Exchange(Holder):
         self._send = send
         self._server = server
         self._hosts = hosts
-        # Of a header sent twice the first counts.
+        # If a header is sent twice, the first one counts.
         self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         self._connection: Connection | None = scope.pop(CONNECTION, None)
-        # Of the body, once it has begun. Straight to the server: this runs for every token.
+        # Sends a piece of a started body, directly to the server: this runs for every token.
         self.send_piece: Callable[[bytes], Awaitable[None]] = (
             self._piece if self._connection is None else self._connection.piece
         )
-        # Engines know a generation by its id and stop it by that id, so a caller cannot choose it.
+        # Engines identify and stop a generation by its id, so a caller must not choose all of it.
         self.call_id = self.request_id = new_id("req")
         asked = self.headers.get(b"x-request-id")
         if asked is not None and _REQUEST_ID.fullmatch(asked):
@@ -112,7 +112,7 @@ class Exchange(Holder):
         self.status = 0
         self.complete = False
         self.left = False
-        """Whether the client went away before its reply was complete."""
+        """Whether the client disconnected before its reply was complete."""
         self.principal: Principal | None = None
         self.model = "-"
         self.usage: Usage | None = None
@@ -129,7 +129,7 @@ class Exchange(Holder):
 
     @property
     def profile(self) -> Profile:
-        """Whose words errors are told in."""
+        """The profile in which errors are rendered."""
         return profile_of(
             self.scope["path"],
             self.headers.get(b"host", b"").decode("latin-1"),
@@ -141,7 +141,7 @@ class Exchange(Holder):
 
     @property
     def client(self) -> Client | None:
-        """Whose official client asks: Anthropic's names its version, Google's has a key header."""
+        """The provider of the official client, by the headers that only its client sends."""
         if b"anthropic-version" in self.headers:
             return "anthropic"
         if b"x-goog-api-client" in self.headers or b"x-goog-api-key" in self.headers:
@@ -150,23 +150,23 @@ class Exchange(Holder):
 
     @property
     def client_ip(self) -> str | None:
-        """The client's address: the peer's, or what trusted proxies say; None if not known."""
+        """The client's address: the peer's, or the one that trusted proxies report, if known."""
         client = self.scope.get("client")
         return client[0] if client else None
 
     @property
     def query_string(self) -> bytes:
-        """What stands behind `?` in the target, as it came."""
+        """The part of the target after `?`, unchanged."""
         query: bytes = self.scope["query_string"]
         return query
 
     @property
     def ping_after_s(self) -> float:
-        """After how long a silence a stream is to say that it is there."""
+        """Seconds of silence after which a stream sends a ping."""
         return self._server.ping_after_s
 
     def context(self, dialect: str) -> CallContext:
-        """What the pipeline is to know of this call beside its content."""
+        """The context that the pipeline gets in addition to the request."""
         self.dialect = dialect
         here = self._is_there
         return CallContext(self.request_id, dialect, self.client_ip, self.call_id, here)
@@ -175,7 +175,7 @@ class Exchange(Holder):
         return not self.left
 
     def send(self, message: Message) -> Awaitable[None]:
-        """Sends one ASGI message. No coroutine of its own: this may run for every token."""
+        """Sends one ASGI message. Not a coroutine itself, because it may run for every token."""
         if message["type"] == "http.response.body":
             self.complete = not message.get("more_body", False)
         elif message["type"] == "http.response.start":
@@ -187,7 +187,7 @@ class Exchange(Holder):
         return self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     def _named(self, headers: Headers) -> Headers:
-        """`headers` with those of every reply: its id, and what a browser wants to know."""
+        """Adds the headers that every reply has: request id, CORS, warnings."""
         request_id = self.request_id.encode()
         headers.append((b"x-request-id", request_id))
         if self.cors is not None:
@@ -200,14 +200,14 @@ class Exchange(Holder):
         return headers
 
     def leave_out(self, tools: Sequence[str]) -> None:
-        """Has the reply say in `x-op-warning` which tools of the caller's are not here.
+        """Lists in the reply's `x-op-warning` the caller's `tools` that are not supported here.
 
         `tools` are types or names without line ends.
         """
         self._left_out = tools
 
     async def admit(self, authenticator: Authenticator) -> Principal:
-        """The caller; nothing of the body is read for it.
+        """Authenticates the caller, without reading the body.
 
         Raises: PayloadTooLarge, Unauthenticated, StoreUnavailable, InvalidRequest for a parameter
         that the route does not know.
@@ -238,7 +238,7 @@ class Exchange(Holder):
         return int(declared) if declared.isdigit() else None
 
     async def body(self, most_bytes: int | None = None) -> bytes:
-        """The whole body, of `most_bytes`, or as many as any body may have.
+        """Reads the whole body, at most `most_bytes`; the default is the server's limit.
 
         Raises: PayloadTooLarge, RequestTimeout, RateLimited, Overloaded, ClientLeftError,
         UnsupportedCoding, InvalidRequest for what cannot be decompressed.
@@ -254,9 +254,9 @@ class Exchange(Holder):
         read: Callable[[bytes], T],
         check: Check | None = None,
     ) -> T:
-        """What `read` makes of the body. Raises: what `body`, `check` and `read` raise.
+        """Reads the body and decodes it with `read`. Raises: what `body`, `check` and `read` raise.
 
-        Before a body that is not small is read, `check` may refuse its caller.
+        `check` is called before a body that is not small is read, and may refuse the caller.
         """
         most = self._server.max_body_bytes
         if b"content-encoding" in self.headers and (coding := coding_of(self.scope["headers"])):
@@ -270,7 +270,7 @@ class Exchange(Holder):
         return await self.work(await self._large_body(most), read)
 
     def _small_body(self, most: int) -> bytes | None:
-        """The body, if all of it is there and it is small."""
+        """The body, if all of it has arrived and it is small."""
         began_ns = perf_counter_ns()
         body = None if self._connection is None else self._connection.whole_body()
         if body is None:
@@ -286,7 +286,7 @@ class Exchange(Holder):
         return await self._in_time(read_body(self.receive, there, self._declared, most, self.keep))
 
     async def _inflated(self, coding: Coding, most: int, check: Check | None) -> bytes:
-        """What a compressed body holds. Before it is more than little, `check` may refuse."""
+        """Reads and inflates a compressed body. `check` may refuse before it becomes large."""
         declared, may_be_large = self._declared, partial(self._may_be_large, check)
         if declared is not None and declared > most:
             raise too_large(most, f"{declared} were announced")
@@ -295,13 +295,13 @@ class Exchange(Holder):
         )
 
     async def _may_be_large(self, check: Check | None) -> None:
-        """Raises: what `check` raises for the caller."""
+        """Calls `check` with the caller. Raises: what `check` raises."""
         if check is not None:
             assert self.principal is not None
             await check(self.principal)
 
     async def _in_time(self, reading: Awaitable[bytes]) -> bytes:
-        """Raises: RequestTimeout."""
+        """Awaits `reading` within the body timeout. Raises: RequestTimeout."""
         limit_s = self._server.body_timeout_s
         try:
             with self.call.stage(names.READ):
@@ -314,7 +314,7 @@ class Exchange(Holder):
 
     @property
     def owner(self) -> str:
-        """Whose share of memory and threads it uses: its tenant's."""
+        """The tenant id, whose share of memory and threads the request uses."""
         return "" if self.principal is None else self.principal.tenant_id
 
     def reply(
@@ -336,7 +336,7 @@ class Exchange(Holder):
         return self._send_whole(status, told, body)
 
     async def fail(self, error: GatewayError) -> None:
-        """Sends `error` in the caller's words, if nothing has been sent yet."""
+        """Sends `error` in the caller's dialect, if nothing has been sent yet."""
         if self.started:
             return
         rendered = render_error(in_words_of(self.dialect, error), self.profile, self.request_id)
@@ -354,12 +354,12 @@ class Exchange(Holder):
         await self.send({"type": "http.response.body", "body": body})
 
     def report(self, error: GatewayError) -> None:
-        """Calls every `on_error` with an error before the client sees it."""
+        """Calls every `on_error` callback with `error`, before the client sees it."""
         for on_error in self.on_error:
             on_error(self, error)
 
     def while_connected(self) -> WhileConnected:
-        """A block that ends early, without an error, when the client goes away."""
+        """A `with` block that ends early, without an error, when the client disconnects."""
         return WhileConnected(self, self._connection)
 
 
@@ -367,14 +367,14 @@ OnError = Callable[[Exchange, GatewayError], None]
 
 
 def default_intake() -> Intake:
-    """What an application that sets none takes."""
+    """The intake of an application that configures none."""
     return new_intake(IntakeSettings(), ServerSettings())[0]
 
 
 class WhileConnected:
-    """Cancels its own block when the client leaves; `left` tells that it did.
+    """Cancels its own block when the client disconnects; `left` is then true.
 
-    To be entered when the body has been read. Nothing else may call `receive` meanwhile.
+    To be entered after the body has been read. No other code may call `receive` in the block.
     """
 
     __slots__ = ("_cancelling", "_connection", "_exchange", "_task", "_watch", "left")
@@ -400,18 +400,18 @@ class WhileConnected:
         if self._connection is not None:
             self._connection.on_left(None)
         elif self._watch is not None:
-            # Not waited for: it holds nothing, and ends at its next step.
+            # Not awaited: it holds nothing, and ends at its next step.
             self._watch.cancel()
         if not self.left:
             return False
-        # Our own cancellation is taken back; one from outside goes on. As `asyncio.timeout` does.
+        # As in `asyncio.timeout`: undoes our own cancellation; one from outside propagates.
         if self._task.uncancel() > self._cancelling:
             return False
         self._exchange.status = CLIENT_LEFT
         return kind is not None and issubclass(kind, asyncio.CancelledError)
 
     def _leave(self) -> None:
-        # Servers say the same of a reply that is complete, and then what is left to do is done.
+        # Servers report a disconnect after a complete reply too; then the block runs to its end.
         if not self._exchange.complete:
             self.left = self._exchange.left = True
             self._task.cancel()

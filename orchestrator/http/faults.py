@@ -1,4 +1,4 @@
-"""Errors of ours as the client sees them."""
+"""Faults of the appliance as the client sees them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from orchestrator.core.errors import (
 
 
 def internal_error() -> Internal:
-    """What a caller is told of a fault of ours: nothing but that it is one."""
+    """The error for a fault of the appliance. It gives the caller no details."""
     return Internal("An internal error occurred. Give the request id when you report it.")
 
 
 def store_unavailable() -> StoreUnavailable:
-    """What a caller is told when the store is out of reach; the log says why."""
+    """The error for an unreachable store. The log has the cause."""
     return StoreUnavailable(
         "The store cannot be reached at the moment.", retry_after_s=1.0, retryable=True
     )

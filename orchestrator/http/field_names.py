@@ -1,7 +1,7 @@
-"""What the pipeline calls the members of a request, in the words of the dialect that it came in.
+"""Translates the member names in errors into the dialect of the request.
 
-Below the edge errors name members as OpenAI's chat does. A caller of another dialect looks for them
-in its own body.
+The pipeline names members as OpenAI's chat does. A caller of another dialect looks for the members
+of its own body.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
     "gemini_batch": {"input": "requests", "dimensions": "requests[0].outputDimensionality"},
     "realtime": {"messages": "conversation", "max_tokens": "max_output_tokens"},
 }
-"""By the word for the dialect in a call's context; what is not here has the same name in both."""
+"""Names by dialect, as in a call's context; names that are not listed are the same in both."""
 _TOO_LONG: Mapping[str, str] = {
     "messages": "prompt is too long: {tokens} tokens > {most} maximum",
     "gemini": "The input token count ({tokens}) exceeds the maximum number of tokens allowed"
     " ({most}).",
 }
-"""As the providers say it: Claude Code reads the numbers, and other agents look for the words, to
+"""The providers' own messages: Claude Code reads the numbers, and other agents match the words, to
 shorten the conversation.
 """
 
 
 def in_words_of(dialect: str, error: GatewayError) -> GatewayError:
-    """`error` with the dialect's own names of members; the same error where they are chat's."""
+    """`error` with the dialect's member names; the same object where nothing changes."""
     if not isinstance(error, InvalidRequest):
         return error
     theirs = error.param or ""

@@ -1,4 +1,4 @@
-"""Headers of a reply as ASGI wants them."""
+"""Converts reply headers to the form that ASGI requires."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NOT_SHOWN = re.compile(r"[^\x20-\x7e]")
 
 
 def header_pairs(headers: Mapping[str, str]) -> Headers:
-    """Headers as ASGI wants them; of a value, what does not fit into one is replaced."""
+    """Headers in ASGI's form. Characters that a value may not have are replaced."""
     if not headers:
         return []
     names, values = _header_names(tuple(headers)), headers.values()

@@ -1,4 +1,4 @@
-"""What of requests may be in memory at once, and the threads that large ones are worked on in."""
+"""Limits the memory of all requests, and runs work on large ones in threads."""
 
 from __future__ import annotations
 
@@ -16,28 +16,31 @@ from orchestrator.settings import IntakeSettings, ServerSettings
 T = TypeVar("T")
 
 SMALL_BODY_BYTES = 64 * 1024
-"""What a server has read of a connection before anybody asks. Source: uvicorn's high-water mark.
-Up to here a body is decoded at once and counted nowhere."""
+"""How much a server reads of a connection before the application asks. A body up to this size is
+decoded at once, and no share counts it. Source: uvicorn's high-water mark."""
 _MAX_THREADS = 4
 MAX_MANAGEMENT_BYTES = 256 * 1024
-"""Of the body of a call that manages keys or policies."""
+"""Max bytes of the body of a call that manages keys or policies."""
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class ClientLeftError(Exception):
-    """The client went away while its body was read."""
+    """The client disconnected while its body was read."""
 
 
 class Intake:
-    """One per process. `shares` are of the bytes of requests, in all and by tenant."""
+    """Memory and threads for requests, one per process.
+
+    `shares` counts the bytes of requests, in total and by tenant.
+    """
 
     def __init__(self, shares: Shares, threads: FairThreads) -> None:
         self.shares = shares
         self._threads = threads
 
     async def decode(self, owner: str, body: bytes, read: Callable[[bytes], T]) -> T:
-        """What `read` makes of a body that is not small. Raises: InvalidRequest."""
+        """Decodes a body that is not small with `read`, in a thread. Raises: InvalidRequest."""
 
         def work() -> T:
             check_structure(body)
@@ -46,32 +49,32 @@ class Intake:
         return await self._threads.run(owner, len(body), work)
 
     async def run(self, owner: str, size: int, work: Callable[[], T]) -> T:
-        """What `work` on `size` bytes of `owner` returns or raises."""
+        """Runs `work` on `size` bytes of `owner` in a thread. Returns or raises as it does."""
         return await self._threads.run(owner, size, work)
 
 
 class Holder(ABC):
-    """A request in as far as it holds memory and has large work done.
+    """The part of a request that holds memory and runs large work.
 
-    What is small counts in no share, so that small requests pass whatever large ones hold.
+    Small bodies count in no share, so that small requests pass however much large ones hold.
     """
 
     _intake: Intake
     _lease: Lease | None = None
     held_bytes = 0
-    """What it holds, small or not."""
+    """Bytes that the request holds, small or not."""
 
     @property
     @abstractmethod
     def owner(self) -> str:
-        """Whose share of memory and threads it uses."""
+        """The tenant whose share of memory and threads it uses."""
 
     def hold(self, size: int) -> None:
-        """Takes `size` more bytes, until its end. Raises: RateLimited, Overloaded."""
+        """Takes `size` more bytes until the request ends. Raises: RateLimited, Overloaded."""
         self.keep(self.held_bytes + size)
 
     def keep(self, size: int) -> None:
-        """Holds `size` bytes in all from now on. Raises: RateLimited, Overloaded, if it is more."""
+        """Sets the bytes held to `size`. Raises: RateLimited, Overloaded, if that is more."""
         counted = size if size > SMALL_BODY_BYTES else 0
         if self._lease is not None:
             self._lease.resize(counted)
@@ -80,33 +83,33 @@ class Holder(ABC):
         self.held_bytes = size
 
     def hand_over(self) -> Lease | None:
-        """What it holds, for work that goes on after it; to be released there."""
+        """Transfers the lease to work that outlives the request, which must release it."""
         lease, self._lease = self._lease, None
         return lease
 
     def release(self) -> None:
-        """Returns what it holds, at its end."""
+        """Releases what the request holds, at its end."""
         if self._lease is not None:
             self._lease.release()
 
     async def work(self, given: bytes, read: Callable[[bytes], T]) -> T:
-        """What `read` makes of JSON that the caller sent. Raises: InvalidRequest; what it raises.
+        """Decodes JSON of the caller with `read`. Raises: InvalidRequest; what `read` raises.
 
-        In a thread where it is not small: reading it would hold up everybody else.
+        Runs in a thread if the JSON is not small, because it would block all other requests.
         """
         if len(given) <= SMALL_BODY_BYTES:
             return read(given)
         return await self._intake.decode(self.owner, given, read)
 
     async def work_on(self, size: int, work: Callable[[], T]) -> T:
-        """What `work` on `size` bytes returns or raises, in a thread where they are many."""
+        """Runs `work` on `size` bytes, in a thread if large. Returns or raises as it does."""
         if size <= SMALL_BODY_BYTES:
             return work()
         return await self._intake.run(self.owner, size, work)
 
 
 def new_intake(settings: IntakeSettings, server: ServerSettings) -> tuple[Intake, FairThreads]:
-    """What the settings say, and the threads for all other work on prompts."""
+    """Makes the intake of the settings, and the threads, which other work on prompts shares."""
     most_each = settings.tenant_bytes(server.max_body_bytes)
     count = settings.threads or min(max(1, usable_processors() // 2), _MAX_THREADS)
     threads = FairThreads(count, most_running_bytes=most_each)
@@ -121,9 +124,9 @@ async def read_body(
     most: int,
     keep: Callable[[int], None],
 ) -> bytes:
-    """The whole body; `keep` takes room for it before it is read, or for each piece as it comes.
+    """Reads the whole body. `keep` reserves memory before it is read, or for each piece.
 
-    `there` is all of it, where it has come already.
+    `there` is the whole body, if it has arrived already.
     Raises: PayloadTooLarge, RateLimited, Overloaded, ClientLeftError.
     """
     if declared is not None and declared > most:
@@ -153,5 +156,5 @@ async def read_body(
 
 
 def too_large(most: int, given: str) -> PayloadTooLarge:
-    """The error of a body of more than `most` bytes."""
+    """The error for a body of more than `most` bytes."""
     return PayloadTooLarge(f"The request body may have {most} bytes at most; {given}.")

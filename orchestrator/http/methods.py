@@ -1,4 +1,4 @@
-"""What is answered where a path is known and its method is not: `OPTIONS`, and 405."""
+"""Answers methods that a known path does not have: `OPTIONS`, and 405 for all others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERVER = "*"
 
 
 def methods_of(routes: Iterable[BaseRoute], scope: Scope) -> list[str]:
-    """The methods that `routes` have for the path of `scope`, `OPTIONS` the last; or none."""
+    """The methods that `routes` have for the path of `scope`, then `OPTIONS`; empty if none."""
     found: set[str] = set()
     for route in routes:
         if isinstance(route, Route) and (
@@ -27,7 +27,7 @@ def methods_of(routes: Iterable[BaseRoute], scope: Scope) -> list[str]:
 
 
 def options(exchange: Exchange, methods: Sequence[str]) -> Response:
-    """The reply to `OPTIONS`, which needs no key: browsers send none with their question."""
+    """The reply to `OPTIONS`. It needs no key: browsers send none with a preflight."""
     reply = Response(status_code=204)
     reply.raw_headers.append((b"allow", ", ".join(methods).encode()))
     if exchange.cors is not None:
@@ -37,7 +37,7 @@ def options(exchange: Exchange, methods: Sequence[str]) -> Response:
 
 
 def not_allowed(method: str, path: str, methods: Sequence[str]) -> MethodNotAllowed:
-    """The error where `path` has other `methods`."""
+    """The error for a path that has only other `methods`."""
     told = ", ".join(methods)
     message = f"`{method}` is not allowed on `{path}`; there are {told}."
     return MethodNotAllowed(message, allowed=methods)

@@ -1,6 +1,6 @@
-"""`/openapi.json`: what every route takes and gives, from the structs that bodies are read into.
+"""Makes `/openapi.json`: what every route takes and returns, from the structs of the bodies.
 
-FastAPI's own generator knows pydantic models only, so the document is put together here.
+FastAPI's own generator supports pydantic models only, so the document is made here.
 Source: OpenAPI 3.1.0.
 """
 
@@ -52,13 +52,13 @@ _LIMIT_HEADERS = (
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a route takes and gives.
+    """What a route takes and returns.
 
-    `body` and `reply` are structs or unions of tagged ones; a tuple of replies are alternatives,
-    and `None` has no JSON. `streams` adds server-sent events, `media` other types of the same
-    reply. `faulty` are further statuses with the reply's own body. `limited` routes tell the limits
-    in their headers. A `public` one needs no key. `errors` are the statuses beside `status`, told
-    in the words of `error`. Parameters of the path may be left out.
+    `body` and `reply` are structs or unions of tagged structs. A tuple of replies lists
+    alternatives; `None` means no JSON. `streams` adds server-sent events, `media` other media types
+    of the same reply. `faulty` are further statuses with the same body as the reply. `limited`
+    routes send the limits in headers. A `public` route needs no key. `errors` are the error
+    statuses, with a body of type `error`. Path parameters may be left out.
     """
 
     body: Any = None
@@ -78,24 +78,24 @@ class Operation:
 
     @property
     def queried(self) -> list[str]:
-        """The parameters of its query."""
+        """The names of its query parameters."""
         return [one["name"] for one in self.parameters if one["in"] == "query"]
 
     @property
     def types(self) -> list[Any]:
-        """The structs that it speaks of."""
+        """All types of its bodies and errors."""
         kinds = (self.body, *self.replies, self.error)
         return [kind for kind in kinds if kind is not None]
 
     @property
     def replies(self) -> tuple[Any, ...]:
-        """The alternatives of the reply."""
+        """The alternatives of the reply, as a tuple."""
         return self.reply if isinstance(self.reply, tuple) else (self.reply,)
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A route as the document needs it."""
+    """The description of one route for the document."""
 
     method: str
     path: str
@@ -107,19 +107,19 @@ class Described:
 
 
 def path_parameter(name: str, description: str = "") -> dict[str, Any]:
-    """A part of the path."""
+    """Describes a parameter of the path."""
     return _parameter(name, "path", description, {"type": "string"}) | {"required": True}
 
 
 def query_parameter(
     name: str, description: str = "", schema: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """A parameter of the query; a text unless `schema` says otherwise."""
+    """Describes a parameter of the query; a string unless `schema` says otherwise."""
     return _parameter(name, "query", description, schema or {"type": "string"})
 
 
 def document(title: str, version: str, routes: Iterable[Described]) -> dict[str, Any]:
-    """The whole document."""
+    """Makes the whole document."""
     schemas = _Schemas()
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
@@ -243,7 +243,7 @@ _HEADERS: Mapping[str, Any] = {
 
 
 class _Schemas:
-    """Components, named after their structs; a name that two dialects give gets the tag of one."""
+    """The components, named after their structs; a name used twice gets its tag as a prefix."""
 
     def __init__(self) -> None:
         self.components: dict[str, Any] = {}
@@ -251,7 +251,7 @@ class _Schemas:
         self._names: dict[str, dict[str, str]] = {}
 
     def add(self, tag: str, kinds: Sequence[Any]) -> None:
-        """Takes in `kinds` and all that they are made of."""
+        """Adds the schemas of `kinds` and of all types inside them."""
         if not kinds:
             return
         _, found = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
@@ -262,7 +262,7 @@ class _Schemas:
             self.components[names[name]] = _renamed(schema, names)
 
     def of(self, tag: str, kind: Any) -> dict[str, Any]:
-        """The schema of `kind`, a reference where it is a struct."""
+        """The schema of `kind`; for a struct, a reference to its component."""
         (schema,), _ = msgspec.json.schema_components([kind], ref_template=_REFERENCE)
         renamed: dict[str, Any] = _renamed(schema, self._names[tag])
         return renamed
@@ -276,7 +276,7 @@ class _Schemas:
 
 
 def _closure(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of that name and all that it refers to, however far away."""
+    """The schema `name` and all schemas that it refers to, directly or not."""
     reached: dict[str, Any] = {}
     waiting = [name]
     while waiting:
@@ -298,7 +298,7 @@ def _references(schema: Any) -> list[str]:
 
 
 def _renamed(schema: Any, names: Mapping[str, str]) -> Any:
-    """`schema` with its references to other names."""
+    """A copy of `schema` whose references use the new `names`."""
     if isinstance(schema, dict):
         reference = schema.get("$ref")
         if isinstance(reference, str):

@@ -1,7 +1,7 @@
-"""Query parameters: checked, and unknown ones named.
+"""Reads query parameters, and refuses unknown ones by name.
 
-A route knows those that it describes and those that clients of its dialect send whatever they ask
-for. These change nothing here: what they choose among is not there, or is always so.
+A route knows the parameters that it describes, and those that clients of its dialect send with
+every request. The latter have no effect here: what they choose does not exist, or is fixed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from orchestrator.core.timestamps import parse_moment
 from orchestrator.keys.principal import Principal
 
 OPENAI = ("api-version", "client_version", "deployment")
-"""Of the Azure clients in OpenAI's SDKs; the second of Codex, when it lists models."""
+"""Azure clients in OpenAI's SDKs send these; the second is from Codex, when it lists models."""
 ANTHROPIC = ("beta",)
-"""Of the beta half of Anthropic's SDKs, and so of Claude Code."""
+"""The beta part of Anthropic's SDKs sends this, and so does Claude Code."""
 GOOGLE = ("$alt", "alt", "key", "$prettyPrint", "prettyPrint", "quotaUser")
-"""Of Google's clients on every method. Source: Google Cloud APIs, system parameters."""
+"""Google's clients send these on every method. Source: Google Cloud APIs, system parameters."""
 
 _MAX_DIGITS = 18
 _MAX_SHOWN = 60
 
 
 def given_in(query: bytes) -> dict[str, str]:
-    """The parameters of a query. Of one that is given twice the first counts."""
+    """The parameters of a query string. If one is given twice, the first value counts."""
     given = parse_qs(query.decode("latin-1"), keep_blank_values=True)
     return {name: values[0] for name, values in given.items()}
 
@@ -40,21 +40,21 @@ def check_known(given: Iterable[str], known: Collection[str]) -> None:
 
 
 class Query:
-    """The parameters of one request, which `Exchange.admit` has checked for unknown ones."""
+    """The parameters of one request. `Exchange.admit` has already refused unknown ones."""
 
     def __init__(self, query: bytes, known: Collection[str] | None = None) -> None:
-        """`query` is the query string.
+        """`query` is the query string; `known` narrows what the route knows.
 
-        Raises: InvalidRequest for one that is not in `known`, fewer than the route knows.
+        Raises: InvalidRequest for a parameter that is not in `known`.
         """
         self._given = given_in(query)
         if known is not None:
             check_known(self._given, known)
 
     def text(self, name: str) -> str | None:
-        """The parameter, `None` when it is not given or empty. Raises: InvalidRequest."""
+        """The parameter; `None` if it is missing or empty. Raises: InvalidRequest."""
         given = self._given.get(name) or None
-        # PostgreSQL has no such character.
+        # PostgreSQL cannot store a null character.
         if given is not None and "\0" in given:
             raise InvalidRequest(f"`{name}` holds a null character.", param=name)
         return given
@@ -73,7 +73,7 @@ class Query:
         )
 
     def moment(self, name: str) -> int | None:
-        """The parameter in milliseconds since the epoch. Raises: InvalidRequest."""
+        """The parameter as Unix milliseconds; `None` if not given. Raises: InvalidRequest."""
         given = self.text(name)
         if given is None:
             return None
@@ -88,7 +88,7 @@ class Query:
 
 
 def require_admin(principal: Principal, what: str) -> None:
-    """Raises: PolicyDenied unless the key is an admin's."""
+    """Raises: PolicyDenied unless the key is an admin key."""
     if not principal.admin:
         raise PolicyDenied(
             f"Key '{principal.key_label}' may not {what}: that takes an admin key.",

@@ -1,4 +1,4 @@
-"""How much a model is to think, where a dialect has no word for the effort."""
+"""Derives the reasoning effort where a dialect has no parameter for it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from orchestrator.core.request import ReasoningEffort
 from orchestrator.http.bodies import shown
 
 _SWITCHES = ("enable_thinking", "thinking")
-"""What chat templates call it: Qwen's the first, DeepSeek's and Granite's the second."""
+"""Names of the switch in chat templates: Qwen has the first, DeepSeek and Granite the second."""
 _LITTLE = 2048
 _SOME = 8192
 
 
 def effort_of_budget(tokens: int) -> ReasoningEffort:
-    """The effort that comes closest to a budget of thinking tokens."""
+    """The effort that is closest to a budget of thinking tokens."""
     if tokens <= _LITTLE:
         return "low"
     return "medium" if tokens <= _SOME else "high"
 
 
 def thinking_switch(template_kwargs: Mapping[str, Any] | None) -> ReasoningEffort | None:
-    """What the switch among vLLM's `chat_template_kwargs` asks for: some thinking, or none.
+    """The effort for the thinking switch in vLLM's `chat_template_kwargs`; `None` without it.
 
-    Raises: InvalidRequest for one that is no truth value.
+    Raises: InvalidRequest if the switch is not a boolean.
     """
     for name in _SWITCHES:
         value = (template_kwargs or {}).get(name)

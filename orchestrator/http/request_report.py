@@ -1,4 +1,4 @@
-"""What a request over HTTP tells at its end: a line in the log, its numbers, its spans."""
+"""Reports each HTTP request at its end: a log line, metrics and spans."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class RequestReport:
-    """Around one exchange: made when it comes, `end`ed when it is over.
+    """The report of one exchange: created when it arrives, `end`ed when it is finished.
 
-    It does not hold the exchange, which holds it: what holds itself waits for the collector.
+    It holds no reference to the exchange, which holds one to it: a cycle would have to wait for the
+    garbage collector.
     """
 
     __slots__ = ("_active", "_is_probe", "_telemetry", "_token")
@@ -35,14 +36,14 @@ class RequestReport:
         exchange.server_timing = telemetry.server_timing
         self._active = telemetry.metrics.http_active.series()
         self._active.value += 1
-        # Asked for every few seconds by whoever watches, and of no interest while they are well.
+        # Monitoring sends these every few seconds; they are of no interest while they succeed.
         self._is_probe = scope["path"].endswith(_PROBES)
         self._token: Token[Call | None] = telemetry.begin(
             call, scope["method"], traced=not self._is_probe
         )
 
     def refused(self, exchange: Exchange, error: GatewayError) -> None:
-        """The request is answered with `error`."""
+        """Counts a request that is answered with `error`."""
         metrics = self._telemetry.metrics
         exchange.error = error.code
         metrics.refusals.add(1, str(error.status), refusal_word(error))
@@ -52,11 +53,11 @@ class RequestReport:
             )
 
     def end(self, exchange: Exchange) -> None:
-        """The exchange is over, however it ended."""
+        """Logs, measures and traces the finished exchange, however it ended."""
         telemetry, call = self._telemetry, exchange.call
         duration_s = (time.perf_counter_ns() - call.began_ns) / 1e9
         scope = exchange.scope
-        # The path as it was registered: what callers made up is not in it.
+        # The path as registered, so that it holds no text of the caller.
         route = getattr(scope.get("route"), "path", _NO_ROUTE)
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
         self._active.value -= 1
@@ -77,7 +78,7 @@ class RequestReport:
 
 
 def refusal_word(error: GatewayError) -> str:
-    """Why, in one word of a closed set: of limits which one, of keys what is wrong with it."""
+    """The reason in one word of a closed set: for limits which one, for keys what is wrong."""
     if isinstance(error, RateLimited) and error.hit is not None:
         return f"{error.hit.scope}_{error.hit.kind}"
     return error.detail_reason if isinstance(error, Unauthenticated) else error.code
@@ -104,7 +105,7 @@ def _describe(exchange: Exchange, method: str, route: str) -> None:
 
 def _record(exchange: Exchange, duration_s: float) -> RequestRecord:
     usage, caller = exchange.usage, exchange.principal
-    # By position: by name it takes twice as long.
+    # Positional arguments: by name, this takes twice as long.
     return RequestRecord(
         exchange.call_id,
         exchange.scope["method"],

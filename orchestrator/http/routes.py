@@ -1,4 +1,4 @@
-"""Routes of the inference calls: plain ASGI, described for `/openapi.json`."""
+"""Routes of the inference calls, in plain ASGI, with descriptions for `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from orchestrator.http.exchange import Exchange, Receive, Scope, Send
 from orchestrator.http.openapi import Described, Operation
 
 EXCHANGE = "orchestrator.exchange"
-"""Where `Edge` puts the exchange into the scope of a request."""
+"""The key under which `Edge` puts the exchange into the scope of a request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """A path of a dialect, below the prefix of its surface.
 
-    `by_client` routes check the parameters of their query themselves: which there are depends on
-    whose client asks.
+    `by_client` routes check their query parameters themselves, because these depend on the client.
     """
 
     method: str
@@ -37,12 +36,12 @@ class Route:
 
 
 class RawRoute(APIRoute):
-    """A route that FastAPI finds, and that answers on bare ASGI."""
+    """A route that FastAPI finds and that answers in plain ASGI."""
 
     def __init__(
         self, prefix: str, route: Route, tag: str, tolerated: Collection[str] = ()
     ) -> None:
-        """`tolerated` are parameters that its clients send and that change nothing."""
+        """`tolerated` are query parameters that clients send and that have no effect."""
         super().__init__(
             prefix + route.path,
             _described,
@@ -67,7 +66,7 @@ class RawRoute(APIRoute):
             del receive, send
             exchange = exchange_of(scope)
             if route.operation.public:
-                # On the others a missing or bad key is reported first.
+                # On other routes a missing or bad key is reported first.
                 exchange.check_query()
             await handler(exchange)
 
@@ -81,4 +80,4 @@ def exchange_of(scope: Scope) -> Exchange:
 
 
 async def _described() -> None:
-    """Stands in the signature's place for FastAPI; requests never come here."""
+    """Placeholder endpoint for FastAPI; it is never called."""

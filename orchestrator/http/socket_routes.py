@@ -1,4 +1,4 @@
-"""WebSockets under FastAPI's router: their routes, and what is said where there is none."""
+"""WebSocket routes for FastAPI's router, and the error where none matches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_SHOWN_OF_PATH = 200
 
 
 class RawSocketRoute(WebSocketRoute):
-    """A route that the router finds, and that speaks bare ASGI."""
+    """A WebSocket route that the router finds and that answers in plain ASGI."""
 
     def __init__(
         self,
@@ -22,13 +22,13 @@ class RawSocketRoute(WebSocketRoute):
         handler: Callable[[Exchange], Awaitable[None]],
         parameters: Collection[str] = (),
     ) -> None:
-        """`parameters` are those that its query may have."""
+        """`parameters` are the allowed query parameters."""
         super().__init__(path, _found, name=path)
         self.parameters = frozenset(parameters)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             del receive, send
-            # Routers note their HTTP routes there themselves; the metrics are told by it.
+            # FastAPI sets this for HTTP routes only; the metrics need it.
             scope["route"] = self
             await handler(exchange_of(scope))
 
@@ -36,7 +36,7 @@ class RawSocketRoute(WebSocketRoute):
 
 
 def or_no_socket(over_http: App) -> App:
-    """What answers where there is no route: `over_http`, and for WebSockets an error like all."""
+    """The app for paths without a route: `over_http`, and for WebSockets a usual error."""
 
     async def no_route(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -48,4 +48,4 @@ def or_no_socket(over_http: App) -> App:
 
 
 async def _found() -> None:
-    """Stands in the endpoint's place for the router; sockets never come here."""
+    """Placeholder endpoint for the router; it is never called."""

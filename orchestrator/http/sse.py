@@ -1,4 +1,4 @@
-"""Answers over HTTP: a generation as one JSON body, or as server-sent events."""
+"""Sends a generation over HTTP: as one JSON body, or as server-sent events."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ logger = logging.getLogger(__name__)
 
 _UNBUFFERED: Headers = [
     (b"cache-control", b"no-cache"),
-    # Without it nginx collects events before it passes them on.
+    # Without it nginx buffers events.
     (b"x-accel-buffering", b"no"),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """What a stream is made of.
+    """The format of a stream.
 
-    `ping` may come between any two frames and means nothing; `end` comes after the last.
+    `ping` may come between any two frames and has no meaning; `end` comes after the last frame.
     """
 
     content_type: bytes
@@ -42,41 +42,41 @@ EVENT_STREAM = Framing(b"text/event-stream; charset=utf-8", b": ping\n\n")
 
 
 class Answer(Protocol):
-    """A generation on its way: its events, once, and then its end."""
+    """A running generation. Its events can be read once."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What the reply tells of it."""
+        """The headers that the reply gets."""
 
     async def next(self) -> Sequence[GenerationEvent]:
-        """The events that have come, at least one; none after the last. Raises: GatewayError."""
+        """Waits for the next events; an empty list after the last. Raises: GatewayError."""
 
     async def aclose(self, error: BaseException | None = None) -> None:
         """Stops what still runs. Idempotent.
 
-        `error` is what keeps the rest of the answer from its client, if that has not left.
+        `error` is why the client does not get the rest of the answer, if it has not disconnected.
         """
 
 
 class Encoder(Protocol):
-    """A dialect's way to write a generation down."""
+    """Encodes a generation in one dialect."""
 
     def event(self, event: GenerationEvent) -> Sequence[bytes]:
-        """The frames of a stream that `event` brings about, each a whole event."""
+        """The frames that `event` adds to a stream; each is a whole server-sent event."""
 
     def result(self, completion: Completion) -> bytes:
         """The body of a reply that is not streamed."""
 
     def error(self, members: dict[str, Any]) -> Sequence[bytes]:
-        """The frames that end a stream that failed; `members` are those of an error body."""
+        """The frames that end a failed stream; `members` are those of an error body."""
 
 
 async def send_completion(
     exchange: Exchange, starting: Awaitable[Answer], encoder: Encoder
 ) -> None:
-    """Sends the whole answer at its end, and closes the generation in any case.
+    """Sends the whole answer when it is finished, and closes the generation in any case.
 
-    Raises: GatewayError, where the generation does not begin, or fails.
+    Raises: GatewayError, if the generation does not start, or fails.
     """
     generation = await starting
     try:
@@ -97,11 +97,11 @@ async def send_stream(
     *,
     framing: Framing = EVENT_STREAM,
 ) -> None:
-    """Sends events as they come, in one write what came together; closes the generation.
+    """Sends events as they come, and closes the generation. One write holds all that come together.
 
-    The status goes out with the first event, or after `server.ping_after_s` of silence if that
-    comes sooner; an error after it is an event. The last events end the reply in the same
-    write. Raises: GatewayError, where the generation does not begin and nothing has been sent.
+    The status is sent with the first event, or after `server.ping_after_s` of silence if that is
+    sooner; an error after it is sent as an event. The last events and the end of the reply are one
+    write. Raises: GatewayError, if the generation does not start and nothing has been sent.
     """
     reply = _Reply(exchange, framing)
     try:
@@ -129,7 +129,7 @@ async def send_stream(
 async def _send_events(
     exchange: Exchange, reply: _Reply, generation: Answer, encoder: Encoder
 ) -> Exception | None:
-    """Sends the events to their end. Returns the error that ended them, if one did."""
+    """Sends all events. Returns the error that ended them, if one did."""
     last = b""
     fault: Exception | None = None
     await reply.open(generation.headers)
@@ -154,7 +154,7 @@ async def _send_events(
 
 
 def _fault_before_events(exchange: Exchange, error: Exception) -> GatewayError:
-    """The error that ends a stream which was opened in silence and whose generation failed."""
+    """The error of a generation that failed before its first event, after the stream was opened."""
     match error:
         case GatewayError():
             fault = error
@@ -180,9 +180,9 @@ def _body(frame: bytes) -> dict[str, Any]:
 
 
 class _Reply:
-    """The frame of a stream: its status, comments that keep a silent connection open, its end.
+    """Sends the status of a stream, pings while it is silent, and its end.
 
-    A timer and no task, while events come.
+    While events come, it needs only a timer and no task.
     """
 
     def __init__(self, exchange: Exchange, framing: Framing) -> None:
@@ -196,12 +196,12 @@ class _Reply:
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(self._after_s, self._look)
 
     async def has_opened(self) -> bool:
-        """Whether the status was sent, after silence. If not, nothing is sent any more."""
+        """Whether a ping has sent the status. Stops the pings."""
         await self.stop(cut=False)
         return self._is_open
 
     async def open(self, headers: Mapping[str, str]) -> None:
-        """Sends the status with the `headers` of the generation, unless silence has sent it."""
+        """Sends the status with the `headers` of the generation, unless a ping has sent it."""
         if self._ping is not None:
             await asyncio.gather(self._ping, return_exceptions=True)
         if not self._is_open:
@@ -209,17 +209,17 @@ class _Reply:
             await self._start(headers)
 
     def touch(self) -> None:
-        """Something else has just been sent."""
+        """Restarts the time of silence, because something was just sent."""
         self._sent_at = self._loop.time()
 
     async def end(self, last: bytes = b"") -> None:
-        """Sends `last`, and the end of the reply."""
+        """Sends `last` and the end of the reply."""
         await self.stop()
         body = last + self._framing.end
         await self._exchange.send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def stop(self, *, cut: bool = True) -> None:
-        """No ping is sent after this returns; one that is being sent may be `cut`."""
+        """Stops the pings. With `cut` it cancels one that is being sent, otherwise it waits."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -238,7 +238,7 @@ class _Reply:
         return self._exchange.send({"type": "http.response.start", "status": 200, "headers": pairs})
 
     def _look(self) -> None:
-        """Sends a ping when it is time, and looks again when it may be time next."""
+        """Sends a ping if one is due, and sets the timer for the next check."""
         silent_s = self._loop.time() - self._sent_at
         if silent_s >= self._after_s and (self._ping is None or self._ping.done()):
             self._ping = self._loop.create_task(self._send_ping())

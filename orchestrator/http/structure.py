@@ -1,7 +1,7 @@
-"""How much there is in a body of JSON beside text, found out before anything is made of it.
+"""Counts the values in a JSON body before it is decoded.
 
-A text costs what it is long. Each object, list, number and further text costs an object of Python,
-which may be fifty times as long as its JSON, and time in which nothing else runs.
+The cost of a text is its length. But each object, list, number and text also costs a Python object,
+which may be fifty times as large as its JSON, and time in which no other code runs.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Iterator
 from orchestrator.core.errors import InvalidRequest
 
 MAX_THINGS = 131_072
-"""Texts, the names of members among them, objects and lists: about 30 ms and 30 MB to decode."""
+"""Max texts (with member names), objects and lists: about 30 ms and 30 MB to decode."""
 MAX_VALUES = 524_288
-"""Members and elements of all kinds; numbers cost less than the others."""
+"""Max members and elements of all kinds; numbers cost less than the others."""
 
 _WINDOW_BYTES = 64 * 1024
 _COUNTED_BYTES = 256 * 1024
-"""What is counted at once: a quarter of a millisecond."""
+"""Bytes that are counted at once; this takes 0.25 ms."""
 _REST_S = 0.000_05
 
 
 def check_structure(body: bytes) -> None:
     """Raises: InvalidRequest for more than `MAX_THINGS` or `MAX_VALUES`.
 
-    For a thread beside the event loop. Takes time with the length of `body`, a quarter of a
-    millisecond at once, and next to no memory.
+    Runs in a thread beside the event loop. Takes time proportional to the length of `body`, in
+    steps of 0.25 ms, and almost no memory.
     """
     if _has_little(body):
         return
@@ -52,7 +52,7 @@ def check_structure(body: bytes) -> None:
 
 
 def _has_little(body: bytes) -> bool:
-    """Whether there is so little even with what stands in texts, as in most bodies."""
+    """Whether the body is within the limits even if marks inside texts count. Most bodies are."""
     quotes = others = commas = 0
     for start in range(0, len(body), _COUNTED_BYTES):
         end = start + _COUNTED_BYTES
@@ -66,16 +66,16 @@ def _has_little(body: bytes) -> bool:
 
 
 def _rest() -> None:
-    """Gives the event loop its turn.
+    """Lets the event loop run.
 
-    A thread that goes on at once keeps the interpreter's lock until the loop has asked for it for
-    five milliseconds, and so after each wait of the loop's.
+    Without this pause, the event loop would have to wait 5 ms for the interpreter's lock, again
+    after each wait of its own.
     """
     time.sleep(_REST_S)
 
 
 def _windows(body: bytes) -> Iterator[bytes]:
-    """`body` in pieces; no escaped character is cut in two."""
+    """Yields `body` in pieces; no escaped character is cut in two."""
     start = 0
     while start < len(body):
         window = body[start : start + _WINDOW_BYTES]

@@ -1,4 +1,4 @@
-"""Pictures, sound and files: what a model that reads text is shown, or told, in place of them."""
+"""Handles pictures, sound and files for models that read text only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MAX_SHOWN = 64
 
 
 class NotText(InvalidRequest):
-    """A part of a turn that the model cannot read. `of` says which model that is."""
+    """A part of a turn that the model cannot read."""
 
     def __init__(self, where: str, kind: object, model: str = "") -> None:
         what = "empty" if kind is None else f"of type {shown(kind)}"
@@ -18,14 +18,14 @@ class NotText(InvalidRequest):
         self._where, self._kind = where, kind
 
     def of(self, model: str) -> NotText:
-        """The same, with the name of the model that was asked for."""
+        """The same error, with the name of the requested model."""
         return NotText(self._where, self._kind, model)
 
 
 def instead_of(kind: object) -> str:
-    """What stands for a part of that type in a tool's result, where the part is no text.
+    """The text that replaces a part of type `kind` in a tool's result.
 
-    A result that was refused for it would end an agent's session, which sends it again with every
+    A refusal would end an agent's session, because the agent sends the result again with every
     turn.
     """
     word = kind if isinstance(kind, str) else "part"

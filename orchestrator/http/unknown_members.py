@@ -1,7 +1,7 @@
-"""Members of a body that look like one of ours and are not.
+"""Refuses body members that look like misspelt known ones.
 
-Unknown members are ignored, as OpenAI does. A misspelt limit must not be: the caller would take
-the answer for one that the limit was applied to.
+Unknown members are ignored, as OpenAI does. But a misspelt limit must not be ignored: the caller
+would believe that the limit was applied.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from orchestrator.http.bodies import BYTE_ORDER_MARK
 
 _NAMES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OTHER_WORDS = {"max_output_tokens": "max_tokens", "max_new_tokens": "max_tokens"}
-"""What other APIs call a limit."""
+"""Names of a limit in other APIs."""
 _LEAST_FOR_TYPOS = 8
-"""A shorter name is too near to others that mean something else."""
+"""Shorter names are too similar to names with another meaning."""
 
 
 def check_spelling(body: bytes, known: frozenset[str], guarded: Iterable[str]) -> None:
-    """Refuses members that are not `known` and nearly one of `guarded`. Raises: InvalidRequest.
+    """Refuses members that are not `known` but almost equal one of `guarded`.
 
-    `body` is a JSON object, checked already.
+    `body` is a JSON object that was checked already. Raises: InvalidRequest.
     """
     given = _NAMES.decode(body.removeprefix(BYTE_ORDER_MARK))
     if given.keys() <= known:
@@ -51,7 +51,7 @@ def _plain(name: str) -> str:
 
 
 def _one_slip(one: str, other: str) -> bool:
-    """Whether one letter too many, too few, wrong, or two exchanged make `one` of `other`."""
+    """Whether one extra, missing, wrong or swapped letter makes `one` of `other`."""
     if abs(len(one) - len(other)) > 1:
         return False
     same = next((at for at, pair in enumerate(zip(one, other, strict=False)) if _differ(pair)), -1)

@@ -1,1 +1,1 @@
-"""The life of one request between a dialect and a backend."""
+"""The steps of one request between a dialect and a backend."""

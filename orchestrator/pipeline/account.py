@@ -1,4 +1,4 @@
-"""What one run owes to the books and the limits, from its start to its end."""
+"""Charges one run to the limits and records it in the books."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ R = TypeVar("R", bound=Run)
 
 
 class Account(Generic[R]):
-    """One run, with who is to hear of its end: books, limits and meter."""
+    """One run, and what its end is reported to: books, limits and meter."""
 
     __slots__ = (
         "_books",
@@ -44,9 +44,9 @@ class Account(Generic[R]):
         *,
         whole: bool,
     ) -> None:
-        """`own` takes what goes on after the reader has gone.
+        """`own` runs work that continues after the reader has closed the run.
 
-        Of an answer that is `whole` the client sees nothing unless it sees all of it.
+        With `whole` the client sees either all of the answer or nothing.
         """
         self.run = run
         self.meter = meter
@@ -70,11 +70,11 @@ class Account(Generic[R]):
             self._books.promise(self.meter.entry(self._route.backend.name, cost, outcome))
 
     def cost(self, outcome: Outcome) -> Cost:
-        """What it costs, with what the engine has made until now, if this is its end."""
+        """What the run costs if it ends now."""
         return self.run.cost(outcome, sent=self.is_read and not self._whole)
 
     def headers(self) -> dict[str, str]:
-        """What the reply says of its way and of the caller's limits, which the meter gets too."""
+        """The reply's headers about route and limits. Passes them to the meter as well."""
         route = self._route
         headers = {
             "x-op-route": route.backend.name,
@@ -86,7 +86,7 @@ class Account(Generic[R]):
         return headers
 
     async def close(self, outcome: Outcome) -> None:
-        """Stops the engine's side, and settles once it has ended: now, where it has."""
+        """Stops the engine, and settles when it has finished: at once, or in the background."""
         run, meter = self.run, self.meter
         run.stop()
         if outcome == "cancelled":
@@ -104,16 +104,16 @@ class Account(Generic[R]):
                 self._own(settling)
 
     async def _settle(self, outcome: Outcome) -> None:
-        """Charges and records what it cost, once the engine's side has ended."""
+        """Charges and records what the run cost, when the engine has finished."""
         await self.run.ended()
         cost = self.cost(outcome)
         try:
             self.meter.settled(cost, outcome)
-            # The books first: they are always there, a quota may be out of reach.
+            # The books first: they are always available, the quota store may be unreachable.
             self._books.record(self.meter.entry(self._route.backend.name, cost, outcome))
         except Exception:
             if self._promised is None:
-                # Its reader has nothing yet, and gets nothing that is in no book.
+                # The reader has nothing yet, and must not get an answer without a record.
                 raise
             logger.exception("a request could not be settled")
         finally:

@@ -1,4 +1,4 @@
-"""The clock of one call to a model, and everybody who is told of it: books, metrics, trace."""
+"""Measures one call to a model, and reports it to books, metrics and trace."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ _OPERATIONS = {
     "gemini": "generate_content",
     "completions": "text_completion",
 }
-"""`gen_ai.operation.name` by dialect; the others chat."""
+"""`gen_ai.operation.name` by dialect; for all others it is `chat`."""
 _UPSTREAM = (UpstreamFailed, UpstreamTimeout, ModelUnavailable)
 
 
 class Meter:
-    """Made when the call comes, `start`ed when its engine is asked, and ended exactly once.
+    """Measures one call: created when it arrives, `start`ed with its engine, ended exactly once.
 
-    A call that belongs to no HTTP request, as of a session or of the background, gets a trace of
+    A call outside an HTTP request, such as one of a session or a background run, gets a trace of
     its own.
     """
 
@@ -88,7 +88,7 @@ class Meter:
         return f"{self._operation} {self._model or self._asked_model}"
 
     def start(self, model: str, request: GenerationRequest | EmbeddingRequest) -> None:
-        """The engine of `model`, by its id in the catalogue, is asked now."""
+        """Starts the engine's measurements. `model` is the id in the catalogue."""
         self._model = model
         self._active = active = self._metrics.active.series(model)
         active.value += 1
@@ -102,16 +102,16 @@ class Meter:
                 self._engine.attributes[names.INPUT_MESSAGES] = input_messages(request.prompt)
 
     def limits(self, headers: Mapping[str, str]) -> None:
-        """What the reply tells of the caller's limits."""
+        """Records the caller's limits from the `headers` of the reply."""
         caller = self._principal
         self._metrics.keys.limits(caller.tenant_id, caller.key_id, caller.key_label, headers)
 
     def reserved(self, model: str, tokens: int) -> None:
-        """So many tokens were taken before the work."""
+        """Records that `tokens` were reserved before the work."""
         self._metrics.reserved.add(tokens, model)
 
     def first_token(self, *, alone: bool = True) -> None:
-        """The first token has come, `alone` or with all others at the end."""
+        """Records the first token. `alone` is false if all tokens came together at the end."""
         if self._waiting is not None:
             self._wait_no_more(self._waiting)
         if alone:
@@ -127,14 +127,14 @@ class Meter:
             self._engine.note(names.TIME_TO_FIRST_CHUNK, first_s)
 
     def finished(self, event: GenerationFinished) -> None:
-        """The engine's answer is complete; its reader gets the end next."""
+        """Records that the engine's answer is complete. The reader gets the end next."""
         self.call.timings = event.timings
         self._metrics.phases(self._model, event.timings)
         if self._engine is not None:
             self._engine.event(names.EVENT_END)
             self._engine.end()
         if self._first_s is None and event.timings:
-            # Nobody saw it; the engine knows when it was.
+            # The first token was not seen alone; the engine reports its time.
             first_at = min(one.first_token_at_ns for one in event.timings) / 1e9
             self._first(max(0.0, first_at - self._at))
         if self._first_s is not None:
@@ -143,7 +143,7 @@ class Meter:
             self._metrics.paced(self.call, self._operation, self._model, decode_s, tokens)
 
     def stop(self, error: str = "") -> None:
-        """The reader has what it gets; what follows is not its time. Twice is once."""
+        """Stops the latency clock: everything after this is settlement. Idempotent."""
         if self._duration_s is not None:
             return
         self._duration_s = time.perf_counter() - self._began_at
@@ -158,7 +158,7 @@ class Meter:
             self._engine.error = error
 
     def failed(self, error: BaseException) -> None:
-        """The call ended with `error`."""
+        """Stops the clock of a call that ended with `error`, and counts engine errors."""
         if isinstance(error, GatewayError):
             self.stop(error.code)
             if isinstance(error, _UPSTREAM) and self._model:
@@ -167,7 +167,7 @@ class Meter:
             self.stop("cancelled" if not isinstance(error, Exception) else "internal_error")
 
     def settled(self, cost: Cost, outcome: Outcome) -> None:
-        """Nothing more comes of this call: what it cost, for everybody who counts."""
+        """Records the final cost of the call in the metrics."""
         if self._duration_s is None:
             self.stop()
         caller, model, usage = self._principal, self._model, cost.usage
@@ -186,7 +186,7 @@ class Meter:
         keys.ended(caller.tenant_id, caller.key_id, caller.key_label, outcome, tokens)
 
     def ended(self, usage: Usage, outcome: Outcome) -> None:
-        """The reader has gone: spans that nobody else sends are sent now."""
+        """Ends the spans when the reader has finished, and sends those that this meter owns."""
         if self._stream is not None:
             self._stream.end()
         if self._engine is not None and self.call.sampled:
@@ -196,7 +196,7 @@ class Meter:
             self._own = None
 
     def watch(self, events: Iterable[GenerationEvent]) -> None:
-        """Looks at events of a call that is traced, on their way to the reader."""
+        """Copies what the trace needs from the `events` of a traced call."""
         assert self._engine is not None
         attributes = self._engine.attributes
         for event in events:
@@ -214,7 +214,7 @@ class Meter:
                         attributes[names.OUTPUT_MESSAGES] = told
 
     def entry(self, route: str, cost: Cost, outcome: Outcome) -> UsageRecord:
-        """The record for the books, always of the same id."""
+        """The record for the books, with the same record id each time."""
         if self._duration_s is None:
             self.stop()
         assert self._duration_s is not None
@@ -249,7 +249,7 @@ class Meter:
 def _attributes(
     operation: str, model: str, request: GenerationRequest | EmbeddingRequest
 ) -> dict[str, Value]:
-    """What was asked for, as far as the caller said it; no text."""
+    """The span attributes of a request: only what the caller set, and no text."""
     attributes: dict[str, Value] = {
         names.OPERATION: operation,
         names.PROVIDER_NAME: names.PROVIDER,
@@ -285,7 +285,7 @@ def _result_attributes(usage: Usage, outcome: Outcome) -> dict[str, Value]:
 
 
 class Refusals:
-    """Around everything that can refuse calls before their engine is asked: their meters hear."""
+    """Context manager: reports an error to the meters of calls whose engine was not asked yet."""
 
     __slots__ = ("_meters",)
 
@@ -293,7 +293,7 @@ class Refusals:
         self._meters = meters
 
     def __enter__(self) -> None:
-        """Nothing is to be done."""
+        """Does nothing."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None

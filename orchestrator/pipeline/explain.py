@@ -1,7 +1,6 @@
-"""What a call would meet if it came now, told without spending anything.
+"""Explains what a call would get if it came now, without using any budget.
 
-It goes through the same gate, the same tokenizer and the same limits as the call itself, so that
-the two cannot come to differ.
+It uses the same gate, tokenizer and limits as the call itself, so that the two cannot differ.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ class TokenEstimate:
 class Explanation:
     """`error` is what the call would get, `None` when it would run.
 
-    `first` is the limit that would bite first. What is not known, because the call would not have
-    come that far, is `None`.
+    `first` is the limit that would be reached first. A field is `None` if the call would not have
+    got as far as that step.
     """
 
     error: GatewayError | None = None
@@ -46,7 +45,7 @@ class Explanation:
 
 
 class Explainer:
-    """Looks ahead on behalf of a key."""
+    """Explains calls for a key."""
 
     def __init__(self, gate: Gate, quota: Quota, books: Books) -> None:
         self._gate = gate
@@ -62,9 +61,9 @@ class Explainer:
         client_ip: str | None,
         at: float | None = None,
     ) -> Explanation:
-        """What `request` would meet from that address, for a key that has the `fault`.
+        """What `request` would get from `client_ip`, for a key that has the `fault`, if any.
 
-        `at` is the moment that the policy is asked about, in Unix seconds.
+        `at` is the time for which the policy is evaluated, in Unix seconds; None is now.
         """
         if fault is not None:
             return Explanation(error=fault)
@@ -94,7 +93,7 @@ class Explainer:
         admitted: Admitted,
         request: GenerationRequest | EmbeddingRequest,
     ) -> Explanation:
-        """Requests are counted before the prompt is looked at, and tokens after it."""
+        """Adds the limits: requests count before the prompt is rendered, tokens after it."""
         error: GatewayError | None = None
         try:
             tokens = await _tokens(admitted, request)
@@ -115,7 +114,7 @@ class Explainer:
 async def _tokens(
     admitted: Admitted, request: GenerationRequest | EmbeddingRequest
 ) -> TokenEstimate:
-    """Raises: InvalidRequest, ContextLengthExceeded."""
+    """What the request would reserve. Raises: InvalidRequest, ContextLengthExceeded."""
     route = admitted.route
     if isinstance(request, GenerationRequest):
         owner = admitted.caller.tenant_id

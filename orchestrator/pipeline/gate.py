@@ -1,4 +1,4 @@
-"""The first half of the pipeline: which model, whether the policy allows it, where it goes."""
+"""The first half of the pipeline: finds the model, asks the policy, chooses the route."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ MAX_REMEMBERED = 20_000
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """Where an allowed request goes, and whose budgets it uses: the policy's limits are in them.
+    """The route of an allowed request, and the caller whose limits it uses.
 
-    `cache_tenants` are the ids of the tenants that its policy shares the prefix cache with.
+    The limits include those of the policy. `cache_tenants` are the ids of the tenants with which
+    the policy shares the prefix cache.
     """
 
     route: Route
@@ -31,9 +32,9 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What is asked for, as far as a decision depends on it. `at` of `None` is now.
+    """The part of a request on which a decision depends. `at` of `None` is now.
 
-    A decision about a moment that is named is recorded nowhere.
+    A decision with `at` set is not recorded.
     """
 
     model: str
@@ -44,7 +45,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Gate:
-    """Known (404), allowed (403), of the right kind (404), loaded (503): in this order."""
+    """Checks, in this order: model known (404), allowed (403), right task (404), loaded (503)."""
 
     def __init__(
         self,
@@ -56,15 +57,15 @@ class Gate:
         self._deployments = deployments
         self._policy = policy
         self._router = router
-        # What follows from objects that others remember, by their ids; each entry keeps them, so
-        # that the ids are nobody else's meanwhile.
+        # Values derived from objects that other parts cache, by the ids of these objects. Each
+        # entry holds its objects, so that Python does not reuse their ids.
         self._questions: BoundedCache[tuple[int, Asked], tuple[Principal, PolicyInput]]
         self._questions = BoundedCache(most_remembered)
         self._callers: BoundedCache[tuple[int, int], tuple[Principal, Decision, Caller]]
         self._callers = BoundedCache(most_remembered)
 
     async def admit(self, principal: Principal, asked: Asked) -> Admitted:
-        """Raises: GatewayError."""
+        """Runs all checks and returns the route. Raises: GatewayError."""
         deployment = self.find(asked.model)
         call = current_call()
         with call.stage(names.POLICY) as stage:
@@ -81,14 +82,14 @@ class Gate:
         return admitted
 
     def find(self, name: str) -> Deployment:
-        """The model of that id or alias. Raises: ModelNotFound."""
+        """The model with this id or alias. Raises: ModelNotFound."""
         deployment = self._deployments.find(name)
         if deployment is None:
             raise unknown_model(name)
         return deployment
 
     async def decide(self, principal: Principal, deployment: Deployment, asked: Asked) -> Decision:
-        """What the key's policy says. Raises: PolicyUnavailable."""
+        """The decision of the key's policy. Raises: PolicyUnavailable."""
         known = self._questions.get((id(principal), asked))
         if known is not None:
             return await self._policy.decide(known[1])
@@ -100,7 +101,7 @@ class Gate:
     def enter(
         self, principal: Principal, deployment: Deployment, decision: Decision, asked: Asked
     ) -> Admitted:
-        """The way of a request with that decision. Raises: GatewayError."""
+        """Checks the decision and the task, and chooses the route. Raises: GatewayError."""
         if not decision.allow:
             raise _denied(decision)
         task = deployment.model.task
@@ -116,7 +117,7 @@ class Gate:
         return Admitted(route, caller, decision.cache_tenants)
 
     def _caller(self, principal: Principal, decision: Decision) -> Caller:
-        """Whose budgets are used; the same object for the same two."""
+        """The caller whose limits are used; the same object for the same two arguments."""
         key = (id(principal), id(decision))
         known = self._callers.get(key)
         if known is not None:
@@ -156,5 +157,5 @@ def _denied(decision: Decision) -> PolicyDenied:
 
 
 def unknown_model(name: str) -> ModelNotFound:
-    """What a caller is told of a model that is not there, or not for it."""
+    """The error for a model that does not exist, or that this caller may not see."""
     return ModelNotFound(f"The model `{name}` does not exist.", param="model")

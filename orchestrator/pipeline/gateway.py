@@ -1,4 +1,4 @@
-"""The way of one request, read from top to bottom."""
+"""The pipeline: every step of one request, from policy to backend."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ class Embeddings:
 
 
 class Gateway:
-    """Policy, route, quota, backend; everything that can fail fails before the first event."""
+    """Runs requests through policy, route, quota and backend.
+
+    Refusals are raised before the first event.
+    """
 
     def __init__(
         self,
@@ -90,7 +93,7 @@ class Gateway:
         self._settling: set[asyncio.Task[None]] = set()
 
     def models(self, principal: Principal) -> list[ModelEntry]:
-        """What `principal` may name as a model, aliases too, whether it is loaded or not."""
+        """The models that `principal` may use, with their aliases, loaded or not."""
         return [
             _entry(deployment, name)
             for deployment in self._deployments.all
@@ -99,24 +102,24 @@ class Gateway:
         ]
 
     def model(self, principal: Principal, name: str) -> ModelEntry:
-        """The model of that id or alias, named as it was asked for. Raises: ModelNotFound."""
+        """The model with id or alias `name`, under that name. Raises: ModelNotFound."""
         deployment = self._deployments.find(name)
         if deployment is None or not _in_scope(principal, deployment):
             raise unknown_model(name)
         return _entry(deployment, name)
 
     def defaults(self, name: str) -> SamplingParams:
-        """What the model of that id or alias draws by where a caller says nothing, if known."""
+        """The model's own sampling parameters, which apply where the caller sets none."""
         deployment = self._deployments.find(name)
         return SamplingParams() if deployment is None else deployment.defaults
 
     async def check(self, principal: Principal, model: str, context: CallContext) -> None:
-        """Whether a generation could begin now. Spends nothing. Raises: GatewayError."""
+        """Checks that a generation could start now. Uses no budget. Raises: GatewayError."""
         asked = Asked(model, GENERATE.name, "local-only", context.client_ip)
         admitted = await self._gate.admit(principal, asked)
         self._books.check()
         refusal = (await self._quota.outlook(admitted.caller, GENERATE.bucket, 1)).refusal
-        # Requests of this moment may have ended when the generation begins.
+        # The concurrent requests of now may have finished when the generation starts.
         if refusal is not None and (refusal.hit is None or refusal.hit.kind != "concurrency"):
             raise refusal
 
@@ -127,10 +130,10 @@ class Gateway:
         context: CallContext,
         shorten: Callable[[], GenerationRequest | None] | None = None,
     ) -> Generation:
-        """A started generation. Raises: GatewayError, from 403 to 504, before any event.
+        """Starts a generation. Raises: GatewayError, from 403 to 504, before any event.
 
-        Where the prompt is too long, `shorten` gives the request to try instead, of the same model
-        and by the same place in the minute, or `None`.
+        If the prompt is too long, `shorten` returns a shorter request for the same model, or
+        `None`. The shorter request is not counted again.
         """
         prepare = partial(_prepare, shorten=shorten)
         accounts = await self._start(GENERATE, principal, [request], context, prepare)
@@ -143,10 +146,10 @@ class Gateway:
         requests: Sequence[GenerationRequest],
         context: CallContext,
     ) -> Sequence[Generation]:
-        """A started generation for each of `requests`, which name the same model.
+        """Starts a generation for each of `requests`, which name the same model.
 
-        They count as so many requests, and their limits are taken in one step for all of them.
-        Either all begin or none goes on. Raises: GatewayError, from 403 to 504, before any event.
+        Each counts as one request, but all are checked against the limits in one step. Either all
+        start or none does. Raises: GatewayError, from 403 to 504, before any event.
         """
         accounts = await self._start(GENERATE, principal, requests, context, _prepare)
         firsts = await _answers(accounts, [_first(one) for one in accounts], context)
@@ -171,10 +174,10 @@ class Gateway:
         context: CallContext,
         prepare: Callable[[Admitted, Admission, Q], Coroutine[None, None, Prepared[R]]],
     ) -> list[Account[R]]:
-        """Asks the engine for `requests` of one model, all of them or none. Raises: GatewayError.
+        """Starts `requests` for one model, all of them or none. Raises: GatewayError.
 
-        The way of every task: admitted, counted, prepared, reserved and started. What it returns
-        is to be closed.
+        The steps of every task: admit, count, prepare, reserve, start. The caller must close the
+        accounts that it returns.
         """
         meters = [Meter(self._telemetry, principal, one.model, context) for one in requests]
         with Refusals(meters):
@@ -198,7 +201,7 @@ class Gateway:
         meter: Meter,
         context: CallContext,
     ) -> Account[R]:
-        """Asks the engine for one request."""
+        """Sends one request to the engine."""
         request = prepared.request
         meter.start(route.model.id, request)
         run = prepared.start(context.engine_id)
@@ -206,9 +209,9 @@ class Gateway:
         return Account(run, route, admission, meter, self._books, self._own, whole=whole)
 
     async def check_limits(self, principal: Principal, bucket: Bucket = "chat") -> None:
-        """Whether the limits of key and tenant have room, before more is known of the request.
+        """Checks that key and tenant are within their limits, before the request is read.
 
-        Spends nothing. Raises: RateLimited, QuotaUnavailable.
+        Uses no budget. Raises: RateLimited, QuotaUnavailable.
         """
         caller = Caller(
             principal.key_id, principal.tenant_id, principal.limits, principal.tenant_limits
@@ -218,7 +221,7 @@ class Gateway:
             raise refusal
 
     async def check_counts(self, principal: Principal) -> None:
-        """The same for calls that only count tokens. Raises: RateLimited, QuotaUnavailable."""
+        """`check_limits` for calls that only count. Raises: RateLimited, QuotaUnavailable."""
         await self.check_limits(principal, "count")
 
     async def count(
@@ -241,7 +244,7 @@ class Gateway:
     async def recount(
         self, principal: Principal, request: GenerationRequest, context: CallContext
     ) -> int:
-        """`count` of a shorter form of what was counted before, by the same place in the minute."""
+        """`count` for a shorter form of a request that was counted before; not counted again."""
         admitted = await self._gate.admit(principal, _asked(request, GENERATE, context))
         route, owner = admitted.route, principal.tenant_id
         tokens = _tokenizing(route).tokens(
@@ -263,7 +266,7 @@ class Gateway:
     async def prompt_text(
         self, principal: Principal, model: str, token_ids: Sequence[int], context: CallContext
     ) -> str:
-        """`detokenize` for the prompt of a generation that has begun; nothing is counted again."""
+        """`detokenize` for the prompt of a started generation; not counted again."""
         asked = Asked(model, GENERATE.name, "local-only", context.client_ip)
         route = (await self._gate.admit(principal, asked)).route
         return await _tokenizing(route).text(route.model, token_ids, principal.tenant_id, NO_LIMITS)
@@ -271,21 +274,21 @@ class Gateway:
     async def token_texts(
         self, principal: Principal, model: str, token_ids: Sequence[int], context: CallContext
     ) -> Sequence[str]:
-        r"""The text of each of `token_ids`, bytes that are no character written as `\xff`.
+        r"""The text of each of `token_ids`; bytes that form no character become `\xff`.
 
-        They are those that `tokenize` has returned; nothing is counted again.
+        For ids that `tokenize` has returned; not counted again.
         """
         asked = Asked(model, GENERATE.name, "local-only", context.client_ip)
         route = (await self._gate.admit(principal, asked)).route
         return _tokenizing(route).token_texts(route.model, token_ids)
 
     async def _counting(self, principal: Principal, asked: Asked) -> tuple[Route, Admission]:
-        """The way of a call that only counts tokens; it has its place in their minute."""
+        """Admits a call that only counts tokens, and counts it in the bucket `count`."""
         admitted = await self._gate.admit(principal, asked)
         return admitted.route, await self._quota.admit(admitted.caller, "count")
 
     async def close(self) -> None:
-        """Waits until everything that ended is settled."""
+        """Waits until all finished runs are settled."""
         while self._settling:
             await asyncio.wait(self._settling)
 
@@ -303,7 +306,7 @@ class Gateway:
     async def _prepared(
         self, preparing: Coroutine[None, None, T], admission: Admission, meter: Meter
     ) -> T:
-        """The request in tokens; where that fails it has ended. Raises: GatewayError."""
+        """Awaits `preparing`; if it fails, cancels the admission. Raises: GatewayError."""
         try:
             with meter.call.stage(names.RENDER):
                 return await preparing
@@ -313,7 +316,7 @@ class Gateway:
             raise
 
     async def _reserve(self, admission: Admission, tokens: int, meter: Meter, route: Route) -> None:
-        """Takes the most that the request can cost. Raises: RateLimited, QuotaUnavailable."""
+        """Reserves the max cost of the request. Raises: RateLimited, QuotaUnavailable."""
         with meter.call.stage(names.QUOTA) as stage:
             await admission.reserve(tokens)
             stage.note(names.RESERVED_TOKENS, tokens)
@@ -330,7 +333,7 @@ def _asked(request: Request, task: Task, context: CallContext) -> Asked:
 
 
 def _in_scope(principal: Principal, deployment: Deployment) -> bool:
-    """Whether the key names the model, by its id or by one of its aliases, or names all."""
+    """Whether the key allows the model, by its id, by an alias, or because it allows all."""
     allowed = principal.allowed_models
     model = deployment.model
     return "*" in allowed or model.id in allowed or any(name in allowed for name in model.aliases)
@@ -354,7 +357,7 @@ async def _prepare(
     request: GenerationRequest,
     shorten: Callable[[], GenerationRequest | None] | None = None,
 ) -> Prepared[GenerationRun]:
-    """The request, or the first that is short enough, prepared. Raises: GatewayError."""
+    """Prepares the request, or the first shorter one that fits. Raises: GatewayError."""
     route, owner = admitted.route, admitted.caller.tenant_id
     while True:
         try:
@@ -371,13 +374,13 @@ async def _prepare(
 async def _prepare_embedding(
     admitted: Admitted, admission: Admission, request: EmbeddingRequest
 ) -> Prepared[EmbeddingRun]:
-    """The request prepared. Raises: GatewayError."""
+    """Prepares the request. Raises: GatewayError."""
     route, owner = admitted.route, admitted.caller.tenant_id
     return await route.backend.prepare_embedding(route.model, request, owner, admission)
 
 
 async def _together(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
-    """What each of `work` returns. The first error ends the others, and is raised after that."""
+    """Returns the results of `work`. The first error cancels the others and is raised."""
     if len(work) == 1:
         return [await work[0]]
     tasks = [asyncio.create_task(one) for one in work]
@@ -399,7 +402,7 @@ async def _first(account: Account[GenerationRun]) -> list[GenerationEvent]:
 
 
 def _outcome(error: BaseException, context: CallContext) -> Outcome:
-    """How a call ended that `error` has ended: a cancellation is the client's unless we did it."""
+    """The outcome of a call that `error` ended; a cancellation is the client's if not ours."""
     return "failed" if isinstance(error, Exception) or context.at_fault() else "cancelled"
 
 
@@ -408,7 +411,7 @@ async def _answers(
     waiting: Sequence[Coroutine[None, None, T]],
     context: CallContext,
 ) -> list[T]:
-    """What each of `waiting` returns. The first error ends all of `accounts`, and is raised."""
+    """Returns the results of `waiting`. The first error closes all `accounts` and is raised."""
     try:
         return await _together(waiting)
     except BaseException as error:
@@ -432,7 +435,7 @@ def _tokenizing(route: Route) -> TokenizingBackend:
 
 
 async def _counted(work: Coroutine[None, None, T], admission: Admission) -> T:
-    """What `work` returns; the place in the minute stays used if it was done."""
+    """Returns what `work` returns, and ends the admission. Work that began stays counted."""
     try:
         return await work
     finally:
@@ -440,6 +443,6 @@ async def _counted(work: Coroutine[None, None, T], admission: Admission) -> T:
 
 
 def _tell_limits(error: BaseException, admission: Admission) -> None:
-    """A reply that fails after the request was counted tells the limits too."""
+    """Adds the limits to `error`: its reply shows them once the request was counted."""
     if isinstance(error, GatewayError):
         error.headers = admission.headers

@@ -1,4 +1,4 @@
-"""A generation at work as its reader sees it."""
+"""A running generation as its reader sees it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.pipeline.account import Account
 
 
 class Generation(EventSource):
-    """A generation whose first events are there already. Read it to its end, and close it."""
+    """A generation whose first events have arrived. The reader must close it in any case."""
 
     def __init__(
         self,
@@ -20,7 +20,7 @@ class Generation(EventSource):
         headers: Mapping[str, str],
         account: Account[GenerationRun],
     ) -> None:
-        """`account` is told how it ends."""
+        """The outcome is reported to `account`."""
         self.headers = headers
         self._first = first
         self._account = account
@@ -30,7 +30,7 @@ class Generation(EventSource):
 
     @property
     def usage(self) -> Usage:
-        """What it has cost until now; of one that ends early the books have the last word."""
+        """What it has cost until now. If it ends early, only the books have the final cost."""
         return self._account.cost(self._outcome).usage
 
     def take(self) -> list[GenerationEvent]:
@@ -39,7 +39,7 @@ class Generation(EventSource):
         try:
             if events:
                 self._account.is_read = True
-                # What has come since then was told to nobody.
+                # The listener was not called for events that arrived since then.
                 self._on_ready()
             else:
                 events = self._account.run.take()
@@ -56,9 +56,9 @@ class Generation(EventSource):
         self._account.run.listen(on_ready)
 
     async def aclose(self, error: BaseException | None = None) -> None:
-        """Stops the engine's side if it still runs, and settles what it cost. Idempotent.
+        """Stops the engine if it still runs, and settles what the generation cost. Idempotent.
 
-        `error` is a fault of ours that keeps the rest of the answer, or its end, from its client.
+        `error` is a fault of ours because of which the client does not get the rest of the answer.
         """
         if self._closed:
             return
@@ -74,7 +74,7 @@ class Generation(EventSource):
         self._account.promise("failed")
 
     def _look(self, events: list[GenerationEvent]) -> None:
-        """Everything that has to be done before the reader knows of the end is done here."""
+        """Reports the events to the meter, and their end before the reader sees it."""
         meter, last = self._account.meter, events[-1]
         if meter.call.sampled:
             meter.watch(events)

@@ -1,4 +1,4 @@
-"""Which backend answers."""
+"""Chooses the backend that answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.core.request import RouteHint
 
 
 class Route(msgspec.Struct, frozen=True):
-    """A backend and the model it is to run. `reason` says why a wish was not granted, in a word."""
+    """A backend and the model to run. `reason` says in one word why a hint was not followed."""
 
     backend: Backend
     model: Model
@@ -26,8 +26,8 @@ class Router:
         self._local = local
 
     def route(self, model: Model, allowed: Sequence[str], hint: RouteHint) -> Route:
-        """The route among those `allowed`, the caller's `hint` being no more than a wish."""
+        """Chooses one of the `allowed` routes. The caller's `hint` is only a preference."""
         if hint == "local-only":
             return Route(self._local, model)
-        # There is no other backend yet, so whoever may go elsewhere is served here as well.
+        # No other backend exists yet, so requests that may go elsewhere are served here as well.
         return Route(self._local, model, "no_cloud" if "cloud" in allowed else "policy")

@@ -1,4 +1,4 @@
-"""What can be asked of a model: one row for each task."""
+"""The tasks that a model can have: one row for each."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from orchestrator.core.request import EmbeddingRequest, GenerationRequest
 from orchestrator.core.value import value
 
 TaskName = Literal["generate", "embed"]
-"""As catalogue and policies name a task."""
+"""The name of a task in catalogue and policies."""
 
 
 @value
 class Task:
-    """`verb` stands in sentences, `bucket` is the limit of requests that it counts in."""
+    """`verb` is for messages; `bucket` is the request limit in which the task counts."""
 
     name: TaskName
     verb: str

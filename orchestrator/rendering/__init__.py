@@ -1,4 +1,4 @@
-"""Messages to token ids, token ids to parts. The orchestrator owns tokens; engines see only ids."""
+"""Turns messages into token ids and token ids into parts. Engines see only ids."""
 
 from orchestrator.rendering.decoder import Decoder
 from orchestrator.rendering.files import RenderingError

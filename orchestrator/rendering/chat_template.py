@@ -1,7 +1,7 @@
 """Chat templates: Jinja as Hugging Face runs it, in a sandbox.
 
-Templates come with a model and are trusted as far as the model is: the sandbox stops access to
-Python objects, not a template that only wastes time.
+Templates come with a model and are trusted as much as the model. The sandbox prevents access to
+Python objects; it does not stop a template that wastes time.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from orchestrator.rendering.sandbox import Sandbox
 logger = logging.getLogger(__name__)
 
 _SWITCHES = ("enable_thinking", "thinking")
-"""What templates call the switch, Qwen's and SmolLM's first, DeepSeek's and Granite's second."""
+"""Names of the thinking switch: Qwen and SmolLM use the first, DeepSeek and Granite the second."""
 
 
 _PLAIN_JSON = json.JSONEncoder(ensure_ascii=False)
-"""As `tojson` writes it where a template says no more; making an encoder costs more than a tool."""
+"""The default of `tojson`. It is shared: making an encoder costs more than encoding a tool."""
 
 
 class ChatTemplate:
@@ -45,7 +45,7 @@ class ChatTemplate:
                 name: environment.from_string(source) for name, source in sources.items()
             }
             for template in self._templates.values():
-                # Jinja's own chain of dictionaries is copied for every prompt, and slow at that.
+                # Jinja copies its own chain of dictionaries for every prompt, which is slow.
                 template.globals = dict(template.globals)
             self._free = {
                 name: meta.find_undeclared_variables(environment.parse(source))
@@ -66,7 +66,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]],
         reasoning: ReasoningEffort | None = None,
     ) -> str:
-        """The text of the conversation, ready for the assistant's turn. Raises: InvalidRequest."""
+        """Renders the conversation, up to the assistant's next turn. Raises: InvalidRequest."""
         if not self._templates:
             raise InvalidRequest(
                 "This model has no chat template; it cannot take `messages`.", param="messages"
@@ -80,21 +80,21 @@ class ChatTemplate:
                 f"The model's chat template refuses these messages: {error.message}",
                 param="messages",
             ) from error
-        # A template is code of the model's makers: whatever it raises is about these messages.
+        # A template is code from the model's makers: any error of it is about these messages.
         except Exception as error:
-            # Not its text, which may quote them.
+            # The error's text is not logged, because it may quote the messages.
             logger.warning("a chat template failed: %s", type(error).__name__)
             raise InvalidRequest(
                 "The model's chat template cannot render these messages.", param="messages"
             ) from error
 
     def attempt(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
-        """The text of the conversation, or nothing where the template does not take it."""
+        """Renders the conversation; `None` if the template does not accept it."""
         if not self._templates:
             return None
         try:
             return self._render(messages, (), None)
-        # As above; here a failure is the answer that is looked for.
+        # As in `render`; but here a failure is a valid result.
         except Exception:
             return None
 
@@ -116,12 +116,12 @@ class ChatTemplate:
         }
         if reasoning is not None:
             known |= _thinking(reasoning, self._free[name])
-        # What `Template.render` does, without its traceback, which is not shown.
+        # The same as `Template.render`, without the rewritten traceback, which is not shown.
         return "".join(template.root_render_func(template.new_context(known, shared=True)))
 
 
 def _thinking(reasoning: ReasoningEffort, known: Set[str]) -> dict[str, object]:
-    """What of `reasoning` a template asks for; without a wish its own default holds."""
+    """The values of `reasoning` for the variables that the template uses."""
     wishes: dict[str, object] = dict.fromkeys(_SWITCHES, reasoning != "none")
     if reasoning != "none":
         wishes["reasoning_effort"] = reasoning
@@ -129,11 +129,11 @@ def _thinking(reasoning: ReasoningEffort, known: Set[str]) -> dict[str, object]:
 
 
 class _RaisedByTemplateError(jinja2.TemplateError):
-    """`raise_exception` was called; the message is the template's own."""
+    """The template called `raise_exception`; the message is its own."""
 
 
 class _Generation(Extension):
-    """`{% generation %}` … `{% endgeneration %}` marks training text; here it changes nothing."""
+    """Accepts `{% generation %}` … `{% endgeneration %}`, which marks training text; no effect."""
 
     tags = {"generation"}  # noqa: RUF012  # the attribute as jinja2 declares it
 
@@ -143,7 +143,10 @@ class _Generation(Extension):
 
 
 def _environment() -> Sandbox:
-    """Source: `transformers.utils.chat_template_utils`, `_compile_jinja_template`."""
+    """The Jinja environment of Hugging Face.
+
+    Source: `transformers.utils.chat_template_utils`, `_compile_jinja_template`.
+    """
     environment = Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -162,7 +165,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as models were trained on it: no HTML escapes, no ASCII escapes."""
+    """Encodes JSON as models were trained on it: no HTML escapes, no ASCII escapes."""
     if indent is None and separators is None and not ensure_ascii and not sort_keys:
         return _PLAIN_JSON.encode(value)
     return json.dumps(

@@ -1,4 +1,4 @@
-"""Token ids of one choice to its events: detokenise, match stop strings, parse."""
+"""Turns the token ids of one choice into events: detokenises, matches stop strings, parses."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from orchestrator.rendering.token_trail import TokenTrail
 
 
 class Decoder:
-    """One per choice; not shared between tasks. Work is O(n) overall.
+    """Decodes one choice; not shared between tasks. Work is O(n) overall.
 
-    `stopped` is true once the answer is complete before the engine's own end: a stop string has
-    matched (`stop_sequence`), or a single tool call was asked for and is there. The engine should
-    be stopped, and further feeds return nothing. `tokens` counts the ids that belong to the
-    answer, up to and with the one that completed it; `reasoning_tokens` those of them that are
-    reasoning, its markers included.
+    `stopped` is true once the answer is complete although the engine goes on: a stop string has
+    matched (`stop_sequence`), or the only allowed tool call is complete. The engine should then be
+    stopped, and further feeds return nothing. `tokens` counts the ids of the answer, including the
+    one that completed it. `reasoning_tokens` counts those that are reasoning or its markers.
     """
 
     def __init__(
@@ -37,10 +36,10 @@ class Decoder:
     def feed(
         self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob] | None = None
     ) -> list[GenerationEvent]:
-        """The events that `token_ids` bring about.
+        """Decodes `token_ids` and returns their events.
 
-        `logprobs` has one entry for each id, in every call or in none. They come with the deltas
-        of the text that their tokens gave; those of tool calls and of reasoning are dropped.
+        `logprobs` has one entry for each id, in every call or in none. The deltas carry the
+        log-probabilities of their text's tokens; those of tool calls and reasoning are dropped.
         """
         if logprobs is not None:
             return self._feed_with_logprobs(token_ids, logprobs)
@@ -50,7 +49,7 @@ class Decoder:
             text = self._detokenizer.feed(token_ids)
             return parser.feed(text) if text else []
         start = 0
-        # One id at a time where the count of some depends on what they turn out to be.
+        # One id at a time while the parser must know which token had which effect.
         while start < len(token_ids) and not self.stopped and parser.is_stepwise:
             self._feed_one(token_ids[start])
             start += 1
@@ -61,9 +60,9 @@ class Decoder:
         return parser.take()
 
     def finish(self, reason: EndReason) -> list[GenerationEvent]:
-        """What was held back, the end of the open part, and `ChoiceFinished`.
+        """Returns what was held back, the end of the open part, and `ChoiceFinished`.
 
-        `reason` is the engine's; a stop string or a tool call makes it another.
+        `reason` is the engine's; a stop string or a tool call replaces it.
         """
         if not self.stopped:
             if rest := self._detokenizer.flush():
@@ -100,7 +99,7 @@ class Decoder:
             self.stopped = True
 
     def _read(self, text: str) -> None:
-        """Gives `text` to the parser, up to a stop string."""
+        """Passes `text` to the parser, up to a stop string."""
         if self._trail is not None:
             self._trail.decoded += len(text)
         if self._matcher is not None:
@@ -123,13 +122,13 @@ class Decoder:
             self._undecided_tokens = 0
 
     def _text_of(self, token_ids: Sequence[int]) -> str:
-        """The text that `token_ids` complete, up to a stop string."""
+        """Decodes `token_ids` and returns the text that they complete, up to a stop string."""
         matcher = self._matcher
         if matcher is None:
             self.tokens += len(token_ids)
             return self._detokenizer.feed(token_ids)
         pieces: list[str] = []
-        # One id at a time, so that `tokens` is right to the id.
+        # One id at a time, so that `tokens` is exact.
         for token_id in token_ids:
             self.tokens += 1
             if text := self._detokenizer.feed((token_id,)):

@@ -1,4 +1,4 @@
-"""Token ids to text, piece by piece: whole characters, no space lost."""
+"""Turns token ids into text piece by piece, in whole characters and with all spaces."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _LONG_WINDOW = 16
 
 
 class Detokenizer:
-    """The text of one growing sequence of ids, in O(n) overall.
+    """Decodes one growing sequence of ids, in O(n) overall.
 
-    Each step decodes the ids that are new together with the last ones that were given out, because
-    what a token's text is depends on its left neighbour (a leading space, bytes of a character).
-    Text that ends in U+FFFD may be half a character and waits for more. Tokens that do not depend
-    on their neighbours are looked up in `known` instead.
+    Each step decodes the new ids together with the last ids that were returned, because the text of
+    a token depends on its left neighbour (a leading space, bytes of a character). Text that ends in
+    U+FFFD may be half a character and waits for more. Tokens that do not depend on their neighbours
+    are looked up in `known` instead.
 
-    `tokenizers.DecodeStream` does the same with two gaps: it cannot be asked for the rest at the
-    end, and on bytes that never become a character it collects ids without bound.
+    `tokenizers.DecodeStream` does the same, but it cannot return the rest at the end, and it
+    collects ids without limit on bytes that never become a character.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Detokenizer:
         self._pending: list[int] = []
 
     def feed(self, token_ids: Sequence[int]) -> str:
-        """The characters that `token_ids` complete."""
+        """Returns the characters that `token_ids` complete."""
         skipped = self._skipped
         pending = self._pending
         if not pending and skipped.isdisjoint(token_ids):
@@ -54,13 +54,13 @@ class Detokenizer:
         return self._give(text, len(pending))
 
     def flush(self) -> str:
-        """What is left at the end; half a character becomes U+FFFD."""
+        """Returns the rest at the end; half a character becomes U+FFFD."""
         if not self._pending:
             return ""
         return self._give(self._text_of(self._pending), len(self._pending))
 
     def _text_of(self, token_ids: list[int]) -> str:
-        """What `token_ids` add to the text given out."""
+        """The text that `token_ids` add to the text already returned."""
         text = self._decode(self._given + token_ids)
         if text.startswith(self._given_text):
             return text[len(self._given_text) :]
@@ -68,7 +68,7 @@ class Detokenizer:
         return self._decode(token_ids)
 
     def _give(self, text: str, count: int) -> str:
-        """Moves the first `count` pending ids, whose text is `text`, to those given out."""
+        """Marks the first `count` pending ids, whose text is `text`, as returned."""
         if not text:
             return ""
         self._given = self._pending[:count]
@@ -79,17 +79,17 @@ class Detokenizer:
         return text
 
     def _shorten_window(self) -> None:
-        """Only the last few ids matter to their right neighbour."""
+        """Keeps only the last few ids: only these affect the next token."""
         last = self._given[-_MAX_PENDING:]
         text = self._decode(last)
         if text and _UNKNOWN not in text:
             self._given, self._given_text = last, text
 
     def _give_certain(self, text: str) -> str:
-        """Gives out what is complete before the last, perhaps half, character of `text`.
+        """Returns what is complete before the last, perhaps incomplete, character of `text`.
 
-        A character has four bytes at most, so at most three ids can be waiting for its rest. More
-        of them are bytes that are no character, and are given out as such.
+        A character has at most four bytes, so at most three ids can wait for the rest of it. If
+        more wait, their bytes form no character, and they are returned as U+FFFD.
         """
         pending = self._pending
         for kept in range(1, min(4, len(pending))):

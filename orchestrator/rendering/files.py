@@ -1,4 +1,4 @@
-"""The tokenizer files of one model version directory, as Hugging Face lays them out."""
+"""Reads the tokenizer files of one model version directory, in Hugging Face's layout."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _NAMED_TOKENS = (
 
 
 class RenderingError(ValueError):
-    """A model's tokenizer or chat template cannot be used; the message names file and fault."""
+    """A model's tokenizer or chat template is unusable; the message names file and fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """What the files say. `templates` maps a template's name to its Jinja source."""
+    """The contents of the files. `templates` maps a template's name to its Jinja source."""
 
     directory: Path
     tokenizer: str
@@ -36,7 +36,7 @@ class TokenizerFiles:
 
 
 def load_files(directory: Path) -> TokenizerFiles:
-    """The files in `directory`; all but `tokenizer.json` may be missing. Raises: RenderingError."""
+    """Reads `directory`. All files but `tokenizer.json` may be missing. Raises: RenderingError."""
     tokenizer = _text(directory / "tokenizer.json")
     if tokenizer is None:
         raise RenderingError(f"{directory / 'tokenizer.json'}: no such file")
@@ -61,7 +61,7 @@ def load_files(directory: Path) -> TokenizerFiles:
 
 
 def _templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """The chat templates by name. A file of its own wins over the entry in the configuration."""
+    """The chat templates by name. A separate file takes precedence over the configuration."""
     if (source := _text(directory / "chat_template.jinja")) is not None:
         return {"default": source}
     entry = config.get("chat_template")
@@ -97,7 +97,7 @@ def _document(path: Path) -> Mapping[str, Any]:
 
 
 def _text(path: Path) -> str | None:
-    """The file's text, or `None` when there is no such file."""
+    """The file's text, or `None` if the file does not exist."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

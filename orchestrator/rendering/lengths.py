@@ -1,4 +1,4 @@
-"""How few tokens a text can have, known from its length before it is tokenised."""
+"""The minimum number of tokens of a text, from its length, before it is tokenised."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tokenizers.models import BPE
 from orchestrator.rendering.token_bytes import TokenBytes, byte_letters
 
 BYTES_A_TOKEN = 64
-"""Where nothing else sets a bound (one token for an unknown word, what a template drops): what has
-more bytes than this for each token that it may have, on average, is refused as too long."""
+"""The bound where no better one is known (one token may be an unknown word, and a template may drop
+text): a text with on average more bytes than this per allowed token is refused as too long."""
 
 _SPACES = bytes((*range(0x09, 0x0E), *range(0x1C, 0x21)))
 _LETTERS = bytes((*range(0x41, 0x5B), *range(0x61, 0x7B)))
@@ -24,17 +24,17 @@ _KINDS = (_LETTERS, _DIGITS, _OTHERS, _HIGH, _SPACES)
 _NOT_OF = tuple(bytes(set(range(256)) - set(kind)) for kind in _KINDS)
 _SPACES_AT = len(_KINDS) - 1
 _KEEPING = frozenset({"ByteLevel", "Split", "Digits", "Punctuation"})
-"""Steps that cut a text and drop nothing of it by default."""
+"""Pre-tokenizer steps that cut a text and by default drop nothing of it."""
 _MAX_COMPOSED = 3
-"""Bytes of a character and its accents, for one byte of the character that NFC makes of them."""
+"""Max bytes of a decomposed character for each byte of the character that NFC composes."""
 
 
 class Lengths:
-    """The fewest tokens by length, of one vocabulary. Immutable, thread-safe.
+    """Computes the fewest tokens of a text by length, for one vocabulary. Immutable, thread-safe.
 
-    Where tokens stand for bytes, as in byte-level BPE, each kind of byte of a text has to be in
-    some token, so a text has no fewer tokens than letters divided by the most letters in one token;
-    the same for digits, other characters, bytes beyond ASCII, and white space.
+    Where tokens stand for bytes, as in byte-level BPE, each byte of a text must be in some token.
+    So a text has at least as many tokens as its letters divided by the max letters of one token;
+    the same holds for digits, other characters, bytes beyond ASCII, and white space.
     """
 
     def __init__(self, vocabulary: Tokenizer, known: TokenBytes, size: int) -> None:
@@ -48,13 +48,13 @@ class Lengths:
         texts = [known.of(one) for one in range(size)]
         most = [max(map(len, _only(texts, unwanted)), default=0) for unwanted in _NOT_OF]
         if any(token.lstrip or token.rstrip for token in added.values()):
-            # They take in all white space beside them.
+            # Such tokens include all white space beside them.
             most[_SPACES_AT] = 0
         self._most = tuple(most)
         self._divisor = _MAX_COMPOSED if kind else 1
 
     def fewest(self, text: str, *, kept: bool = True) -> int:
-        """The fewest tokens that `text` can have; with `kept` false its white space may go."""
+        """The fewest tokens that `text` can have. `kept` is false if white space may be dropped."""
         raw = text.encode("utf-8", "surrogatepass")
         if not self._most:
             return len(raw) // BYTES_A_TOKEN
@@ -68,7 +68,7 @@ class Lengths:
 
 
 def _keeps_every_byte(vocabulary: Tokenizer, known: TokenBytes) -> bool:
-    """Whether each byte of a text ends up in some token."""
+    """Whether each byte of a text is part of some token."""
     if not known.is_byte_level or not isinstance(vocabulary.model, BPE):
         return False
     state = json.loads(vocabulary.pre_tokenizer.__getstate__()) if vocabulary.pre_tokenizer else {}
@@ -84,5 +84,5 @@ def _only(texts: Iterable[bytes], unwanted: bytes) -> Iterable[bytes]:
 
 
 def _normalizer(vocabulary: Tokenizer) -> str:
-    """The type of what changes a text before it is cut, empty where nothing does."""
+    """The type of the tokenizer's normalizer; empty if it has none."""
     return "" if vocabulary.normalizer is None else type(vocabulary.normalizer).__name__

@@ -1,4 +1,4 @@
-"""Everything between messages and token ids of one model."""
+"""Turns prompts into token ids, and token ids into text, for one model."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ from orchestrator.rendering.tokenizer import MAX_PIECE_CHARACTERS, PromptTokeniz
 from orchestrator.rendering.turns import Turns
 
 LONG_PROMPT_CHARACTERS = 4_000
-"""From here on rendering takes about a millisecond or more (0.2 µs a character measured) and
-belongs in a thread, where the tokenizer runs without the GIL."""
+"""From this length on, rendering takes about 1 ms or more (measured: 0.2 µs per character) and
+should run in a thread, where the tokenizer runs without the GIL."""
 
 _MISTRAL_CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 
 Ids = TypeVar("Ids", "list[int]", "array[int]")
 
-_OBJECT = (dict, Mapping)  # a dict is told from the others at once
+_OBJECT = (dict, Mapping)  # `dict` first, because that check is fast
 
 _TAIL_TOKENS = 16
-"""So many ids at the end of a prompt hold the template's last marker, however it is spelt."""
+"""This many ids at the end of a prompt always include the template's last marker."""
 
 
 class Renderer:
-    """One per model version directory. Immutable, thread-safe."""
+    """The tokenizer, template and parsers of one model version. Immutable, thread-safe."""
 
     def __init__(self, directory: Path, *, parser: Parser, reasoning: Reasoning = "none") -> None:
         """Reads the tokenizer's files. Raises: RenderingError."""
@@ -70,7 +70,7 @@ class Renderer:
         self._lengths = Lengths(self._tokenizer.vocabulary, self._token_bytes, self.vocabulary_size)
         vocabulary = self._tokenizer.vocabulary
         shown = {vocabulary.token_to_id(text) for text in markers}
-        # Special tokens never show in an answer, those that the parser looks for excepted.
+        # Special tokens never appear in an answer, except those that the parser looks for.
         self._skipped = self._tokenizer.private_ids | (self._tokenizer.specials.ids - shown)
 
     @property
@@ -79,11 +79,11 @@ class Renderer:
         return self._tokenizer.size
 
     def fewest_tokens(self, prompt: Prompt, most: int) -> int:
-        """The fewest tokens that `prompt` can have, known from its length. Takes time with it.
+        """The fewest tokens that `prompt` can have, in time proportional to its length.
 
-        What is found to be more than `most` need not be the closest that can be known. A prompt
-        with more than `BYTES_A_TOKEN` for each of them counts as too long, whatever it holds.
-        Templates may drop what an assistant said or thought, and white space at the ends of a text.
+        If the result is more than `most`, it may be lower than the best known bound. A prompt with
+        more than `BYTES_A_TOKEN` characters per allowed token counts as too long in any case. Text
+        that templates may drop is not counted: assistant messages, and white space around texts.
         """
         if isinstance(prompt, TokenPrompt):
             return len(prompt.token_ids)
@@ -108,7 +108,7 @@ class Renderer:
                 assert_never(prompt)
 
     def fewest_tokens_of(self, text: str) -> int:
-        """The same of a text to embed."""
+        """`fewest_tokens` for a text to embed."""
         return self._lengths.fewest(text)
 
     def render(
@@ -120,11 +120,11 @@ class Renderer:
     ) -> array[int]:
         """The prompt's token ids, int32[n]. Raises: InvalidRequest, PromptTooLongError.
 
-        Of a long prompt no more is made than shows that there are more than `most`.
-        `reasoning` is told to templates that ask for it; `None` leaves it to them. `owner` is who
-        may find out, by the time it takes, that parts of the prompt have been rendered before.
-        A special token's text inside a message, or in any other value of a caller, is plain text.
-        Only a `TextPrompt`, which is the whole prompt, may write special tokens out.
+        A long prompt is rendered only until it has more than `most` ids. `reasoning` is passed to
+        templates that use it; `None` leaves it to them. Parts of the prompt are cached for `owner`
+        only, because the time reveals what was rendered before. A special token's text inside a
+        message, or in any other value of a caller, is plain text. Only a `TextPrompt`, which is the
+        whole prompt, may contain special tokens as text.
         """
         match prompt:
             case ChatPrompt():
@@ -145,11 +145,11 @@ class Renderer:
         return self._texts.encode([text])[0]
 
     def encode_few(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, the fastest way for few and short ones."""
+        """`encode` for each text; the fastest way for a few short texts."""
         return self._texts.encode(texts)
 
     def encode_many(self, texts: Sequence[str]) -> Iterator[list[list[int]]]:
-        """The same for a thread, some texts at a time: nearly all of it lets others run."""
+        """`encode` for many texts, in groups. For a thread: it mostly runs without the GIL."""
         return self._texts.encode_groups(texts)
 
     def check_ids(self, token_ids: Iterable[int], *, param: str) -> None:
@@ -163,26 +163,26 @@ class Renderer:
                 )
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of `token_ids`, which are checked already, special tokens included."""
+        """The text of `token_ids`, special tokens included. The ids must have been checked."""
         return self._tokenizer.vocabulary.decode(list(token_ids), skip_special_tokens=False)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token stands for, which need not be whole characters."""
+        """The bytes that a token stands for; they may not be whole characters."""
         return self._token_bytes.of(token_id)
 
     def decoder(
         self, choice: int, request: GenerationRequest, prompt_ids: Sequence[int]
     ) -> Decoder:
-        """A decoder for one choice of `request`, whose prompt was rendered to `prompt_ids`."""
+        """Makes a decoder for one choice of `request`, whose prompt has the ids `prompt_ids`."""
         thinking = self._thinking(request.prompt, prompt_ids)
         parser = output_parser(choice, request, self._parser, thinking)
         detokenizer = Detokenizer(self._tokenizer.vocabulary, self._skipped, self._token_bytes)
         return Decoder(detokenizer, request.stop, parser)
 
     def _thinking(self, prompt: Prompt, prompt_ids: Sequence[int]) -> Thinking:
-        """Whether the answer begins with thoughts: the end of the prompt may have begun them.
+        """Whether the answer begins with reasoning; the end of the prompt may have opened it.
 
-        Text that is continued as it stands, a prefilled answer included, is beyond that.
+        A plain text or a prefilled answer is continued without reasoning.
         """
         if self._reasoning == "none" or not isinstance(prompt, ChatPrompt) or prompt.prefill:
             return "no"
@@ -222,7 +222,7 @@ class Renderer:
         return _within(most, self._tokenizer.encode_shielded(text, owner, most), text)
 
     def _message(self, message: Message, guard: Callable[[str], str]) -> dict[str, Any]:
-        """The message as chat templates know it, every text of the caller guarded."""
+        """The message in the form of chat templates, with every text of the caller guarded."""
         role: str = message.role
         if role == "developer" and not self._template.knows_developer:
             role = "system"
@@ -238,7 +238,7 @@ class Renderer:
         return rendered if is_plain else rendered | self._beside_text(parts, guard)
 
     def _beside_text(self, parts: Sequence[Part], guard: Callable[[str], str]) -> dict[str, Any]:
-        """What a message has besides its text."""
+        """The tool calls and reasoning of a message."""
         calls: list[dict[str, Any]] = []
         reasoning = ""
         for part in parts:
@@ -264,13 +264,13 @@ class Renderer:
         return {"id": guard(self._call_id(part.id)), "type": "function", "function": function}
 
     def _arguments(self, text: str) -> dict[str, Any] | str:
-        """Arguments as the template takes them: an object, as nearly all expect.
+        """Arguments as the template accepts them: an object, as nearly all templates expect.
 
-        Text that is no JSON object stays text where the template can do with it. Elsewhere it is
-        what can be read of it; no call in a history is a reason to refuse the next turn.
+        Text that is not a JSON object stays text if the template accepts that. Otherwise it becomes
+        an object of what can be read, so that no earlier call makes the next turn fail.
         """
         try:
-            # Unlike orjson, which would round an integer of more than 64 bits.
+            # Not orjson, which would round an integer of more than 64 bits.
             value = from_json(text, allow_inf_nan=False)
         except ValueError:
             value = None if text.strip() else {}
@@ -285,9 +285,9 @@ class Renderer:
         return value if isinstance(value, dict) else {"input": value}
 
     def _call_id(self, call_id: str) -> str:
-        """The id as the model's template takes it: Mistral's refuse all but nine letters or digits.
+        """The id as the model's template accepts it: Mistral's needs nine letters or digits.
 
-        Equal ids stay equal, so that an answer still finds its call.
+        Equal ids stay equal, so that a result still matches its call.
         """
         if self._parser != "mistral" or _MISTRAL_CALL_ID.fullmatch(call_id):
             return call_id
@@ -295,7 +295,7 @@ class Renderer:
 
 
 class PromptTooLongError(ValueError):
-    """A prompt has more tokens than it may have, at least `fewest`."""
+    """A prompt has too many tokens: at least `fewest`."""
 
     def __init__(self, fewest: int) -> None:
         super().__init__(f"at least {fewest} tokens")
@@ -303,14 +303,14 @@ class PromptTooLongError(ValueError):
 
 
 def _within(most: int | None, ids: Ids, text: str) -> Ids:
-    """`ids`, unless they are not all there are of a long text. Raises: PromptTooLongError."""
+    """Returns `ids`, unless a long `text` has more than `most`. Raises: PromptTooLongError."""
     if most is not None and len(ids) > most and len(text) > MAX_PIECE_CHARACTERS:
         raise PromptTooLongError(len(ids))
     return ids
 
 
 class _Guarded(dict[str, str]):
-    """Texts that have been guarded: in the schemas of tools the same few come again and again."""
+    """Caches guarded texts: in the schemas of tools the same few texts repeat."""
 
     def __init__(self, guard: Callable[[str], str]) -> None:
         super().__init__()
@@ -322,7 +322,7 @@ class _Guarded(dict[str, str]):
 
 
 def prompt_characters(prompt: Prompt) -> int:
-    """About how many characters there are to tokenise: what rendering costs."""
+    """The approximate number of characters to tokenise, as an estimate of the cost."""
     match prompt:
         case ChatPrompt(messages=messages, tools=tools, prefill=prefill):
             count = len(prefill)
@@ -350,7 +350,7 @@ def _tool(tool: Tool, guard: Callable[[str], str]) -> dict[str, Any]:
 
 
 def _guarded(value: Any, guard: Callable[[str], str]) -> Any:
-    """`value` of JSON with every text in it guarded."""
+    """A copy of the JSON `value` with every text guarded."""
     if isinstance(value, str):
         return guard(value)
     if isinstance(value, _OBJECT):

@@ -1,4 +1,4 @@
-"""Jinja's sandbox, with short ways for what cannot be unsafe."""
+"""Jinja's sandbox, with fast paths for what cannot be unsafe."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _OF_TEXTS = frozenset(
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """`ImmutableSandboxedEnvironment`, with the same answers in a fraction of the time.
+    """`ImmutableSandboxedEnvironment`, with the same results in a fraction of the time.
 
-    Templates look up members of dictionaries at every turn, and the sandbox asks of each whether
-    it is a forbidden attribute of Python's. It cannot be one where the object is exactly a `dict`
-    and the name is none of the attributes that a `dict` has; nor can the numbers of a loop, or the
-    methods of a text that do nothing but give another text. The sandbox is asked about all others.
+    Templates look up dictionary members all the time, and the sandbox checks each name against
+    Python's forbidden attributes. Three cases need no check: the object is exactly a `dict` and the
+    name is not an attribute of `dict`; the numbers of a loop; and the methods of a text that only
+    return another text. Jinja's sandbox checks all others.
     """
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """The attribute or member of that name, as far as it is allowed."""
+        """The attribute or member with that name, if it is allowed."""
         kind = type(obj)
         if kind is dict:
             if attribute not in _OF_DICTIONARIES:
@@ -43,9 +43,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """What `called` returns, as far as it may be called."""
+        """Calls `called`, if that is allowed, and returns its result."""
         kind = type(called)
-        # Neither can be marked as unsafe; only macros ask for more than is passed to them.
+        # These two cannot be marked as unsafe; only macros need the `eval_ctx` as well.
         if kind is not Macro and kind is not BuiltinMethodType:
             return super().call(context, called, *args, **kwargs)
         kwargs.pop("_block_vars", None)

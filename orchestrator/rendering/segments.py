@@ -1,4 +1,4 @@
-"""The token ids of texts that come again: earlier turns, system prompts, lists of tools."""
+"""Caches the token ids of texts that repeat: earlier turns, system prompts, lists of tools."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from threading import Lock
 from typing import TypeAlias
 
 Segment: TypeAlias = tuple[str, str, str]
-"""Whose prompt it is part of, the twin of the special token that it begins with, its text."""
+"""The owner of the prompt, the twin of the special token at the start, and the text."""
 
 _OVERHEAD_BYTES = 400
-"""Of the objects around the text and the ids of one segment."""
+"""Bytes of the objects around the text and the ids of one segment."""
 
 
 class Segments:
-    """The ids of the segments that were asked for last, in at most `most_bytes`. Thread-safe.
+    """Keeps the ids of the most recently used segments, in at most `most_bytes`. Thread-safe.
 
-    An owner finds only what was kept for that owner: how long a prompt takes would tell others
-    which texts have been here before.
+    An owner finds only its own segments. Otherwise the time of a prompt would reveal which texts
+    other owners have sent.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -31,11 +31,11 @@ class Segments:
 
     @property
     def size_bytes(self) -> int:
-        """What is kept, with its keys."""
+        """Bytes of all kept ids and their keys."""
         return self._bytes
 
     def known(self, segments: Iterable[Segment]) -> dict[Segment, array[int]]:
-        """Those of `segments` that are kept; their ids are not to be changed."""
+        """The kept ids of `segments`, where there are any. Callers must not change them."""
         kept, found = self._ids, {}
         with self._lock:
             for segment in segments:
@@ -45,7 +45,7 @@ class Segments:
         return found
 
     def keep(self, segment: Segment, ids: array[int]) -> None:
-        """`ids` are those of `segment`; what was asked for longest ago makes room for it."""
+        """Keeps `ids` for `segment`, and removes the least recently used ones to make room."""
         kept, size_bytes = self._ids, _size_bytes(segment, ids)
         if size_bytes > self._most_bytes:
             return

@@ -1,16 +1,16 @@
-"""Special tokens, kept apart from text that only looks like them.
+"""Separates special tokens from text that only looks like them.
 
-A chat template writes its special tokens as text, and so may a user. After the template has run the
-two look alike. So text of users goes in *shielded*: a character of every special token's text in it
-is exchanged for a stand-in from a private-use plane. What still matches in the rendered text was
-written by the template; it is *marked*: exchanged for one private character, its twin, which the
-tokenizer knows as an added token of its own. Then the shield comes off, and one call encodes it
-all, with the tokenizer told to read special tokens' text as plain text. Nothing is split, so
-the ids of harmless text are the very ones that the tokenizer alone would give.
+A chat template writes its special tokens as text, and a user may write the same text. After the
+template has run, the two look alike. So users' text is *shielded* before: in every special token's
+text, one character is replaced by a stand-in from a private-use plane. What still matches in the
+rendered text was written by the template. It is *marked*: replaced by one private character, its
+twin, which is an added token of the tokenizer. Then the stand-ins are replaced by the original
+characters, and one call encodes everything; the tokenizer is set to read the text of special tokens
+as plain text. Nothing is split, so harmless text gets exactly the ids of the plain tokenizer.
 
-Filters that templates put on text (`trim`, `tojson`, `upper`, a slice) leave the shield whole. A
-template that deletes or replaces characters inside a text could still write a special token with
-it: templates come with the model, and what they make of text is theirs to answer for.
+Filters that templates apply to text (`trim`, `tojson`, `upper`, a slice) keep the shield intact. A
+template that deletes or replaces characters inside a text could still produce a special token.
+Templates come with the model, which is responsible for that.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _TWINS_FROM = 0x100000
 _STAND_INS_FROM = 0x10F000
 _BREAK = "\U0010fffd"
 _WINDOW = 64 * 1024
-"""Characters that are searched at once: no other thread runs meanwhile."""
+"""Characters that are searched at once. No other thread runs during a search."""
 _MAX_TWINS = _STAND_INS_FROM - _TWINS_FROM
 
 
 @dataclass(frozen=True, slots=True)
 class SpecialToken:
-    """One special token of a vocabulary and how its text is matched."""
+    """One special token of a vocabulary, and how its text is matched."""
 
     id: int
     text: str
@@ -53,7 +53,7 @@ class SpecialTokens:
     def __init__(self, tokens: Sequence[SpecialToken]) -> None:
         if len(tokens) > _MAX_TWINS:
             raise ValueError(f"{len(tokens)} special tokens, at most {_MAX_TWINS}")
-        # The longest text wins where several match, as in the tokenizer's own search.
+        # If several texts match, the longest wins, as in the tokenizer's own search.
         self._tokens = sorted(tokens, key=lambda token: -len(token.text))
         self.ids = frozenset(token.id for token in tokens)
         self._twins = {
@@ -74,16 +74,16 @@ class SpecialTokens:
         self._all_texts = _BREAK.join(texts)
         self._lstripping = frozenset(token.text for token in tokens if token.lstrip)
         self.cuts_everywhere = not self._lstripping
-        """Whether `pieces` cuts before every special token, so that each has one at most."""
+        """Whether `pieces` cuts before every special token, so that a piece has at most one."""
         either = "|".join(map(re.escape, texts)) or r"(?!)"
-        # Ranges, because a class that lists far characters one by one is slow.
+        # Ranges, because a character class that lists distant characters one by one is slow.
         reserved = "".join(
             f"{chr(first)}-{chr(first + count - 1)}"
             for first, count in ((_TWINS_FROM, len(texts)), (_STAND_INS_FROM, len(letters)))
             if count
         )
         self._somewhere = re.compile(either)
-        # Texts may overlap, so every place is looked at, which is slow, and seldom needed.
+        # Texts may overlap, so it tries every position. That is slow, and rarely needed.
         self._everywhere = re.compile(rf"(?=(?:{either}))(.)", re.DOTALL)
         self._reserved = re.compile(f"[{reserved}{_BREAK}]")
         stand_ins = "".join(self._originals)
@@ -92,10 +92,10 @@ class SpecialTokens:
         self._marks = re.compile(f"[{''.join(self._twins.values())}]" if texts else r"(?!)")
 
     def install(self, tokenizer: Tokenizer) -> dict[int, int | None]:
-        """Teaches `tokenizer` the private characters; what they stand for is returned by id.
+        """Adds the private characters to `tokenizer`; maps their new ids to what they represent.
 
-        `None` is a mere break between two tokens. From then on the tokenizer reads the text of a
-        special token as plain text.
+        `None` is a break between two tokens. From then on the tokenizer reads the text of a special
+        token as plain text.
         """
         known = set(tokenizer.get_vocab(with_added_tokens=True).values())
         tokenizer.add_tokens(
@@ -123,11 +123,11 @@ class SpecialTokens:
         return ids
 
     def broken(self, text: str) -> str:
-        """`text` with a break inside every special token's text that it spells out."""
+        """Inserts a break inside the text of every special token in `text`."""
         return self._everywhere.sub(lambda match: match[1] + _BREAK, text)
 
     def shield(self, text: str) -> str:
-        """`text` with nothing in it, or at its ends, that could be read as a special token."""
+        """Changes `text` so that neither it nor its ends can be read as a special token."""
         text = self.without_reserved(text)
         if self._is_harmless(text):
             return text
@@ -145,12 +145,12 @@ class SpecialTokens:
         return text
 
     def pieces(self, text: str) -> list[tuple[str, str]]:
-        """A shielded text, cut before every special token that is written in it.
+        """Cuts a shielded text before every special token in it.
 
-        Each piece is the twin of its special token and the text behind that, without shield; the
-        first has no twin where the text begins with none. Tokenizers take special tokens out before
-        they do anything else, so a piece gets the same ids wherever it stands. Before a token that
-        takes the white space in front of it there is no cut.
+        Each piece is the twin of its special token and the unshielded text after it. The first
+        piece has no twin if the text does not begin with a special token. Tokenizers extract
+        special tokens before anything else, so a piece gets the same ids at any position. There is
+        no cut before a token that includes the white space in front of it.
         """
         pieces: list[tuple[str, str]] = []
         twin, behind, start = "", "", 0
@@ -172,7 +172,7 @@ class SpecialTokens:
         return pieces
 
     def mark(self, text: str) -> str:
-        """`text` with every special token written in it exchanged for its twin."""
+        """Replaces the text of every special token in `text` by its twin."""
         if len(text) <= _WINDOW:
             return self._written.sub(lambda match: self._twins[match[0]], text)
         marked, start = StringIO(), 0
@@ -184,7 +184,7 @@ class SpecialTokens:
         return marked.getvalue()
 
     def unshield(self, text: str) -> str:
-        """`text` with its own characters back in the place of stand-ins."""
+        """Replaces the stand-ins in `text` by the original characters."""
         if text.isascii():
             return text
         return self._exchanged(self._shielded, text, lambda one: self._originals[one[0]])
@@ -194,20 +194,20 @@ class SpecialTokens:
         return self._marks.findall(text)
 
     def without_reserved(self, text: str) -> str:
-        """`text` of a caller with the private characters used here replaced by U+FFFD."""
+        """Replaces the private characters in a caller's `text` by U+FFFD."""
         if text.isascii():
             return text
         return self._exchanged(self._reserved, text, lambda _: "\ufffd")
 
     def _matches(self, pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
-        """`pattern.finditer`, in steps between which other threads may run."""
+        """`pattern.finditer`, in steps; other threads may run between two steps."""
         return pattern.finditer(text) if len(text) <= _WINDOW else self._stepwise(pattern, text)
 
     def _stepwise(self, pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
         start = 0
         while start < len(text):
             end = start + _WINDOW
-            # A match that begins in the window may end behind it.
+            # A match that begins in the window may end after it.
             match = pattern.search(text, start, end + self._longest + 1)
             if match is None or match.start() >= end:
                 start = end
@@ -218,12 +218,12 @@ class SpecialTokens:
     def _exchanged(
         self, pattern: re.Pattern[str], text: str, other: Callable[[re.Match[str]], str]
     ) -> str:
-        """`text` with `other` characters in the place of those that match, one for one each."""
+        """Replaces each match in `text` by the one character that `other` returns."""
         if len(text) <= _WINDOW:
             return pattern.sub(other, text)
         windows = StringIO()
         for start in range(0, len(text), _WINDOW):
-            # What follows decides as well; it is exchanged in its own window.
+            # The text after the window is needed to match; it is replaced in its own window.
             window = text[start : start + _WINDOW + self._longest + 1]
             windows.write(pattern.sub(other, window)[:_WINDOW])
         return windows.getvalue()
@@ -232,7 +232,7 @@ class SpecialTokens:
         return self._stand_ins.get(letter, letter)
 
     def _is_harmless(self, text: str) -> bool:
-        """Whether no special token can begin, end or run through here: the quick answer of most."""
+        """Whether no special token can begin, end or continue in `text`; a quick check for most."""
         for letter in self._border_letters:
             if letter in text:
                 return False
@@ -240,7 +240,7 @@ class SpecialTokens:
         return len(core) >= self._longest or core not in self._all_texts
 
     def _could_end_here(self, core: str) -> bool:
-        """Whether a special token begun before `core` could end in it, or run through it."""
+        """Whether a special token that begins before `core` could end in it, or contain it."""
         if len(core) < self._longest and core in self._all_texts:
             return True
         if self._last_letters.isdisjoint(core[: self._longest]):
@@ -248,7 +248,7 @@ class SpecialTokens:
         return any(core[:k] in self._endings for k in range(1, min(self._longest, len(core) + 1)))
 
     def _could_begin_here(self, core: str) -> bool:
-        """Whether a special token begun in `core` could end behind it."""
+        """Whether a special token that begins in `core` could end after it."""
         if self._first_letters.isdisjoint(core[-self._longest :]):
             return False
         longest = min(self._longest, len(core) + 1)

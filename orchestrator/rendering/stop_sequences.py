@@ -1,4 +1,4 @@
-"""Stop strings, matched on text as it grows."""
+"""Matches stop strings in growing text."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 
 class StopMatcher:
-    """Lets text through up to the first stop string, which never shows.
+    """Passes text through up to the first stop string, which is never part of the result.
 
-    The first to be complete counts; of several complete at the same character, the longest. So the
-    result does not depend on how the text is cut into pieces. Text that may be the beginning of a
-    stop string is held back. O(1) per character and stop string (Knuth, Morris, Pratt).
+    The stop string that is complete first counts; if several are complete at the same character,
+    the longest. So the result does not depend on how the text is cut into pieces. Text that may be
+    the beginning of a stop string is held back. O(1) per character and stop string (Knuth, Morris,
+    Pratt).
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -23,7 +24,7 @@ class StopMatcher:
         """The stop string that ended the text."""
 
     def feed(self, text: str) -> str:
-        """The text that is now certain to belong to the answer."""
+        """Returns the text that now certainly belongs to the answer."""
         if self.matched is not None:
             return ""
         if not self._held and self._first_letters.isdisjoint(text):
@@ -41,12 +42,12 @@ class StopMatcher:
         return whole[:certain]
 
     def flush(self) -> str:
-        """What was held back and turns out to be no stop string."""
+        """Returns the text that was held back, at the end without a stop string."""
         held, self._held = self._held, ""
         return held
 
     def _step(self, letter: str) -> str | None:
-        """The stop string that `letter` completes."""
+        """The stop string that `letter` completes, if any."""
         found: str | None = None
         for index, stop in enumerate(self._stops):
             length = self._matched_lengths[index]

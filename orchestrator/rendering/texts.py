@@ -1,4 +1,4 @@
-"""Texts to embed: no special tokens in them, the tokenizer's own around them."""
+"""Encodes texts to embed: without special tokens in them, with the tokenizer's own around them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TextEncoder:
         self._tokenizer = tokenizer
         self._frame = tokenizer.frame
         words = word_pieces(tokenizer.vocabulary)
-        # A piece that is a special token's as well takes a closer look at the whole text.
+        # If a word piece may also be a special token, the whole text needs the full check.
         if words is not None and not tokenizer.suspects.isdisjoint(words.reachable):
             words = None
         self._words = words
@@ -41,11 +41,11 @@ class TextEncoder:
         return rows
 
     def encode_long(self, texts: Sequence[str]) -> list[list[int]]:
-        """The same, for a thread: nearly all of it lets others run."""
+        """`encode`, for a thread: it mostly runs without the GIL."""
         return [row for rows in self.encode_groups(texts) for row in rows]
 
     def encode_groups(self, texts: Sequence[str]) -> Iterator[list[list[int]]]:
-        """The same in groups of texts, which take little memory while they are encoded."""
+        """`encode` in groups of texts, which limits the memory for encoding."""
         return map(self._encode_group, _groups(texts))
 
     def _encode_group(self, texts: Sequence[str]) -> list[list[int]]:
@@ -65,7 +65,7 @@ class TextEncoder:
 
 
 def _groups(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """`texts` in groups that take little memory while they are encoded."""
+    """Yields `texts` in groups that need little memory while they are encoded."""
     start = size = 0
     for index, text in enumerate(texts):
         size += len(text)

@@ -1,4 +1,4 @@
-"""The raw bytes of single tokens, and the texts of those that are whole by themselves."""
+"""The raw bytes of single tokens, and the text of tokens that do not depend on their neighbours."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _UNKNOWN = "\ufffd"
 
 
 class TokenBytes:
-    """What each id of a vocabulary stands for, looked up once per id.
+    """The bytes of each id of a vocabulary, looked up once per id.
 
     Vocabularies write bytes in one of two ways: every byte as a letter (byte-level BPE), or text
-    with `▁` for spaces and `<0x0A>` for what has no piece of its own (SentencePiece). The
-    tokenizer's decoder tells which.
+    with `▁` for spaces and `<0x0A>` for bytes without a piece of their own (SentencePiece). The
+    tokenizer's decoder shows which.
     """
 
     def __init__(self, vocabulary: Tokenizer) -> None:
@@ -34,16 +34,16 @@ class TokenBytes:
         }
         self._known: dict[int, bytes] = {}
         self.is_byte_level = kinds == {"ByteLevel"}
-        """Whether each token is the bytes that it stands for, wherever it stands."""
+        """Whether each token gives the same bytes at every position."""
         self.texts: Mapping[int, str] = _Texts(self._whole_text)
-        """What an id adds to a text, whatever stands before it; empty where that depends.
+        """The text of an id if it does not depend on the text before it; otherwise empty.
 
-        Byte-level decoders put the bytes of their tokens side by side, so tokens of whole
-        characters, which most are, need not be decoded with their neighbours.
+        Byte-level decoders join the bytes of their tokens, so tokens of whole characters, which
+        most are, need not be decoded with their neighbours.
         """
 
     def of(self, token_id: int) -> bytes:
-        """The bytes of `token_id`; none for an id that the vocabulary lacks."""
+        """The bytes of `token_id`; empty for an id that the vocabulary does not have."""
         raw = self._known.get(token_id)
         if raw is None:
             raw = self._known[token_id] = self._look_up(token_id)
@@ -72,7 +72,7 @@ class TokenBytes:
 
 
 class _Texts(dict[int, str]):
-    """Texts by id, each looked up once; the second time costs no call."""
+    """Caches texts by id; a cached text costs no Python call."""
 
     def __init__(self, look_up: Callable[[int], str]) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class _Texts(dict[int, str]):
 
 
 def _decoder_kinds(vocabulary: Tokenizer) -> set[str]:
-    """The types of the steps in which the tokenizer turns pieces into text."""
+    """The types of the steps of the tokenizer's decoder, which turn pieces into text."""
     decoder = vocabulary.decoder
     if decoder is None:
         return set()
@@ -93,7 +93,7 @@ def _decoder_kinds(vocabulary: Tokenizer) -> set[str]:
 
 
 def byte_letters() -> dict[str, int]:
-    """The letter that stands for each byte: itself where it prints, else the next free one.
+    """Maps letters to bytes: a printable byte is its own letter, any other gets the next free one.
 
     Source: GPT-2's `bytes_to_unicode`.
     """

@@ -1,4 +1,4 @@
-"""Log-probabilities on their way from the tokens to the text that those gave."""
+"""Assigns log-probabilities of tokens to the text that the tokens gave."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from orchestrator.core.events import ChoiceFinished, GenerationEvent, PartDelta,
 
 
 class TokenTrail:
-    """The tokens whose text is not told yet, each with the place where its text begins.
+    """The tokens whose text is not in an event yet, each with the position where its text begins.
 
-    A token goes with the text in which it begins; one without a whole character goes with the
-    text that completes it.
+    A token belongs to the text in which it begins; a token without a whole character belongs to
+    the text that completes the character.
     """
 
     def __init__(self) -> None:
@@ -21,16 +21,16 @@ class TokenTrail:
         self.decoded = 0
         """Characters of all tokens so far."""
         self.read = 0
-        """How many of them the parser has read; the others may be part of a stop string."""
+        """How many of `decoded` the parser has read; the rest may be part of a stop string."""
 
     def add(self, logprob: TokenLogprob) -> None:
-        """A token that is about to be decoded."""
+        """Adds a token that is about to be decoded."""
         self._waiting.append((self.decoded, logprob))
 
     def attach(self, events: Sequence[GenerationEvent], *, held: int) -> list[GenerationEvent]:
-        """`events` with the tokens of their text; the last `held` characters read wait.
+        """Adds the tokens of their text to `events`; the last `held` read characters wait.
 
-        Tokens whose characters are part of no text are dropped.
+        Tokens whose characters are not part of a text are dropped.
         """
         events = list(events)
         told = self.read - held
@@ -46,7 +46,7 @@ class TokenTrail:
         return events
 
     def finish(self, events: Sequence[GenerationEvent]) -> list[GenerationEvent]:
-        """`events`, whose last ends the choice, with the tokens that gave no text any more."""
+        """Adds the remaining tokens, which gave no text, to the last event, `ChoiceFinished`."""
         events = list(events)
         rest = tuple(logprob for _, logprob in self._waiting)
         self._waiting.clear()

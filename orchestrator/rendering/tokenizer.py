@@ -1,4 +1,4 @@
-"""A model's tokenizer: text to ids, with special tokens only where they are meant."""
+"""A model's tokenizer: turns text into ids, with special tokens only where they are intended."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from orchestrator.rendering.special_tokens import SpecialToken, SpecialTokens
 from orchestrator.rendering.token_bytes import TokenBytes
 
 MAX_SEGMENT_BYTES = 4 * 2**20
-"""Of texts whose ids are remembered, by each model in each process: about a million characters."""
+"""Max bytes of cached texts and ids, per model and process: about a million characters."""
 
 
 MAX_PIECE_CHARACTERS = 64 * 1024
-"""About as much is tokenised at once: it takes some 130 bytes of memory for each character."""
+"""About this much is tokenised at once, because it takes some 130 bytes per character."""
 _BETWEEN_WORDS = re.compile(r"[a-z](?= [a-z])")
 _WORDS = "the user asked about a thing and then the answer was written down"
 
 _MAX_AT_ONCE = 2_000
-"""Characters that are encoded without letting other threads run. Once the interpreter's lock is
-given away, getting it back takes longer than a short text."""
+"""Max characters that are encoded without releasing the interpreter's lock. To get the lock again
+takes longer than to encode a short text."""
 
 
 class PromptTokenizer:
-    """Encodes prompts and lends its vocabulary to detokenisers. Immutable, thread-safe."""
+    """Encodes prompts, and shares its vocabulary with detokenisers. Immutable, thread-safe."""
 
     def __init__(self, files: TokenizerFiles, markers: Collection[str] = ()) -> None:
-        """`markers` are texts that mean something where they are tokens, special ones or not."""
+        """`markers` are texts that have a meaning if they are tokens, special or not."""
         path = files.directory / "tokenizer.json"
         texts = files.special_texts.union(markers)
         self.vocabulary = _load(path, files, texts)
@@ -44,22 +44,22 @@ class PromptTokenizer:
         except ValueError as error:
             raise RenderingError(f"{path}: {error}") from error
         self.private_ids = frozenset(self._meanings)
-        """Ids that the vocabulary did not have; an engine whose logits are wider may emit them."""
-        # The unknown token stands for text that the vocabulary lacks; nobody is fooled by it.
+        """Ids that the vocabulary did not have; an engine with wider logits may emit them."""
+        # The unknown token stands for text that the vocabulary lacks, so forging it has no effect.
         unknown = self.vocabulary.token_to_id(files.named_tokens.get("unk_token", "<unk>"))
         self._forgeable = self.specials.ids - {unknown}
         self.suspects = self._forgeable | self.private_ids
-        """Ids that a caller's plain text must not give."""
+        """Ids that a caller's plain text must not produce."""
         self._segments = Segments(MAX_SEGMENT_BYTES)
         self.frame = _frame(self.vocabulary)
-        """Ids before and behind every text, `None` where the tokenizer does more than that."""
+        """Ids before and after every text; `None` if the tokenizer does more than that."""
         self._cuts_at_words = _cuts_at_words(self.vocabulary)
 
     def encode_shielded(self, text: str, owner: str, most: int | None = None) -> array[int]:
-        """The ids, int32[n], of a text whose special tokens are meant, callers' texts shielded.
+        """The ids, int32[n], of a text with special tokens and with shielded texts of callers.
 
-        No special tokens are added. Pieces that `owner` has sent before are only looked up. Where
-        there are more than `most`, some more than that are returned and not all of them.
+        No special tokens are added. Pieces that `owner` has sent before are only looked up. If the
+        text has more than `most` ids, it returns more than `most`, but maybe not all of them.
         """
         cut = [(owner, twin, behind) for twin, behind in self.specials.pieces(text)]
         if len(text) > MAX_PIECE_CHARACTERS:
@@ -67,7 +67,7 @@ class PromptTokenizer:
         return self._encode_pieces(cut)
 
     def _encode_long(self, pieces: Sequence[Segment], most: int | None) -> array[int]:
-        """As many pieces at once as are short together; of a long one a part at a time."""
+        """Encodes short pieces together and long pieces in parts, to limit the memory."""
         whole = array("i")
         together: list[Segment] = []
         size = 0
@@ -83,7 +83,7 @@ class PromptTokenizer:
         return whole + self._encode_pieces(together)
 
     def _parts(self, text: str) -> Iterator[str]:
-        """`text` cut between words, where the tokenizer would cut it as well, if it can be."""
+        """Cuts `text` between words, if the tokenizer would cut it there as well."""
         if not self._cuts_at_words or len(text) <= MAX_PIECE_CHARACTERS:
             yield text
             return
@@ -111,15 +111,15 @@ class PromptTokenizer:
         return whole
 
     def encode_text(self, text: str) -> list[int]:
-        """The ids of a caller's text: no special token in it, the tokenizer's own around it."""
+        """The ids of a caller's text: no special tokens in it, the tokenizer's own around it."""
         return self._ids(self.specials.without_reserved(text), add_special_tokens=True)
 
     def encode_prompt(
         self, text: str, *, add_special_tokens: bool = True, most: int | None = None
     ) -> list[int]:
-        """The ids of a whole prompt in which the caller may write special tokens out.
+        """The ids of a whole prompt, in which the caller may write special tokens as text.
 
-        Where there are more than `most`, some more than that are returned and not all of them.
+        If it has more than `most` ids, it returns more than `most`, but maybe not all of them.
         """
         marked = self.specials.mark(self.specials.without_reserved(text))
         if len(marked) <= MAX_PIECE_CHARACTERS or self.frame is None:
@@ -142,7 +142,7 @@ class PromptTokenizer:
         if not self._forgeable.isdisjoint(ids) and self._unforged(encoding)[1]:
             ids = self._ids(marked, add_special_tokens=False)
         elif self.specials.cuts_everywhere:
-            # A twin stands at the beginning or nowhere.
+            # A twin can only be at the beginning.
             if ids and ids[0] in self._meanings:
                 ids[:1] = self._with_meanings(ids[:1])
         else:
@@ -150,17 +150,17 @@ class PromptTokenizer:
         return array("i", ids)
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        # The batch call, even for one text, lets other threads run; `encode` holds the GIL.
+        # The batch call releases the GIL, even for one text; `encode` holds it.
         encode = self.vocabulary.encode_batch_fast
         ids, forged = self._unforged(encode([text], add_special_tokens=add_special_tokens)[0])
         if forged:
-            # Some models (Unigram) list special tokens among the pieces of plain text as well.
+            # Some models (Unigram) also have special tokens among the pieces of plain text.
             broken = self.specials.broken(text)
             ids, _ = self._unforged(encode([broken], add_special_tokens=add_special_tokens)[0])
         return self._with_meanings(ids)
 
     def _unforged(self, encoding: Encoding) -> tuple[list[int], bool]:
-        """The ids, and whether any were left out because plain text gave a special token's id."""
+        """The ids without special tokens that plain text gave, and whether there were any."""
         ids: list[int] = encoding.ids
         if self._forgeable.isdisjoint(ids):
             return ids, False
@@ -173,7 +173,7 @@ class PromptTokenizer:
         return kept, len(kept) < len(ids)
 
     def _with_meanings(self, ids: list[int]) -> list[int]:
-        """`ids` with the special tokens in the place of their twins."""
+        """Replaces the twins in `ids` by their special tokens."""
         meanings = self._meanings
         if meanings.keys().isdisjoint(ids):
             return ids
@@ -182,13 +182,13 @@ class PromptTokenizer:
 
 
 def _load(path: Path, files: TokenizerFiles, special_texts: frozenset[str]) -> Tokenizer:
-    # Else even one short text goes to another thread, and waking that costs more than the text.
+    # Otherwise even a short text runs in another thread, and to wake it costs more than the text.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         tokenizer = Tokenizer.from_str(files.tokenizer)
     except Exception as error:  # the library raises plain `Exception`
         raise RenderingError(f"{path}: {error}") from error
-    # Lengths are checked against the model's context, with an error; nothing is cut in silence.
+    # A prompt that is too long for the context is an error; no text is truncated silently.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     special = {one.content for one in tokenizer.get_added_tokens_decoder().values() if one.special}
@@ -204,7 +204,7 @@ def _load(path: Path, files: TokenizerFiles, special_texts: frozenset[str]) -> T
 
 
 def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]] | None:
-    """The ids that the tokenizer puts before and behind a text, or `None` if it does more."""
+    """The ids that the tokenizer puts before and after a text, or `None` if it does more."""
     found: tuple[list[int], list[int]] | None = None
     for text in ("a", "the user"):
         plain = tokenizer.encode(text, add_special_tokens=False).ids
@@ -219,9 +219,9 @@ def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]] | None:
 
 
 def _cuts_at_words(tokenizer: Tokenizer) -> bool:
-    """Whether a text may be cut before the space between two words, each part tokenised alone.
+    """Whether a text may be cut before the space between two words, to tokenise each part alone.
 
-    Byte-level tokenizers cut there before they do anything else.
+    Byte-level tokenizers cut there before anything else.
     """
     if tokenizer.normalizer is not None and type(tokenizer.normalizer).__name__ != "NFC":
         return False
@@ -233,7 +233,7 @@ def _cuts_at_words(tokenizer: Tokenizer) -> bool:
 
 
 def _special_tokens(tokenizer: Tokenizer, named: frozenset[str]) -> Sequence[SpecialToken]:
-    """Those that the vocabulary says are special, and those that other files name as such."""
+    """The tokens that are special in the vocabulary, and those that other files name."""
     return [
         SpecialToken(token_id, token.content, token.lstrip, token.rstrip, token.single_word)
         for token_id, token in tokenizer.get_added_tokens_decoder().items()

@@ -1,8 +1,8 @@
-"""Conversations as one model's chat template takes them.
+"""Rearranges conversations so that a model's chat template accepts them.
 
-Agents put messages of the system where they please, and some templates refuse all but one at the
-beginning, or leave the others out without a word. What a template takes is tried, once, when a
-conversation needs it: no list of templates could be kept true.
+Agents put system messages anywhere, but some templates accept only one at the beginning, or drop
+the others silently. What a template accepts is tried once, when a conversation needs it: a list of
+templates would become outdated.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _CALL = {"id": "call00001", "type": "function", "function": {"name": "probe", "a
 
 
 class Turns:
-    """One per template. Thread-safe: what is tried twice comes out the same."""
+    """One per template. Thread-safe: a second try gives the same result."""
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
         self._taken: dict[tuple[str, ...], bool] = {}
 
     def placed(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        """`messages` with those of the system where the template takes them.
+        """Moves system messages to where the template accepts them.
 
-        Leading ones become one. A later one goes to the end of the user's message before it, or to
-        the beginning of the one behind it; where neither is beside it, it is a message of the
-        user's. A result of a tool stays beside its call.
+        Leading ones are merged. A later one is added to the end of the user message before it, or
+        to the beginning of the user message after it. If neither is adjacent, it becomes a user
+        message. A tool's result stays next to its call.
         """
         if not any(message.role in _INSTRUCTIONS for message in islice(messages, 1, None)):
             return messages
@@ -49,7 +49,7 @@ class Turns:
 
     @property
     def takes_text_arguments(self) -> bool:
-        """Whether the arguments of a call may be a text, that is, no JSON object."""
+        """Whether the arguments of a call may be a text instead of a JSON object."""
         return self._takes("user", "call", "tool")
 
     def _role(self, message: Message) -> str:
@@ -61,7 +61,7 @@ class Turns:
         )
 
     def _takes(self, *roles: str) -> bool:
-        """Whether all of a conversation of these roles comes out of the template."""
+        """Whether the template renders every message of a conversation with these roles."""
         if (known := self._taken.get(roles)) is None:
             words = [f"probe{index}" for index in range(len(roles))]
             asked = [_probe(role, word) for role, word in zip(roles, words, strict=True)]
@@ -70,7 +70,7 @@ class Turns:
         return known
 
     def _moved(self, rest: Sequence[Message]) -> list[Message]:
-        """`rest` without messages of the system, and their texts in other messages."""
+        """Moves the texts of the system messages in `rest` into other messages."""
         placed: list[Message] = []
         waiting: list[Part] = []
         for message in rest:
@@ -90,7 +90,7 @@ class Turns:
         return placed
 
     def _settle(self, placed: list[Message], waiting: Sequence[Part]) -> None:
-        """Puts what waits into the last of `placed`, or behind it as a message of the user's."""
+        """Adds the `waiting` parts to the last of `placed`, or after it as a user message."""
         last = placed[-1]
         takes_user = last.role != "tool" or self._takes("user", "calls", "tool", "user")
         if last.role != "user" and takes_user:
@@ -107,7 +107,7 @@ def _merged(leading: Sequence[Message]) -> Message:
 
 
 def _probe(role: str, word: str) -> dict[str, Any]:
-    """A message of that role; `call` and `calls` are the assistant's, with text or an object."""
+    """A test message of a role. `call` and `calls` are assistant calls with text or an object."""
     if role == "call":
         call = {**_CALL, "function": {"name": "probe", "arguments": word}}
         return {"role": "assistant", "content": "", "tool_calls": [call]}

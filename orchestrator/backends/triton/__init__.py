@@ -1,1 +1,1 @@
-"""The backend that asks Triton."""
+"""The backend that sends requests to Triton."""

@@ -1,8 +1,8 @@
-"""Which server has the beginning of a prompt in its key/value cache, as far as one can know.
+"""Guesses which server has the beginning of a prompt in its key/value cache.
 
-Engines keep what they computed of a prompt in blocks of tokens, and use a block again only where
-everything before it is the same. So a block is named by a hash of itself and of all before it, and
-what is remembered is the servers that were sent such a block.
+Engines keep what they computed of a prompt in blocks of tokens, and reuse a block only if
+everything before it is the same. So the name of a block is a hash of itself and of all before it,
+and this module remembers which servers were sent each block.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from hashlib import blake2b
 from typing import TypeAlias
 
 LEAST_BLOCK_TOKENS = 64
-"""Smaller blocks of an engine are taken together: more names say little more."""
+"""Smaller blocks of an engine are grouped to this size: more names would add little."""
 
 Blocks: TypeAlias = Sequence[int]
 """The names of a prompt's blocks, from its beginning."""
 
 
 def blocks_of(token_ids: Sequence[int], tokens_per_block: int, salt: int = 0) -> Blocks:
-    """The names of the full blocks of a prompt; a prompt without any has the name of its whole.
+    """The names of the full blocks of a prompt; a shorter prompt is one block.
 
-    The same in every process. `tokens_per_block` is the engine's, or 0. All names depend on
-    `salt`: where a prompt goes must not show who else has sent one that begins like it.
+    The names are the same in every process. `tokens_per_block` is the engine's, or 0. All names
+    depend on `salt`: the choice of a server must not reveal who else sent a prompt that begins
+    like this one.
     """
     whole, engines = tuple(token_ids), tokens_per_block or LEAST_BLOCK_TOKENS
     size = -(-LEAST_BLOCK_TOKENS // engines) * engines
@@ -37,18 +38,18 @@ def blocks_of(token_ids: Sequence[int], tokens_per_block: int, salt: int = 0) ->
 
 
 def preference(block: int, server: str) -> int:
-    """How much a server is liked for a prompt that begins with `block`; the highest wins.
+    """The score of a server for a prompt that begins with `block`; the highest score wins.
 
-    Rendezvous hashing: all processes agree without a word, and a server that is away changes
-    nothing for the prompts of others.
+    Rendezvous hashing: all processes agree without communication, and when a server is away, only
+    its own prompts move.
     """
     return int.from_bytes(blake2b(f"{block} {server}".encode(), digest_size=8).digest())
 
 
 class Affinity:
-    """What one model's servers were sent, the latest `most_blocks` blocks of it.
+    """Remembers the latest `most_blocks` blocks that one model's servers were sent.
 
-    Servers are bits of a number, as they stand in the model's list.
+    A set of servers is a bit mask, in the order of the model's list.
     """
 
     def __init__(self, most_blocks: int) -> None:
@@ -59,7 +60,7 @@ class Affinity:
         return len(self._servers)
 
     def longest(self, blocks: Blocks, among: int) -> int:
-        """Those of the servers `among` that know the longest beginning; 0 if none knows any."""
+        """The servers of `among` that know the longest beginning; 0 if none knows any block."""
         found = 0
         for block in blocks:
             among &= self._servers.get(block, 0)
@@ -69,7 +70,7 @@ class Affinity:
         return found
 
     def remember(self, blocks: Blocks, server: int) -> None:
-        """`server` is sent the prompt of `blocks` now."""
+        """Records that `server` is sent the prompt of `blocks` now."""
         servers = self._servers
         # Backwards, so that the end of a prompt is forgotten before its beginning.
         for block in reversed(blocks):

@@ -1,4 +1,4 @@
-"""The engines of this appliance, behind Triton."""
+"""The backend for this appliance's own engines, which run in Triton."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from orchestrator.rendering.renderer import (
 from orchestrator.triton.contract import GenerateCall, Guide
 
 CONTEXTS_COUNTED = 4
-"""Calls that count tokens take prompts of so many contexts: callers count to find what to cut."""
+"""Max prompt of calls that count tokens, in contexts: callers count to find what to cut."""
 _SEED_BITS = 63
 
 
 class TritonBackend:
-    """Prompts are rendered here, answers decoded here; Triton sees token ids only."""
+    """Renders prompts and decodes answers; Triton sees token ids only."""
 
     name = "local"
 
@@ -61,10 +61,10 @@ class TritonBackend:
         clamps_max_tokens: bool = False,
         waiting: WaitingRoom | None = None,
     ) -> None:
-        """`served` is what is served of a model; it raises ModelUnavailable.
+        """`served` returns what is served of a model, or raises ModelUnavailable.
 
-        Long prompts are worked on in `threads`. With `clamps_max_tokens` every request is one
-        that `clamps`. Calls wait in `waiting` for a model that is being restarted.
+        Long prompts are rendered in `threads`. With `clamps_max_tokens` every request counts as
+        one with `clamps`. Calls wait in `waiting` for a model that is being restarted.
         """
         self._served = served
         self._placements = placements
@@ -78,7 +78,7 @@ class TritonBackend:
         )
 
     def check(self, model: Model) -> None:
-        """Raises: ModelUnavailable where `model` is neither loaded nor about to be again."""
+        """Raises: ModelUnavailable where `model` is neither loaded nor being restarted."""
         self._served(model)
 
     async def prepare(
@@ -115,9 +115,9 @@ class TritonBackend:
         )
 
     def begin(self, prepared: PreparedGeneration, request_id: str) -> GenerationRun:
-        """A generation that has been asked for, one Triton request for each choice.
+        """Starts a generation, one Triton request for each choice.
 
-        Where the model is being restarted, it begins when the model is back.
+        If the model is being restarted, it starts when the model is back.
         """
         placement = self._placements.of(prepared.served.model.name)
         start = partial(self._start, prepared, request_id)
@@ -131,7 +131,7 @@ class TritonBackend:
         owner: str,
         permit: Permit,
     ) -> Sequence[int]:
-        """The token ids of `prompt`, which may be longer than the model's context, to a degree.
+        """The token ids of `prompt`, which may have up to `CONTEXTS_COUNTED` contexts.
 
         Raises: InvalidRequest, ContextLengthExceeded.
         """
@@ -159,7 +159,7 @@ class TritonBackend:
         return await self._threads.run(owner, len(token_ids), work)
 
     def token_texts(self, model: Model, token_ids: Sequence[int]) -> Sequence[str]:
-        r"""The text of each of `token_ids`, bytes that are no character written as `\xff`."""
+        r"""The text of each of `token_ids`; bytes that form no character become `\xff`."""
         raw = self._served(model).renderer.token_bytes
         return [raw(one).decode("utf-8", "backslashreplace") for one in token_ids]
 
@@ -175,14 +175,14 @@ class TritonBackend:
         return PreparedEmbedding(self._served(model), request, rows, self.begin_embedding, owner)
 
     def begin_embedding(self, prepared: PreparedEmbedding, request_id: str) -> EmbeddingRun:
-        """A run that asks for its vectors, one Triton request for each batch."""
+        """A run that sends one Triton request for each batch when its vectors are awaited."""
         return embedding.TritonEmbedding(self._embedder, prepared, request_id)
 
     def _start(self, prepared: PreparedGeneration, request_id: str) -> list[Choice]:
         request = prepared.request
         sampling = _with_defaults(request.sampling, prepared.served.defaults)
         seed = sampling.seed if sampling.seed is not None else random.getrandbits(_SEED_BITS)
-        # Several generations may come of one call, and a stop names the one it ends by its id.
+        # One call may start several generations, and a stop names its generation by this id.
         engine_id = f"{request_id}-{random.getrandbits(48):012x}"
         placement = self._placements.of(prepared.served.model.name)
         blocks = placement.blocks(
@@ -228,7 +228,7 @@ class TritonBackend:
             seed=seed,
             vocab_size=manifest.vocab_size,
             reports_finish_reason=manifest.reports_finish_reason,
-            # Of an engine that may not keep tenants apart neither counts nor times are shown.
+            # If the engine may share its cache between tenants, its counts and times are hidden.
             reports_perf_metrics=manifest.reports_perf_metrics and manifest.prefix_cache != "",
             log_probs=request.top_logprobs is not None,
             top_log_probs=request.top_logprobs or 0,
@@ -243,7 +243,7 @@ class TritonBackend:
 
 @value
 class _Rendering:
-    """A prompt that is to become tokens."""
+    """A prompt that is to be rendered into tokens."""
 
     served: ServedModel
     prompt: Prompt
@@ -252,9 +252,9 @@ class _Rendering:
     permit: Permit
 
     def work(self, most: int) -> array[int]:
-        """The tokens of a long prompt, `most` of them; for a thread.
+        """The tokens of a long prompt, at most `most`. Runs in a thread.
 
-        What its length shows to be too long is refused before any of it is rendered.
+        A prompt whose length alone shows that it is too long is refused before it is rendered.
         Raises: InvalidRequest, ContextLengthExceeded, RateLimited.
         """
         renderer = self.served.renderer
@@ -272,8 +272,8 @@ class _Rendering:
 def _as_rendered(request: GenerationRequest, *, guided: bool) -> GenerationRequest:
     """The request as the prompt is to show it.
 
-    Tools that may not be called are not shown. Under a guide the answer begins at once: there is
-    no room for thoughts in it.
+    Tools that may not be called are not shown. Under a guide the model cannot think first, so
+    `reasoning` is `none`.
     """
     if request.tool_choice.mode == "none" and isinstance(request.prompt, ChatPrompt):
         request = replace(request, prompt=replace(request.prompt, tools=()))
@@ -281,9 +281,9 @@ def _as_rendered(request: GenerationRequest, *, guided: bool) -> GenerationReque
 
 
 def _may_be_stopped(request: GenerationRequest) -> bool:
-    """Whether what the engine says may end the answer before the engine does.
+    """Whether the answer needs a streamed response: its content may end it early.
 
-    Log-probabilities count too: an engine tells them with each token or not at all.
+    Log-probabilities need one too: an engine reports them with each token or not at all.
     """
     return bool(request.stop) or request.top_logprobs is not None or not request.parallel_tool_calls
 
@@ -313,7 +313,7 @@ def _check_supported(served: ServedModel, request: GenerationRequest) -> None:
 
 
 def _most_input(served: ServedModel) -> int:
-    """Tokens of the longest prompt that leaves room for an answer."""
+    """The max tokens of a prompt that leaves room for an answer."""
     context = min(served.manifest.max_seq_len, served.model.context_tokens)
     return min(served.manifest.max_input_len, context - 1)
 
@@ -332,7 +332,7 @@ def _too_long(
 
 
 def _check_max_tokens(served: ServedModel, request: GenerationRequest) -> None:
-    """Raises: ContextLengthExceeded where no prompt at all would leave so much room."""
+    """Raises: ContextLengthExceeded where `max_tokens` alone fills the context."""
     context = min(served.manifest.max_seq_len, served.model.context_tokens)
     if (request.max_tokens or 0) >= context:
         raise ContextLengthExceeded(
@@ -345,7 +345,7 @@ def _check_max_tokens(served: ServedModel, request: GenerationRequest) -> None:
 def _max_tokens(
     served: ServedModel, request: GenerationRequest, prompt_tokens: int, *, clamps: bool
 ) -> int:
-    """How many tokens each choice may have: what was asked for, or all that fits."""
+    """The max tokens of each choice: what was requested, or all that fits."""
     context = served.manifest.max_seq_len
     room = min(context, served.model.context_tokens) - prompt_tokens
     asked = f" and {request.max_tokens} were asked for" if request.max_tokens else ""
@@ -363,9 +363,9 @@ def _max_tokens(
 
 
 def _with_defaults(asked: SamplingParams, defaults: SamplingParams) -> SamplingParams:
-    """`asked`, with the model's own values where the caller said nothing.
+    """`asked`, with the model's own values where the caller gave none.
 
-    A caller who names a temperature gets exactly that distribution: the model's top-k and top-p
+    A caller who gives a temperature gets exactly that distribution: the model's top-k and top-p
     belong to its own temperature.
     """
     if asked.temperature is not None:

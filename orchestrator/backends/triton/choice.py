@@ -1,4 +1,4 @@
-"""One answer: what the engine generates for it, as events."""
+"""One choice of a generation: turns what the engine generates into events."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orchestrator.triton.errors import unavailable
 
 
 class Attempt:
-    """One generation of the engine on its way from token ids to events."""
+    """One generation of the engine, decoded from token ids into events."""
 
     def __init__(self, stream: PlacedStream, decoder: Decoder, renderer: Renderer) -> None:
         self._stream = stream
@@ -34,7 +34,7 @@ class Attempt:
         self.answered = 0
         """Tokens whose text is in the events that were taken."""
         self.begun = False
-        """Whether the engine has begun; its first token may hold no whole character yet."""
+        """Whether the engine has sent a token; it may not complete a character yet."""
         self.over = False
         """Whether the end of the choice was taken."""
         self._is_told = False
@@ -47,11 +47,11 @@ class Attempt:
 
     @property
     def reasoning_tokens(self) -> int:
-        """Those of them that are thoughts."""
+        """The `tokens` that are reasoning."""
         return self._decoder.reasoning_tokens
 
     def stop(self) -> None:
-        """Ends the engine's side, if it has not ended."""
+        """Stops the engine's work, if it has not finished."""
         if not self._is_told:
             self._stream.stop()
 
@@ -62,27 +62,27 @@ class Attempt:
 
     @property
     def produced(self) -> int:
-        """All tokens that the engine has made, those after a stop included."""
+        """All tokens that the engine has made, including those after a stop."""
         return self._stream.now.produced
 
     @property
     def dropped(self) -> int:
-        """Those of them that were made behind the end of the answer."""
+        """The `produced` tokens that come after the end of the answer."""
         return self.produced - self.made - self._end_tokens if self.over else 0
 
     @property
     def metrics(self) -> EngineMetrics | None:
-        """What the engine told at its end; after a stop that may still be to come."""
+        """What the engine reported at its end; after a stop it may not have arrived yet."""
         return self._stream.now.metrics
 
     @property
     def is_streamed(self) -> bool:
-        """Whether tokens come as the engine makes them, not all at its end."""
+        """Whether tokens come as the engine makes them, not all at the end."""
         return self._stream.now.streaming
 
     @property
     def timings(self) -> EngineTimings | None:
-        """The engine's clock readings, its arrival being the moment when we sent the request."""
+        """The engine's timings, on our clock: arrival is the moment when we sent the request."""
         if (told := self._stream.now.metrics) is None:
             return None
         ahead = self._stream.now.asked_at_ns - told.arrived_ns
@@ -95,23 +95,23 @@ class Attempt:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the engine's side is over."""
+        """Whether the engine has finished."""
         return self._is_told or self._stream.now.has_ended
 
     async def ended(self) -> None:
-        """Returns when the engine's side is over."""
+        """Waits until the engine has finished."""
         if not self._is_told:
             await self._stream.ended()
 
     def listen(self, on_ready: Callable[[], None]) -> None:
-        """`on_ready` is called when there may be something to take."""
+        """Sets the listener: `on_ready` is called when there may be something to take."""
         self._stream.listen(on_ready)
 
     def take(self) -> list[GenerationEvent]:
         """The part events since the last call, and the end of the choice. Raises: GatewayError."""
         decoder, stream = self._decoder, self._stream
         events: list[GenerationEvent] = []
-        # What gives no event must not hide what waits behind it.
+        # A chunk that gives no event must not hide the chunks after it.
         while not events and (chunk := stream.take()) is not None:
             self.begun = True
             self._received += len(chunk.token_ids)
@@ -130,7 +130,7 @@ class Attempt:
         return events
 
     def _visible(self, token_ids: Sequence[int]) -> Sequence[int]:
-        """Without a closing end id: TensorRT-LLM drops `end_id` and keeps stop words."""
+        """Removes a closing end id: TensorRT-LLM drops `end_id` and keeps stop words."""
         if token_ids and token_ids[-1] in self._end_ids:
             self._end_tokens = 1
             return token_ids[:-1]
@@ -139,11 +139,11 @@ class Attempt:
     def _log_probs(
         self, token_ids: Sequence[int], told: LogProbs | None
     ) -> list[TokenLogprob] | None:
-        """Those of `token_ids` with the bytes of every token in them, where they were asked for."""
+        """The log-probabilities of `token_ids`, with token bytes; None if not requested."""
         if not self._stream.call.log_probs:
             return None
         if told is None:
-            # An empty last response has none; one with tokens and without them is no use.
+            # Only an empty last response may lack them.
             if token_ids:
                 raise UpstreamFailed("The engine gave no log-probabilities.")
             return []
@@ -156,7 +156,7 @@ class Attempt:
         return tokens
 
     def _reason(self, chunk: TokenChunk) -> Literal["stop", "length"]:
-        """The engine's word where it gives one; otherwise what the count tells."""
+        """The reason that the engine reports; without one, derived from the token count."""
         if self._decoder.stopped:
             return "stop"
         match chunk.finish_reason:
@@ -175,7 +175,7 @@ class Attempt:
 class CallFirst:
     """An attempt that counts only if it is a tool call.
 
-    As soon as it turns out to say something instead, it is dropped for the other one.
+    As soon as it gives text instead, it is stopped, and a second attempt takes its place.
     """
 
     def __init__(self, first: Attempt, otherwise: Callable[[], Attempt]) -> None:
@@ -194,7 +194,7 @@ class CallFirst:
 
     @property
     def reasoning_tokens(self) -> int:
-        """Those of them that are thoughts."""
+        """The `tokens` that are reasoning."""
         return self._attempt.reasoning_tokens
 
     @property
@@ -209,47 +209,47 @@ class CallFirst:
 
     @property
     def produced(self) -> int:
-        """All tokens that engines have made, for both attempts."""
+        """All tokens that the engine has made for both attempts."""
         return sum(attempt.produced for attempt in self._attempts)
 
     @property
     def dropped(self) -> int:
-        """Tokens that belong to no answer, those of an attempt that was given up among them."""
+        """Tokens that belong to no answer, including those of a dropped attempt."""
         return self._attempt.dropped + sum(one.produced for one in self._attempts[:-1])
 
     @property
     def metrics(self) -> EngineMetrics | None:
-        """What the engine told at its end; after a stop that may still be to come."""
+        """What the engine reported at its end; after a stop it may not have arrived yet."""
         return self._attempt.metrics
 
     @property
     def is_streamed(self) -> bool:
-        """Whether tokens come as the engine makes them, not all at its end."""
+        """Whether tokens come as the engine makes them, not all at the end."""
         return self._attempt.is_streamed
 
     @property
     def timings(self) -> EngineTimings | None:
-        """The engine's clock readings, as far as it tells them."""
+        """The engine's timings, if it reports them."""
         return self._attempt.timings
 
     def stop(self) -> None:
-        """Ends the engine's side, if it has not ended."""
+        """Stops the engine's work, if it has not finished."""
         for attempt in self._attempts:
             attempt.stop()
 
     @property
     def has_ended(self) -> bool:
-        """Whether the engine's side is over."""
+        """Whether the engine has finished."""
         return all(attempt.has_ended for attempt in self._attempts)
 
     async def ended(self) -> None:
-        """Returns when the engine's side is over."""
+        """Waits until the engine has finished."""
         for attempt in self._attempts:
             await attempt.ended()
 
     @property
     def begun(self) -> bool:
-        """Whether the engine has begun."""
+        """Whether the engine has sent a token."""
         return self._attempts[0].begun
 
     @property
@@ -258,7 +258,7 @@ class CallFirst:
         return self._attempt.over
 
     def listen(self, on_ready: Callable[[], None]) -> None:
-        """`on_ready` is called when there may be something to take."""
+        """Sets the listener: `on_ready` is called when there may be something to take."""
         self._on_ready = on_ready
         self._attempt.listen(on_ready)
 
@@ -270,7 +270,7 @@ class CallFirst:
     def _if_call(
         self, events: list[GenerationEvent], otherwise: Callable[[], Attempt]
     ) -> list[GenerationEvent]:
-        """Those of `events` that count while it is open whether this is a tool call."""
+        """The `events` that count while it is not known whether this is a tool call."""
         for index, event in enumerate(events):
             if isinstance(event, PartStarted) and event.kind == "tool_call":
                 self._otherwise = None
@@ -289,6 +289,6 @@ Choice: TypeAlias = Attempt | CallFirst
 
 
 def _says_something(event: GenerationEvent) -> bool:
-    """Whether this is the beginning of an answer, or the end of one that says nothing."""
+    """Whether this is the beginning of a text, or the end of an empty answer."""
     text = isinstance(event, PartStarted) and event.kind == "text"
     return text or isinstance(event, ChoiceFinished)

@@ -13,14 +13,14 @@ from orchestrator.core.value import value
 from orchestrator.triton.errors import unavailable
 
 _NOTICED_WITHIN_S = 3.0
-"""How long an outage that a call has met may take to be noticed by the watch over the models."""
+"""How long the model watch may take to notice an outage that a call has met."""
 _LOOK_S = 0.5
-"""How often a call looks whether it still waits for something: a self-test may have failed."""
+"""How often a waiting call checks whether the model may still come: a self-test may have failed."""
 
 
 @value
 class Outage:
-    """What a call has met that began in the `term` of its model's placement."""
+    """The error of a call that began in the `term` of its model's placement."""
 
     error: ModelUnavailable
     term: int
@@ -29,26 +29,26 @@ class Outage:
 class WaitingRoom:
     """The calls of one worker that wait for a model. Not thread-safe: for the event loop.
 
-    A model is waited for from the moment when it is lost until `Rules.wait_s` later, so a long
-    outage is an error at once for calls that come after that.
+    Calls wait for a model until `Rules.wait_s` after it was lost. Later in the outage, calls fail
+    at once.
     """
 
     def __init__(self, most: int) -> None:
-        """At most `most` calls wait, and half of them of one owner; 0 lets none wait."""
+        """At most `most` calls wait, and at most half of them for one owner; 0 allows none."""
         self._most = most
         self._most_each = max(1, most // 2)
         self._waiting: Counter[str] = Counter()
 
     @property
     def count(self) -> int:
-        """Calls that wait now."""
+        """Number of calls that wait now."""
         return self._waiting.total()
 
     async def wait(self, placement: Placement, owner: str, met: Outage | None = None) -> None:
         """Returns when the model of `placement` is served; at once if it is served now.
 
-        After a call that has `met` an outage, this waits for the admission that ends it, whether
-        the watch over the models knows of the outage already or not.
+        After a call that has `met` an outage, this waits for the next admission of the model, even
+        if the model watch has not noticed the outage yet.
         Raises: ModelUnavailable where the model does not come back in time, or too many calls wait.
         """
         if met is None and placement.ready:
@@ -84,7 +84,7 @@ class WaitingRoom:
 
 
 class Comeback:
-    """One call's part in the outages of its model."""
+    """Decides for one call whether and how long it waits in an outage of its model."""
 
     __slots__ = ("_owner", "_placement", "_room", "_term")
 
@@ -96,11 +96,11 @@ class Comeback:
 
     @property
     def is_served(self) -> bool:
-        """Whether the call can be sent now, or would wait for nothing."""
+        """Whether the call is to be sent now: the model is ready, or waiting is of no use."""
         return self._placement.ready or not self._placement.awaited_s
 
     def begin(self) -> None:
-        """The call is sent."""
+        """To be called when the call is sent."""
         self._term = self._placement.term
 
     def is_open_after(self, error: ModelUnavailable) -> bool:
@@ -109,6 +109,6 @@ class Comeback:
         return may_wait and not isinstance(error, Overloaded)
 
     async def wait(self, error: ModelUnavailable | None = None) -> None:
-        """Returns when the call can be sent; after `error`, sent again. See `WaitingRoom.wait`."""
+        """Waits until the call can be sent, or sent again after `error`. See `WaitingRoom.wait`."""
         met = Outage(error, self._term) if error is not None else None
         await self._room.wait(self._placement, self._owner, met)

@@ -1,4 +1,4 @@
-"""Inputs to embed: checked, cut into batches, and sent to the engines behind Triton."""
+"""Checks the inputs to embed, cuts them into batches, and sends them to Triton."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def rows_of(
 
 
 class TritonEmbedding(EmbeddingRun):
-    """Inputs on their way to the engine and back. It works while its vectors are awaited."""
+    """The embedding of one request. Work is done only while `vectors` is awaited."""
 
     def __init__(self, embedder: Embedder, prepared: PreparedEmbedding, request_id: str) -> None:
         self._embedder = embedder
@@ -58,18 +58,18 @@ class TritonEmbedding(EmbeddingRun):
         return await self._embedder.embed(self._prepared, self._request_id, self._count)
 
     def stop(self) -> None:
-        """Nothing to do: what is not awaited any more was cancelled."""
+        """Does nothing: cancelling `vectors` has cancelled the work."""
 
     @property
     def has_ended(self) -> bool:
-        """Always, when nobody awaits its vectors."""
+        """Always true: no work runs while `vectors` is not awaited."""
         return True
 
     async def ended(self) -> None:
         """Returns at once."""
 
     def cost(self, outcome: Outcome, *, sent: bool) -> Cost:
-        """What it costs if this is its end; vectors are sent all together or not at all."""
+        """What it costs if it ends now; vectors are sent all together or not at all."""
         del sent
         tokens = self._prepared.prompt_tokens
         return cost_of_vectors(tokens, outcome, answered=self._answered)
@@ -79,10 +79,10 @@ class TritonEmbedding(EmbeddingRun):
 
 
 class Embedder:
-    """Has batches embedded, each on a server that can."""
+    """Sends each batch to a server that can embed it."""
 
     def __init__(self, placements: Placements, *, timeout_s: float, waiting: WaitingRoom) -> None:
-        """A batch may move from a failing server to another for `timeout_s`.
+        """For `timeout_s` a batch may move from a failing server to another one.
 
         Calls wait in `waiting` for a model that is being restarted.
         """
@@ -98,7 +98,7 @@ class Embedder:
     ) -> Sequence[memoryview]:
         """One float32 little-endian vector for each input, in their order. Raises: GatewayError.
 
-        `on_answer` is called with the tokens of each batch whose vectors have come. Where the
+        `on_answer` is called with the token count of each batch whose vectors have arrived. If the
         engine dies, all batches are embedded once more when the model is back.
         """
         placement = self._placements.of(prepared.served.model.name)
@@ -144,7 +144,7 @@ class Embedder:
         return vectors
 
     async def _batch(self, model: str, request_id: str, rows: Rows) -> list[memoryview]:
-        """The vectors of one batch, from another server where one fails that gave none yet."""
+        """The vectors of one batch; if a server fails, another one is tried."""
         failover = Failover(self._placements.of(model), (), request_id, self._timeout_s)
         while True:
             try:
@@ -157,22 +157,22 @@ class Embedder:
 
 @value
 class _Texts:
-    """Inputs that are to become tokens."""
+    """Inputs that are to be tokenised."""
 
     served: ServedModel
     inputs: Sequence[str | tuple[int, ...]]
     permit: Permit
 
     def work(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of `texts`, of which there is much; for a thread.
+        """The tokens of long `texts`. Runs in a thread.
 
-        What their length shows to be too long is refused before any of it is tokenised.
+        A text whose length alone shows that it is too long is refused before any is tokenised.
         Raises: ContextLengthExceeded, RateLimited.
         """
         served = self.served
         limit = _limit(served)
         for index, one in enumerate(self.inputs):
-            # A text has no more tokens than bytes, of which a character has four at most.
+            # A text has at most one token per byte, and a character has at most four bytes.
             if isinstance(one, str) and 4 * len(one) > limit:
                 fewest = served.renderer.fewest_tokens_of(one)
                 if fewest > limit:
@@ -183,7 +183,7 @@ class _Texts:
         for group in served.renderer.encode_many(texts):
             rows += group
             if max(map(len, group)) > limit:
-                # The texts behind it need no tokens for that.
+                # The texts after it need not be tokenised to refuse the request.
                 wrong = next(at for at, row in enumerate(rows) if len(row) > limit)
                 places = [at for at, one in enumerate(self.inputs) if isinstance(one, str)]
                 raise _too_long(served, places[wrong], f"{len(rows[wrong])}")
@@ -191,7 +191,7 @@ class _Texts:
 
 
 async def _rows(asked: _Texts, owner: str, threads: FairThreads) -> Rows:
-    """Inputs that are token ids already stay as they are."""
+    """Tokenises the texts among the inputs. Inputs that are token ids stay as they are."""
     inputs = asked.inputs
     texts = [one for one in inputs if isinstance(one, str)]
     if not texts:
@@ -223,7 +223,7 @@ def _too_long(served: ServedModel, index: int, tokens: str) -> ContextLengthExce
 def _check(served: ServedModel, rows: Rows) -> None:
     limit = _limit(served)
     vocabulary = served.manifest.vocab_size
-    # All at once; which one it is matters only where one is wrong.
+    # Checks all inputs at once, which is fast; only if that fails, the loop finds the wrong one.
     lengths = list(map(len, rows))
     if (
         min(lengths) > 0

@@ -1,4 +1,4 @@
-"""What the engine is to be held to: the answer's format, or a tool call that must come.
+"""Guides, which constrain the engine's answer to a format or to a forced tool call.
 
 Source for the shape of a forced call: vLLM and SGLang, which agree on it.
 """
@@ -27,11 +27,11 @@ ToolSchema = dict[str, Any]
 _CLOSED_BY = frozenset(
     {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
 )
-"""A schema of nothing else tells all of an object's members by their names."""
+"""A schema with only these keywords names all of an object's members."""
 
 
 def guide_for(request: GenerationRequest, known: Sequence[str]) -> Guide | None:
-    """The guide that `request` needs, if any; `known` are the engine's kinds.
+    """The guide that `request` needs, if any; `known` are the kinds that the engine supports.
 
     Raises: InvalidRequest where the engine has no such kind, or no guide can be made.
     """
@@ -46,7 +46,7 @@ def guide_for(request: GenerationRequest, known: Sequence[str]) -> Guide | None:
 
 
 def may_call_instead(request: GenerationRequest) -> bool:
-    """Whether the answer's format is out of force where the model calls a tool instead."""
+    """Whether the model may call a tool instead; the answer's format then does not apply."""
     tools = isinstance(request.prompt, ChatPrompt) and request.prompt.tools
     return bool(tools) and request.tool_choice.mode == "auto"
 
@@ -86,9 +86,9 @@ def _schema_guide(schema: Mapping[str, Any], param: str) -> Guide:
 
 
 def _arguments(tool: Tool) -> ToolSchema:
-    """The arguments of a call: always an object, and of its schema what engines can enforce.
+    """The schema of a call's arguments: always an object; only what engines can enforce.
 
-    Parameters that are nowhere spoken of are ruled out: a model would only invent them.
+    Parameters that the schema does not name are forbidden: a model would only invent them.
     """
     schema = {**loosened(tool.parameters), "type": "object"}
     if schema.keys() <= _CLOSED_BY:
@@ -97,7 +97,7 @@ def _arguments(tool: Tool) -> ToolSchema:
 
 
 def _calls(tools: Sequence[Tool], *, parallel: bool) -> ToolSchema:
-    """A list of calls. Each tool's schema moves into `$defs`, and what it refers to with it."""
+    """The schema of a list of calls. Each tool's schema moves into `$defs`, with its references."""
     definitions = {
         f"tool{index}": _moved(_arguments(tool), f"#/$defs/tool{index}")
         for index, tool in enumerate(tools)
@@ -121,7 +121,7 @@ def _calls(tools: Sequence[Tool], *, parallel: bool) -> ToolSchema:
 
 
 def _moved(schema: Any, root: str) -> Any:
-    """`schema` with every reference into itself pointing below `root`."""
+    """A copy of `schema` whose references into itself point below `root`."""
     if isinstance(schema, Mapping):
         moved = {key: _moved(value, root) for key, value in schema.items()}
         if isinstance(reference := schema.get("$ref"), str):

@@ -1,4 +1,4 @@
-"""A generation on whichever server gives it its first token."""
+"""A stream of one generation that may change its server until the first token."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class PlacedStream:
     """The chunks of one generation, in order.
 
-    Until the first has come, nobody has seen anything of it: if its server goes away or has no
-    room, it is started again on another one. Afterwards it never is.
+    Before the first chunk, the client has seen nothing: if the server is lost or has no room, the
+    generation starts again on another one. After the first chunk it never does.
     """
 
     def __init__(
@@ -35,29 +35,29 @@ class PlacedStream:
         self._expired = False
         self._timer: asyncio.TimerHandle | None = None
         self.now = self._started()
-        """The stream on the present server; one that was left had brought no token."""
+        """The stream on the current server; streams on earlier servers gave no token."""
 
     def listen(self, on_ready: Callable[[], None]) -> None:
-        """`on_ready` is called when there may be something to take."""
+        """Sets the listener: `on_ready` is called when there may be something to take."""
         self._on_ready = self.now.on_ready = on_ready
 
     def take(self) -> TokenChunk | None:
-        """What has come since the last call, if anything has.
+        """Returns the next chunk, or None if none has arrived.
 
-        Not to be called after the final chunk. Raises: GatewayError.
+        Must not be called after the final chunk. Raises: GatewayError.
         """
         stream = self.now
         try:
             chunk = stream.take()
             if chunk is None:
                 if stream.is_over:
-                    # Without a final response: Triton goes away in good order.
+                    # The stream ended without a final response: Triton shuts down.
                     raise unavailable()
                 if self._expired:
                     raise UpstreamTimeout("The engine did not answer in time.")
                 return None
             if chunk.finish_reason == "cancelled" and not stream.produced:
-                # Without a token and by no wish of ours: the same.
+                # Cancelled before any token, and not by us: Triton shuts down.
                 raise unavailable()
         except ModelUnavailable as error:
             self._move(error)
@@ -68,17 +68,17 @@ class PlacedStream:
         return chunk
 
     def stop(self) -> None:
-        """Ends the generation on the engine's side, in the background. Twice is once."""
+        """Stops the generation on the engine, in the background. Idempotent."""
         self._stopped = True
         self._want_no_more()
         self.now.stop()
 
     async def ended(self) -> None:
-        """Returns when the engine's side is over."""
+        """Waits until the engine has finished."""
         await self.now.ended()
 
     def _move(self, error: ModelUnavailable) -> None:
-        """Begins on another server, where there is one. Raises: ModelUnavailable."""
+        """Starts again on another server, if there is one. Raises: ModelUnavailable."""
         if not self._stopped:
             self._failover.failed(error)
         if self._begun or self._stopped or not self._failover.moves():
@@ -90,13 +90,14 @@ class PlacedStream:
         stream = self._failover.replica.client.generate(self.call)
         stream.on_ready = self._on_ready
         if stream.streaming and self._timer is None:
-            # An answer in one response has the time of a whole request, which its client knows.
+            # A response that is not streamed may take a whole request's time: `TritonClient` has
+            # that timeout.
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._failover.left_s, self._expire)
         return stream
 
     def _want_no_more(self) -> None:
-        """The first token may take as long as it likes."""
+        """Cancels the timeout of the first token."""
         if self._timer is not None:
             self._timer.cancel()
 

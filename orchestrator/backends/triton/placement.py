@@ -1,7 +1,8 @@
-"""Which Triton a model's requests go to: its replicas, one on each server, and who is chosen.
+"""Chooses the Triton server for each request: one of the replicas of its model.
 
-A replica gets requests while it is `ready`. One of several that fails is ejected: it is left alone
-for a while that doubles each time, and comes back when it has been tried.
+A model has one replica on each of its servers. A replica gets requests while it is `ready`. If one
+of several fails, it is ejected: it gets no requests for a pause that doubles each time, and returns
+after a successful try.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _STARTED_OVER = "request %s has no token yet and moves from triton `%s` to `%s`"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A Triton, by its name in the settings."""
+    """A Triton server. `name` is its name in the settings."""
 
     name: str
     client: TritonClient
@@ -44,7 +45,7 @@ class Rules:
     margin: int = 4
     most_blocks: int = 65_536
     wait_s: float = 0.0
-    """How long calls wait for a model that is lost; 0 lets none wait."""
+    """How long calls wait for a lost model, in seconds; with 0 no call waits."""
 
 
 class Replica:
@@ -53,23 +54,23 @@ class Replica:
     def __init__(
         self, model: str, server: Server, rules: Rules | None, monotonic: Callable[[], float]
     ) -> None:
-        """Without `rules` it is the only one: nothing is gained by leaving it alone."""
+        """Without `rules` it is the only replica: it has no pause after an ejection."""
         self.model = model
         self.server = server
         self.ready = False
         self.tested = ""
-        """What the self-test found right when it was last loaded."""
+        """What the self-test checked successfully after the last load."""
         self.fault = ""
         """What the self-test found wrong."""
         self.test_again_at = 0.0
-        """By `time.monotonic()`; in between a replica that failed its self-test stays out."""
+        """A replica that failed its self-test stays out until then, by `time.monotonic()`."""
         self.term = 0
-        """Counts its admissions, so that an error of long ago does not eject it again."""
+        """Number of its admissions, so that a late error of an earlier one does not eject it."""
         self.lost_at: float | None = None
-        """When it stopped being ready, by the clock; None while it is, or never was."""
+        """When it stopped being ready, by `monotonic`; None while it is ready or never was."""
         self.on_admit: Callable[[], None] = noop
         self.on_doubt: Callable[[], None] = noop
-        """Called to have it looked at soon."""
+        """Called to have it checked soon."""
         self._rules = rules
         self._monotonic = monotonic
         self._failures = 0
@@ -77,7 +78,7 @@ class Replica:
 
     @property
     def name(self) -> str:
-        """Of its server."""
+        """The name of its server."""
         return self.server.name
 
     @property
@@ -87,7 +88,7 @@ class Replica:
 
     @property
     def in_flight(self) -> int:
-        """What this process has at work on its server, for any model."""
+        """Number of requests of this process in flight on its server, for any model."""
         return self.server.client.in_flight
 
     @property
@@ -96,21 +97,21 @@ class Replica:
         return self.ready or self._monotonic() >= self._due_at
 
     def admit(self) -> None:
-        """It has been tried and gets requests from now on."""
+        """Marks it as ready: it was tried and gets requests from now on."""
         self.ready, self.fault, self.lost_at = True, "", None
         self.term += 1
         self._admitted_at = self._monotonic()
         self.on_admit()
 
     def eject(self) -> None:
-        """It gets no more requests, and is not tried for a while."""
+        """Marks it as not ready: it gets no requests, and is not tried during its pause."""
         if self.ready:
             logger.info("model %s on triton `%s` is down", self.model, self.server.name)
             self.lost_at = self._monotonic()
-            # What stayed for longer than the longest pause begins anew.
+            # A replica that stayed ready longer than the longest pause starts with short pauses.
             if self._rules is None or self._monotonic() - self._admitted_at > self._rules.most_s:
                 self._failures = 0
-        # What comes back is another load, which may be right where this one was wrong.
+        # It returns with a new load, which may pass the self-test that this one failed.
         self.ready, self.test_again_at = False, 0.0
         if self._rules is not None:
             pause_s = min(self._rules.first_s * 2**self._failures, self._rules.most_s)
@@ -142,19 +143,19 @@ class Placement:
 
     @property
     def ready(self) -> bool:
-        """Whether any replica gets requests."""
+        """Whether any replica is ready."""
         return any(replica.ready for replica in self.replicas)
 
     @property
     def term(self) -> int:
-        """Counts the admissions of all its replicas."""
+        """Number of admissions of all its replicas."""
         return sum(replica.term for replica in self.replicas)
 
     @property
     def awaited_s(self) -> float:
-        """How much longer calls wait for it to come back, in seconds; 0 where they do not.
+        """How much longer calls wait for it, in seconds; 0 where they do not wait.
 
-        They wait for a model that was served before, and that no self-test has found wrong since.
+        Calls wait for a model that was served before and has not failed a self-test since.
         """
         lost = [one.lost_at for one in self.replicas if one.lost_at is not None and not one.fault]
         if self.ready or not lost:
@@ -163,12 +164,12 @@ class Placement:
 
     @property
     def may_be_awaited(self) -> bool:
-        """Whether calls wait for it when it is lost."""
+        """Whether the settings let calls wait for it when it is lost."""
         return self._wait_s > 0
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether a call waits for it at this moment."""
+        """Whether a call waits for it now."""
         return bool(self._waiters)
 
     async def admission(self, timeout_s: float) -> None:
@@ -181,7 +182,7 @@ class Placement:
             self._waiters.discard(waiter)
 
     def doubt(self) -> None:
-        """A call has met an outage that is not known yet: has all replicas looked at soon."""
+        """Has all replicas checked soon: a call has met an outage that was not noticed yet."""
         for replica in self.replicas:
             replica.on_doubt()
 
@@ -192,22 +193,22 @@ class Placement:
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is nothing to choose."""
+        """Whether the model has one replica only, so that there is no choice."""
         return self._affinity is None
 
     def blocks(self, token_ids: Sequence[int], tokens_per_block: int, salt: int = 0) -> Blocks:
-        """What `choose` wants to know of a prompt; nothing where there is nothing to choose.
+        """The blocks of a prompt, for `choose`; empty where there is only one replica.
 
-        Prompts of another `salt` have other blocks.
+        With another `salt` the same prompt has other blocks.
         """
         return () if self.is_alone else blocks_of(token_ids, tokens_per_block, salt)
 
     def choose(self, blocks: Blocks = (), tried: Collection[Replica] = ()) -> Replica | None:
-        """Who gets a request for the prompt of `blocks`; None if all have been `tried`.
+        """The replica for a prompt with `blocks`; None if all have been `tried`.
 
-        The one that knows the longest beginning of it, unless it has over `affinity_margin` more
-        in flight than the idlest. Where no replica is ready, one is named all the same: asking it
-        tells the caller what is wrong.
+        Chooses the one that knows the longest beginning of the prompt, unless it has over
+        `affinity_margin` more requests in flight than the idlest. If no replica is ready and none
+        was tried, returns the first: its error then says what is wrong.
         """
         if self._affinity is None:
             return None if tried else self.replicas[0]
@@ -221,7 +222,7 @@ class Placement:
         return chosen
 
     def lost(self, replica: Replica, term: int) -> None:
-        """A request that `replica` got in its `term` failed because it is out of reach."""
+        """Ejects `replica`: a request that it got in its `term` failed, as it is unreachable."""
         if not self.is_alone and replica.ready and replica.term == term:
             replica.eject()
 
@@ -237,12 +238,12 @@ class Placement:
 
 
 class Failover:
-    """One request on its way to a server: the replica it is on, and those that it was on."""
+    """The replica that serves one request, and those that it tried before."""
 
     def __init__(
         self, placement: Placement, blocks: Blocks, request_id: str, timeout_s: float
     ) -> None:
-        """It may move for `timeout_s`."""
+        """The request may move to another replica for `timeout_s`."""
         self._placement = placement
         self._blocks = blocks
         self._request_id = request_id
@@ -254,16 +255,16 @@ class Failover:
 
     @property
     def left_s(self) -> float:
-        """How long the first token may still take."""
+        """How long the first token may still take, in seconds."""
         return max(0.0, self._until - time.monotonic())
 
     def failed(self, error: ModelUnavailable) -> None:
-        """The replica answered with `error`."""
+        """Reports that the request failed on the current replica with `error`."""
         if not isinstance(error, Overloaded):
             self._placement.lost(self.replica, self._term)
 
     def moves(self) -> bool:
-        """Whether there is another replica, on which the request is from now on."""
+        """Moves the request to another replica. False if there is none, or no time."""
         self._tried.append(self.replica)
         other = self._placement.choose(self._blocks, self._tried) if self.left_s else None
         if other is None:
@@ -281,7 +282,7 @@ class Failover:
 
 
 class Placements:
-    """Every server, and every model on those that it is placed on."""
+    """All servers, and the placement of every model on them."""
 
     def __init__(
         self,
@@ -289,9 +290,9 @@ class Placements:
         placed: Mapping[str, Sequence[str]] | None = None,
         rules: Rules | None = None,
     ) -> None:
-        """`placed` are names of servers by Triton's name of a model; the others run on the first.
+        """`placed` maps Triton's name of a model to server names; other models run on the first.
 
-        The servers belong to this object from now on.
+        This object owns the servers from now on and closes them.
         """
         self.servers = tuple(servers)
         self._known = {server.name: server for server in servers}
@@ -300,7 +301,7 @@ class Placements:
         self._placements: dict[str, Placement] = {}
 
     def of(self, model: str) -> Placement:
-        """The replicas of the model that Triton calls `model`."""
+        """The placement of the model that Triton calls `model`."""
         if model not in self._placements:
             names = self._placed.get(model) or [self.servers[0].name]
             servers = [self._known[name] for name in names]
@@ -308,26 +309,26 @@ class Placements:
         return self._placements[model]
 
     def last_answer_at(self, model: str | None = None) -> float:
-        """When `model`, or any, last answered anywhere, by `time.monotonic()`; 0 if never."""
+        """When `model` (or any model) last answered, by `time.monotonic()`; 0 if never."""
         return max(server.client.last_answer_at(model) for server in self.servers)
 
     async def close(self) -> None:
-        """Ends what is in flight, and the connections."""
+        """Ends all requests in flight, and closes the connections."""
         await asyncio.gather(*(server.client.close() for server in self.servers))
 
 
 def single(client: TritonClient) -> Placements:
-    """Every model on one Triton."""
+    """Places every model on one Triton."""
     return Placements([Server(DEFAULT, client)])
 
 
 def open_placements(settings: Settings, catalogue: Catalogue) -> Placements:
-    """What settings and catalogue say. Raises: CatalogueError."""
+    """Opens the placements of settings and catalogue. Raises: CatalogueError."""
     triton, workers = settings.triton, settings.server.workers
     timeouts = Timeouts(
         request_s=triton.request_timeout_s,
         cancel_drain_s=triton.cancel_drain_s,
-        # Well before a test request that waits behind it would be overdue.
+        # Half of the probe's timeout, so that a probe that has to wait for it is still in time.
         silence_s=triton.probe_timeout_s / 2,
     )
     servers = [
@@ -349,7 +350,7 @@ def _rules(triton: TritonSettings) -> Rules:
 
 
 def _note_server(server: Server) -> None:
-    """Who answers, for the request's log line and span; of choices on several the last one."""
+    """Notes the server in the request's log line and span; with several, the last one stays."""
     call = current_call()
     call.server = server.name
     if (stage := call.client_stage) is not None:

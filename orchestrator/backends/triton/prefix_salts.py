@@ -1,7 +1,7 @@
-"""Who finds what an engine has cached of a prompt: a tenant by itself, or tenants that agreed.
+"""Salts that keep the engine's prefix cache separate: per tenant, or per group of tenants.
 
-How many tokens of a prompt were cached, and how long it took, tells what was sent before. So each
-prompt is cached under a salt that no caller knows or can choose.
+The number of cached tokens, and the time, reveal which prompts were sent before. So each prompt is
+cached under a salt that no caller knows or can choose.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from orchestrator.core.caches import remember
 
 _MAX_REMEMBERED = 4096
 _SALT_BYTES = 8
-"""What TensorRT-LLM takes for a salt."""
+"""The size of a salt in TensorRT-LLM."""
 
 
 class PrefixSalts:
-    """The salts of one installation. They stay the same as long as its secret does."""
+    """The salts of one installation. They change only with its secret."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
@@ -25,9 +25,9 @@ class PrefixSalts:
     def of(self, tenant_id: str, sharing: tuple[str, ...] = ()) -> int:
         """The salt of the prompts of `tenant_id`, 1 to 2**64 - 1.
 
-        It is that of the tenant and all of `sharing` as a group. So two tenants have the same one
-        only where each names the other and both name the same others: no tenant joins a group that
-        does not name it.
+        It belongs to the group of the tenant and all of `sharing`. Two tenants have the same salt
+        only if each names the other and both name the same others. So no tenant can join a group
+        that does not name it.
         """
         key = (tenant_id, sharing)
         salt = self._known.get(key)
@@ -37,8 +37,8 @@ class PrefixSalts:
         return salt
 
     def _made(self, group: set[str]) -> int:
-        # With their lengths: no list of ids reads like another one.
+        # With lengths, no two lists of ids give the same text.
         named = "".join(f"{len(one)}:{one}" for one in sorted(group))
         digest = hmac.digest(self._secret, f"prefix cache {named}".encode(), "sha256")
-        # 0 is for what the appliance itself asks.
+        # 0 is the salt of the appliance's own requests.
         return int.from_bytes(digest[:_SALT_BYTES], "little") or 1

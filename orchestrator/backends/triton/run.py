@@ -1,4 +1,4 @@
-"""One generation at work on the engines behind Triton."""
+"""One running generation on the engines in Triton."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from orchestrator.core.ids import new_id
 
 
 class TritonRun(GenerationRun):
-    """One generation at work: a Triton stream for each of its choices.
+    """One running generation: a Triton stream for each of its choices.
 
-    Where the model is being restarted it waits; and where its engine dies before the first token,
-    it begins once more when the model is back. Once only: it may be what the engine died of.
+    If the model is being restarted, it waits. If the engine dies before the first token, it starts
+    again when the model is back. It does so only once, because it may have killed the engine.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TritonRun(GenerationRun):
         self._error: BaseException | None = None
         self._produced: Usage | None = None
         self._before: Sequence[Choice] = ()
-        """The choices that the engine died of, or with; they had brought no token."""
+        """The choices of the first start, which the engine's death ended; they gave no token."""
         self._fault: GatewayError | None = None
         if comeback.is_served:
             self._send()
@@ -58,7 +58,7 @@ class TritonRun(GenerationRun):
             self._wait()
 
     def take(self) -> list[GenerationEvent]:
-        """See `EventSource.take`; the first come with the first token, the last with the end."""
+        """See `EventSource.take`; the first events come with the first token."""
         choices = self._choices
         if not choices:
             return self._nothing_yet()
@@ -81,7 +81,7 @@ class TritonRun(GenerationRun):
         return events
 
     def _take_all(self) -> list[GenerationEvent]:
-        """The events of all choices. An error of one comes behind what others have brought."""
+        """The events of all choices. An error is raised after the events of other choices."""
         if self._fault is not None:
             raise self._fault
         events: list[GenerationEvent] = []
@@ -105,7 +105,7 @@ class TritonRun(GenerationRun):
             choice.listen(on_ready)
 
     def stop(self) -> None:
-        """Ends the engine's side, if it has not ended."""
+        """Stops the engine's work, if it has not finished."""
         self._stopped = True
         if self._waits is not None:
             self._waits.cancel()
@@ -114,7 +114,7 @@ class TritonRun(GenerationRun):
 
     @property
     def has_ended(self) -> bool:
-        """Whether the engine's side is over."""
+        """Whether the engine has finished."""
         return all(choice.has_ended for choice in (*self._before, *self._choices))
 
     @property
@@ -124,14 +124,14 @@ class TritonRun(GenerationRun):
 
     @property
     def dropped(self) -> int:
-        """Tokens that the engine made behind the end of a choice, or in vain."""
+        """Tokens that the engine made after the end of a choice, or before it died."""
         in_vain = sum([choice.produced for choice in self._before])
         return in_vain + sum([choice.dropped for choice in self._choices])
 
     def so_far(self) -> Usage:
-        """The prompt, and what the engine has made for the answer until now.
+        """The tokens of the prompt, and those that the engine has made for the answer until now.
 
-        Nothing at all where the engine has not been asked.
+        All counts are 0 if no request was sent to the engine.
         """
         if self._produced is not None:
             return self._produced
@@ -139,17 +139,17 @@ class TritonRun(GenerationRun):
             return Usage(0, 0)
         usage = self._usage(sum([choice.made for choice in self._choices]))
         if self.has_ended:
-            # Asked for several times at the end, when nothing is added any more.
+            # Cached, because it is read several times after the end and does not change then.
             self._produced = usage
         return usage
 
     def cost(self, outcome: Outcome, *, sent: bool) -> Cost:
-        """What it costs if this is its end; `answered` tokens were seen where they were `sent`."""
+        """What it costs if it ends now; the client has seen the `answered` tokens if `sent`."""
         seen = self.answered if sent else 0
         return cost_of(self.so_far(), outcome, seen=seen, dropped=self.dropped)
 
     async def ended(self) -> None:
-        """Returns when all streams of the engine have ended."""
+        """Waits until all streams of the engine have ended."""
         for choice in (*self._before, *self._choices):
             if not choice.has_ended:
                 await choice.ended()
@@ -162,13 +162,13 @@ class TritonRun(GenerationRun):
         self.listen(self._on_ready)
 
     def _nothing_yet(self) -> list[GenerationEvent]:
-        """What there is to take while it waits. Raises: GatewayError when that was in vain."""
+        """Returns no events while it waits. Raises: GatewayError if the wait has failed."""
         if self._error is not None:
             raise self._error
         return []
 
     def _begin_again_after(self, error: ModelUnavailable) -> None:
-        """Waits where nothing of it was seen yet, for the first time. Raises: `error` elsewhere."""
+        """Waits to start again, once, if no token has come yet. Raises: `error` otherwise."""
         seen = any(choice.begun for choice in self._choices)
         if seen or self._stopped or self._began_again or not self._comeback.is_open_after(error):
             raise error
@@ -193,7 +193,7 @@ class TritonRun(GenerationRun):
         self._on_ready()
 
     def _usage(self, completion_tokens: int) -> Usage:
-        """Cached is what no choice had to compute; the last prompt token is computed always."""
+        """Cached tokens are those that no choice computed; the last prompt token always is."""
         prompt_tokens = len(self._prepared.token_ids)
         reused = reasoning = 0
         for index, choice in enumerate(self._choices):

@@ -1,4 +1,4 @@
-"""A model of the catalogue as Triton serves it, and requests to it in tokens."""
+"""A catalogue model as Triton serves it, and prepared requests to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.triton.contract import Guide
 
 @value
 class ServedModel:
-    """A catalogue entry with what was built for it. `defaults` are the model's own sampling."""
+    """A catalogue entry and its build. `defaults` are the model's own sampling parameters."""
 
     model: Model
     manifest: Manifest
@@ -27,9 +27,9 @@ class ServedModel:
 class PreparedGeneration:
     """A generation in tokens, checked against the model's limits and not started yet.
 
-    `guide` is what the engine is to be held to, if anything; where `calls_first` is true, only an
-    answer that is no tool call is. What is cached of the prompt serves those of the same
-    `cache_salt`. Where it has to wait it counts as a call of `owner`. `starting` asks the engine.
+    `guide` constrains the answer, if set; with `calls_first`, it does not constrain tool calls.
+    What is cached of the prompt serves prompts of the same `cache_salt`. If the request has to
+    wait, it waits as a call of `owner`. `starting` sends the request to the engine.
     """
 
     served: ServedModel
@@ -44,22 +44,22 @@ class PreparedGeneration:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompt, counted once however many choices are drawn."""
+        """Tokens of the prompt, counted once for all choices."""
         return len(self.token_ids)
 
     @property
     def most_tokens(self) -> int:
-        """The most that this request can cost: the prompt and every choice at full length."""
+        """The max tokens of this request: the prompt and every choice at full length."""
         return len(self.token_ids) + self.request.n * self.max_tokens
 
     def start(self, request_id: str) -> GenerationRun:
-        """Asks the engine."""
+        """Sends the request to the engine."""
         return self.starting(self, request_id)
 
 
 @value
 class PreparedEmbedding:
-    """Inputs in tokens, checked against the model's limits. Members as of `PreparedGeneration`."""
+    """Inputs in tokens, checked against the model's limits. Members as in `PreparedGeneration`."""
 
     served: ServedModel
     request: EmbeddingRequest
@@ -74,9 +74,9 @@ class PreparedEmbedding:
 
     @property
     def most_tokens(self) -> int:
-        """The most that this request can cost: its inputs."""
+        """The max tokens of this request: its inputs."""
         return self.prompt_tokens
 
     def start(self, request_id: str) -> EmbeddingRun:
-        """A run that asks the engine for its vectors."""
+        """A run that sends its requests when its vectors are awaited."""
         return self.starting(self, request_id)

@@ -1,4 +1,4 @@
-"""What a model writes, sorted into parts. One reader per way of writing tool calls."""
+"""Sorts what a model writes into parts. One reader per syntax of tool calls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PARSER_TOKENS: Mapping[Parser, tuple[str, ...]] = {
     "mistral": mistral.TOKENS,
     "gemma": gemma.TOKENS,
 }
-"""What parsers look for: where it is a token it reaches them, and no text of a caller may be it."""
+"""Markers that parsers look for. Their tokens reach the parser; callers' text cannot form them."""
 
 RESULT_TOKENS: Mapping[Parser, tuple[str, ...]] = {
     "plain": (),
@@ -44,7 +44,7 @@ RESULT_TOKENS: Mapping[Parser, tuple[str, ...]] = {
     "mistral": mistral.RESULT_TOKENS,
     "gemma": gemma.RESULT_TOKENS,
 }
-"""What templates write around the results of tools, and neither callers nor models may write."""
+"""Markers that templates write around tool results. Callers and models must not write them."""
 
 
 class OutputParser:
@@ -55,27 +55,27 @@ class OutputParser:
         self._reader = reader
         self._reasoning = reasoning
         self.is_stepwise = reasoning is not None or parts.single_call
-        """Whether it matters for counts which token brings what about."""
+        """Whether text must be read token by token, because counts depend on it."""
 
     @property
     def thinking(self) -> Thinking:
-        """Whether the text read last was reasoning."""
+        """Whether the last text read was reasoning."""
         return "no" if self._reasoning is None else self._reasoning.thinking
 
     @property
     def ended(self) -> bool:
-        """Whether the answer is complete, whatever else the engine would write."""
+        """Whether the answer is complete, even if the engine would write more."""
         return self._parts.ended
 
     @property
     def held(self) -> int:
-        """Characters read that may still turn out to be text, counted from the end."""
+        """Number of last characters read that may still turn out to be text."""
         if self._reasoning is not None:
             return self._reasoning.held + self._parts.held
         return self._reader.held + self._parts.held
 
     def read(self, text: str) -> None:
-        """More of the text; `take` has what it brings about."""
+        """Reads more text; `take` returns its events."""
         if (reasoning := self._reasoning) is not None:
             text = reasoning.read(text)
             if reasoning.thinking == "no":
@@ -85,11 +85,11 @@ class OutputParser:
             self._reader.read(text)
 
     def take(self) -> list[GenerationEvent]:
-        """The events since the last call of this."""
+        """Returns the events since the last call."""
         return self._parts.take()
 
     def feed(self, text: str) -> list[GenerationEvent]:
-        """The events that `text` brings about."""
+        """Reads `text` and returns its events."""
         if self._reasoning is None:
             self._reader.read(text)
         else:
@@ -97,7 +97,7 @@ class OutputParser:
         return self._parts.take()
 
     def finish(self, reason: EndReason, stop_sequence: str | None = None) -> list[GenerationEvent]:
-        """The rest, ending with `ChoiceFinished` and the true reason."""
+        """Returns the last events; the very last is `ChoiceFinished` with the true reason."""
         if self._reasoning is not None:
             self._reader.read(self._reasoning.finish())
             self._reasoning = None
@@ -109,7 +109,7 @@ class OutputParser:
 def output_parser(
     choice: int, request: GenerationRequest, parser: Parser, thinking: Thinking
 ) -> OutputParser:
-    """The parser for one choice of `request`. `thinking` is how the prompt leaves the model."""
+    """Makes the parser for one choice of `request`. `thinking` is the state after the prompt."""
     tools = request.prompt.tools if isinstance(request.prompt, ChatPrompt) else ()
     mode = request.tool_choice.mode if tools else "none"
     single = mode != "none" and not request.parallel_tool_calls
@@ -129,7 +129,7 @@ def output_parser(
 
 
 def is_held_to_json(request: GenerationRequest) -> bool:
-    """Whether the engine may write nothing but JSON, so that there is no reasoning either."""
+    """Whether the engine may write only JSON, and therefore no reasoning."""
     tools = isinstance(request.prompt, ChatPrompt) and request.prompt.tools
     forced = tools and request.tool_choice.mode in ("required", "named")
     return bool(forced) or request.response_format is not None

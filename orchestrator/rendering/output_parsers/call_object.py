@@ -1,4 +1,4 @@
-"""A tool call that a model writes as one JSON object, and several of them in a row."""
+"""Reads a tool call that a model writes as one JSON object, and several such calls in a row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator.rendering.output_parsers.markers import SPACE, past, stands
 from orchestrator.rendering.output_parsers.parts import Parts
 
 MAX_NAME_CHARACTERS = 256
-"""Longer names and keys are no call; nothing of a call can be given out before its name."""
+"""An object with a longer name or key is not a call. Nothing can be returned before the name."""
 
 _ARGUMENTS = ("arguments", "parameters")
 
@@ -18,9 +18,9 @@ _ARGUMENTS = ("arguments", "parameters")
 class CallObject:
     """One call: `name` and `arguments` (or `parameters`), in either order; other keys are skipped.
 
-    Reads from behind the opening brace. The call begins when its name is known, and its arguments
-    are given out as they come. Arguments inside a JSON string are given out when it is complete.
-    With `names` every other name is no call.
+    Reads from after the opening brace. The call begins when its name is known, and its arguments
+    are passed on as they come. Arguments inside a JSON string are passed on when it is complete.
+    With `names`, an object with any other name is not a call.
     """
 
     def __init__(self, parts: Parts, names: frozenset[str] | None = None) -> None:
@@ -39,13 +39,13 @@ class CallObject:
         self.failed = False
 
     def feed(self, text: str, at: int) -> int:
-        """Reads `text` from `at` on; returns the place up to which it was read."""
+        """Reads `text` from `at` on; returns the position up to which it was read."""
         while at < len(text) and not self.over and not self.failed:
             at = self._step(text, at)
         return at
 
     def finish(self, *, cut: bool) -> None:
-        """No more text comes; `cut` means that the model was not done. What there is stays."""
+        """Ends the call with what was read. `cut` means that the model had not finished."""
         if not self._begun:
             self.failed = True
             return
@@ -123,7 +123,7 @@ class CallObject:
         return at
 
     def _read_short_string(self, text: str, at: int) -> tuple[int, str | None]:
-        """The place read up to, and the string once it is complete."""
+        """The position up to which it was read, and the string once it is complete."""
         until = min(len(text), at + self._room)
         end = self._end.find(text, at, until)
         place = until if end is None else end
@@ -163,7 +163,7 @@ class CallObject:
             self._early.append(text)
 
     def _give_quoted(self, closing: str) -> None:
-        """Arguments that came as a string; what cannot be read as one is given as it is."""
+        """Passes on arguments that came as a string; if it cannot be decoded, the raw text."""
         self._in_quotes = False
         raw = "".join(self._pieces)
         string = _string(raw + closing)
@@ -176,10 +176,10 @@ class CallObject:
 
 
 class CallObjects:
-    """Calls as JSON objects behind an opening marker: one, several, or a list of them.
+    """Calls as JSON objects after an opening marker: one, several, or a list of them.
 
-    Over at `closing`, or, where that is empty or missing, at the first character that belongs to
-    no call. Text that is not read yet may be handed in again with more behind it.
+    Finished at `closing` or, if that is empty or missing, at the first character that is not part
+    of a call. Text that was not read yet may be passed again with more text after it.
     """
 
     def __init__(
@@ -195,11 +195,11 @@ class CallObjects:
 
     @property
     def clean(self) -> bool:
-        """Whether what was read last is part of a call, or a border between two."""
+        """Whether at least one call was read, and no call is open."""
         return self._call is None and self._calls > 0
 
     def feed(self, text: str, at: int) -> int:
-        """Reads on from `at`, up to the end of one call at most."""
+        """Reads on from `at`, at most to the end of one call."""
         call = self._call
         if call is None:
             return self._read_between(text, at)
@@ -211,7 +211,7 @@ class CallObjects:
         return at
 
     def finish(self, *, cut: bool) -> None:
-        """No more text comes."""
+        """Ends the open call. `cut` means that the model had not finished."""
         if self._call is None:
             self.failed = not self._calls
             return
@@ -219,7 +219,7 @@ class CallObjects:
         self.failed = self._call.failed
 
     def _read_between(self, text: str, at: int) -> int:
-        # A brace too many behind a call is a slip of the pen and no text.
+        # An extra brace after a call is a mistake of the model and not text.
         start, at = at, past(text, at, SPACE + ("[],;}" if self._calls else "["))
         if at == len(text) or at > start:
             return at
@@ -234,7 +234,7 @@ class CallObjects:
 
 
 def _string(raw: str) -> str | None:
-    """The text of a JSON string, or `None` where it is none that can be sent on."""
+    """The text of a JSON string, or `None` if it is invalid or cannot be encoded."""
     try:
         value = json.loads(raw)
         value.encode()

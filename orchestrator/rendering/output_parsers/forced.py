@@ -1,4 +1,4 @@
-"""Tool calls of an engine that is held to JSON: the whole answer is calls."""
+"""Reads forced tool calls: the engine writes only JSON, and the whole answer is calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.rendering.output_parsers.parts import Parts
 
 
 class ForcedCallsReader:
-    """A JSON list of `{"name": …, "parameters": …}`. No part of it is text."""
+    """Reads a JSON list of `{"name": …, "parameters": …}`. No part of it is text."""
 
     held = 0
 
@@ -18,18 +18,18 @@ class ForcedCallsReader:
         self._calls = CallObjects(parts)
 
     def read(self, text: str) -> None:
-        """More of the list."""
+        """Reads more of the list."""
         calls, at = self._calls, 0
         while at < len(text) and not (calls.over or calls.failed or self._parts.ended):
             at = calls.feed(text, at)
 
     def finish(self, *, cut: bool) -> None:
-        """A call that was cut keeps what there is."""
+        """Ends the list. A call that was cut keeps what was read."""
         self._calls.finish(cut=cut)
 
 
 class NamedCallReader:
-    """The JSON arguments of one call whose name the caller chose."""
+    """Reads the JSON arguments of one call whose name the caller chose."""
 
     held = 0
 
@@ -40,7 +40,7 @@ class NamedCallReader:
         self._over = False
 
     def read(self, text: str) -> None:
-        """More of the arguments; what stands behind them is nothing."""
+        """Reads more of the arguments; text after them is ignored."""
         if self._over:
             return
         at = 0
@@ -55,6 +55,6 @@ class NamedCallReader:
             self._over = True
             self._parts.end_call()
 
-    def finish(self, *, cut: bool) -> None:  # noqa: ARG002  # all readers are told
-        """The open call ends with what there is."""
+    def finish(self, *, cut: bool) -> None:  # noqa: ARG002  # all readers get it
+        """Ends the open call with what was read."""
         self._parts.end_call()

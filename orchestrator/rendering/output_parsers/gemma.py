@@ -1,4 +1,4 @@
-"""Gemma: fences of JSON or of Python calls, and the notation of its function tokens."""
+"""Gemma: fences with JSON or Python calls, and the notation with function tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OPENINGS = Markers("```tool_code", "```tool_call", "<start_function_call>", "<|
 
 
 class Gemma:
-    """Gemma 3 was taught fences by its prompts; later ones have tokens of their own."""
+    """Gemma 3 writes fences, as its prompts ask; later versions have tokens of their own."""
 
     openings = _OPENINGS
 
@@ -38,7 +38,7 @@ class Gemma:
         self._parts = parts
 
     def block(self, opening: str) -> Block:
-        """A fence, or one call in the notation that belongs to `opening`."""
+        """A fence, or one call in the notation of `opening`."""
         match opening:
             case "<start_function_call>":
                 return NotedCall(self._parts, quote="<escape>", closing="<end_function_call>")
@@ -48,12 +48,12 @@ class Gemma:
                 return _FenceBlock(self._parts)
 
     def bare_block(self) -> Block | None:
-        """A call needs its opening."""
+        """None: a call needs its opening."""
         return None
 
 
 class _FenceBlock:
-    """Its first characters tell JSON from Python."""
+    """A fence; its first characters decide between JSON and Python."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -70,7 +70,7 @@ class _FenceBlock:
             first = past(text, at, SPACE)
             second = past(text, first + 1, SPACE) if text[first : first + 1] == "[" else first
             if second >= len(text) and second - first <= _MAX_SPACE:
-                # What follows the bracket decides; white space alone is read on.
+                # The character after the bracket decides; white space alone is read further.
                 return first
             if second - first <= _MAX_SPACE and text[second] == "{":
                 self._inner = CallObjects(self._parts, closing=_FENCE)

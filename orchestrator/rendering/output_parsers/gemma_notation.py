@@ -1,4 +1,4 @@
-"""Gemma's own notation of a call, `call:f{city:<escape>Oslo<escape>}`, turned into JSON."""
+"""Turns Gemma's own notation of a call, `call:f{city:<escape>Oslo<escape>}`, into JSON."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PLAIN = re.compile(r"true|false|null|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)
 
 
 class NotedCall:
-    """One call between an opening marker and `closing`; `quote` stands around texts.
+    """One call between an opening marker and `closing`; `quote` encloses texts.
 
-    Keys and most values stand without quotes. JSON is given out while the notation is read.
+    Keys and most values have no quotes. JSON is passed on while the notation is read.
     """
 
     def __init__(self, parts: Parts, *, quote: str, closing: str) -> None:
@@ -41,7 +41,7 @@ class NotedCall:
         self.failed = False
 
     def feed(self, text: str, at: int) -> int:
-        """Reads on from `at`, to the end of the call at most."""
+        """Reads on from `at`, at most to the end of the call."""
         was_clean = self.clean
         while at < len(text) and not self.over and not self.failed and self.clean == was_clean:
             step = self._step
@@ -51,8 +51,8 @@ class NotedCall:
             at = place
         return at
 
-    def finish(self, *, cut: bool) -> None:  # noqa: ARG002  # all blocks are told
-        """What there is of the arguments stays."""
+    def finish(self, *, cut: bool) -> None:  # noqa: ARG002  # all blocks get it
+        """Ends the call; keeps the arguments that were read."""
         if not self._parts.in_call:
             self.failed = not self.clean
             return
@@ -92,7 +92,7 @@ class NotedCall:
         return at
 
     def _read_item(self, text: str, at: int) -> int:
-        """The next key of an object or value of a list, or the end of either."""
+        """Reads the start of the next key or list value, or the end of the object or list."""
         at = past(text, at, SPACE + ",")
         if at == len(text):
             return at
@@ -109,7 +109,7 @@ class NotedCall:
         return self._read_start(text, at)
 
     def _read_value(self, text: str, at: int) -> int:
-        """What stands behind a key."""
+        """Reads the start of the value after a key."""
         at = past(text, at, SPACE + ":")
         if at == len(text) or stands(text, at, self._quote) is None:
             return at
@@ -121,7 +121,7 @@ class NotedCall:
         return self._read_start(text, at)
 
     def _read_start(self, text: str, at: int) -> int:
-        """The beginning of a key or value, whose first character is there."""
+        """Reads the start of a key or value whose first character has arrived."""
         if stands(text, at, self._quote):
             self._parts.arguments('"')
             self._step = self._read_quoted
@@ -177,7 +177,7 @@ class NotedCall:
         self._step = self._read_item
 
     def _finish_container(self) -> None:
-        """The bracket that fits is given, whichever was written."""
+        """Writes the matching bracket, even if the model wrote the other one."""
         self._parts.arguments("}" if self._open.pop() == "{" else "]")
         self._is_first = False
         if not self._open:
@@ -199,6 +199,6 @@ def _quoted(text: str) -> str:
 
 
 def _scalar(text: str) -> str:
-    """Numbers and the three words as they are, anything else as a string."""
+    """Keeps numbers, `true`, `false` and `null`; makes anything else a string."""
     text = text.strip()
     return text if _PLAIN.fullmatch(text) else _quoted(text)

@@ -14,7 +14,7 @@ _OPENINGS = Markers("<tool_call>")
 
 
 class Hermes:
-    """Calls may stand anywhere in the answer."""
+    """Calls may be anywhere in the answer."""
 
     openings = _OPENINGS
 
@@ -22,9 +22,9 @@ class Hermes:
         self._parts = parts
 
     def block(self, _opening: str) -> Block:
-        """One call, sometimes several."""
+        """One call, or several."""
         return CallObjects(self._parts, closing="</tool_call>")
 
     def bare_block(self) -> Block | None:
-        """A call needs its opening."""
+        """None: a call needs its opening."""
         return None

@@ -1,4 +1,4 @@
-"""Where a JSON value ends, in text that arrives in pieces."""
+"""Finds the end of a JSON value in text that arrives in pieces."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _BEHIND_SCALAR = re.compile(r"[\s,}\]]")
 
 
 class JsonEnd:
-    """Follows one value by its strings and brackets only; whether it is valid JSON is not asked.
+    """Follows one value by its strings and brackets only; does not check that it is valid JSON.
 
-    One per value, which begins with the first character given.
+    One per value. The value begins with the first character of the text.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class JsonEnd:
         self._begun = False
 
     def find(self, text: str, at: int, until: int | None = None) -> int | None:
-        """Where the value ends in `text[at:until]`, or `None` when it goes on behind that."""
+        """Where the value ends in `text[at:until]`, or `None` if it continues after that."""
         until = len(text) if until is None else until
         while at < until:
             if self._escaped:
@@ -41,7 +41,7 @@ class JsonEnd:
         return None
 
     def _next(self, text: str, at: int, until: int) -> int | None:
-        """The place of the next character that means something."""
+        """The position of the next character that has a meaning."""
         if not self._begun:
             return at
         pattern = _IN_STRING if self._in_string else _IN_CONTAINER
@@ -49,7 +49,7 @@ class JsonEnd:
         return None if found is None else found.start()
 
     def _ends(self, letter: str) -> bool:
-        """Takes `letter` in; whether it is the value's last."""
+        """Reads `letter`; returns whether it is the last one of the value."""
         self._begun = True
         match letter:
             case "\\" if self._in_string:

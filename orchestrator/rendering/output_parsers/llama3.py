@@ -1,4 +1,4 @@
-"""Llama 3: JSON objects behind `<|python_tag|>`, or bare at the start; `;` between them."""
+"""Llama 3: JSON objects after `<|python_tag|>`, or bare at the start; `;` between them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OPENINGS = Markers("<|python_tag|>")
 
 
 class Llama3:
-    """A bare object is a call only when it names one of the tools: answers may be JSON too."""
+    """A bare object is a call only if it names one of the tools: answers may be JSON too."""
 
     openings = _OPENINGS
 
@@ -22,9 +22,9 @@ class Llama3:
         self._names = names
 
     def block(self, _opening: str) -> Block:
-        """Calls; code for the built-in interpreter is text."""
+        """Calls; code for the built-in interpreter stays text."""
         return CallObjects(self._parts)
 
     def bare_block(self) -> Block | None:
-        """Calls of known tools."""
+        """Calls of known tools only."""
         return CallObjects(self._parts, names=self._names)

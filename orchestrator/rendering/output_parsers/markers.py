@@ -1,4 +1,4 @@
-"""Finding markers in text that arrives in pieces."""
+"""Finds markers in text that arrives in pieces."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 class Markers:
-    """A few fixed texts, none of them the beginning of another. Immutable."""
+    """A few fixed texts; none of them is the beginning of another. Immutable."""
 
     def __init__(self, *markers: str) -> None:
         self._pattern = re.compile("|".join(map(re.escape, markers)))
@@ -17,10 +17,10 @@ class Markers:
         self._letters = frozenset(marker[0] for marker in markers)
 
     def search(self, text: str, at: int = 0) -> tuple[int, str]:
-        """Where the first marker behind `at` starts, and which it is.
+        """The position and text of the first marker from `at` on.
 
-        Without one it is where a marker's beginning at the very end of `text` starts (the end of
-        `text` where there is none), and an empty string.
+        If there is none, the text is empty, and the position is that of an incomplete marker at
+        the end of `text`, or the end of `text`.
         """
         if (found := self._pattern.search(text, at)) is not None:
             return found.start(), found[0]
@@ -34,7 +34,7 @@ class Markers:
 
 
 def stands(text: str, at: int, marker: str) -> bool | None:
-    """Whether `marker` stands at `at`, or `None` while `text` is too short to tell."""
+    """Whether `text` has `marker` at `at`; `None` while `text` is too short to decide."""
     here = text[at : at + len(marker)]
     if len(here) < len(marker) and marker.startswith(here):
         return None
@@ -42,7 +42,7 @@ def stands(text: str, at: int, marker: str) -> bool | None:
 
 
 def past(text: str, at: int, skipped: str) -> int:
-    """The place of the first character from `at` on that is not among `skipped`."""
+    """The position of the first character from `at` on that is not in `skipped`."""
     while at < len(text) and text[at] in skipped:
         at += 1
     return at

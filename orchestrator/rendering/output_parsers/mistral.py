@@ -1,4 +1,4 @@
-"""Mistral: `[TOOL_CALLS]` and a JSON list, or a name, perhaps `[ARGS]`, and the arguments."""
+"""Mistral: `[TOOL_CALLS]` and a JSON list, or a name, optionally `[ARGS]`, and the arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WORD = re.compile(r"[\w.:/-]*")
 
 
 class Mistral:
-    """Both ways, because one model family changed from one to the other."""
+    """Reads both syntaxes, because the model family changed from one to the other."""
 
     openings = _OPENINGS
 
@@ -30,12 +30,12 @@ class Mistral:
         return _MistralBlock(self._parts)
 
     def bare_block(self) -> Block | None:
-        """A call needs its opening."""
+        """None: a call needs its opening."""
         return None
 
 
 class _MistralBlock:
-    """Its first character tells a list from a name."""
+    """The text after the opening; its first character decides between a list and a name."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -125,7 +125,7 @@ class _NamedCall:
         return at
 
     def _read_id(self, text: str, at: int) -> int:
-        """The call's own id, for which clients get another one."""
+        """Skips the call's own id; clients get a different one."""
         place = self._past_word(text, at)
         if place < len(text):
             self._step = self._read_mark

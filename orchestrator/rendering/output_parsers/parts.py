@@ -1,4 +1,4 @@
-"""The parts of one choice: what parsers tell becomes events here."""
+"""The parts of one choice: turns what parsers report into events."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ EndReason = Literal["stop", "length"]
 class Parts:
     """Opens, fills and closes the parts of one choice, one after the other.
 
-    White space at the borders of reasoning belongs to nothing. With `trims` the same holds for
-    white space around tool calls, so that text which ends in white space waits for what follows.
-    With `single_call` the first tool call is the end: `ended` is true and the rest is ignored.
+    White space at the borders of reasoning is dropped. With `trims`, white space around tool calls
+    is dropped as well; so white space at the end of a text is held until the next text. With
+    `single_call` the choice ends after its first tool call: `ended` is true, the rest is ignored.
     """
 
     def __init__(self, choice: int, *, trims: bool = False, single_call: bool = False) -> None:
@@ -40,7 +40,7 @@ class Parts:
         self._call_id = self._call_name = ""
         self._calls = 0
         self.held = 0
-        """Characters of white space that wait for what follows them."""
+        """Number of white space characters that are held until the next text."""
         self.ended = False
 
     @property
@@ -49,14 +49,14 @@ class Parts:
         return self._kind == "tool_call"
 
     def take(self) -> list[GenerationEvent]:
-        """The events since the last call of this."""
+        """Returns the events since the last call."""
         if self._fresh:
             self._flush()
         events, self._events = self._events, []
         return events
 
     def text(self, text: str) -> None:
-        """More of the answer."""
+        """Adds text of the answer."""
         if not text:
             return
         if self._kind == "text" and not self._trims:
@@ -65,18 +65,18 @@ class Parts:
             self._add("text", text, trims=self._trims)
 
     def reasoning(self, text: str) -> None:
-        """More of what the model thinks before it answers."""
+        """Adds text that the model thinks before it answers."""
         self._behind_mark = self._behind_mark or self._kind is None
         self._add("reasoning", text, trims=True)
 
     def end_reasoning(self) -> None:
-        """The answer begins."""
+        """Closes the reasoning; the answer begins."""
         self._forget_space()
         self._close()
         self._behind_mark = True
 
     def begin_call(self, name: str) -> None:
-        """A tool call whose name is known."""
+        """Opens a tool call, whose name is now known."""
         if self.ended:
             return
         self._forget_space()
@@ -87,19 +87,19 @@ class Parts:
         self._events.append(PartStarted(self._choice, "tool_call", self._call_id, name))
 
     def arguments(self, text: str) -> None:
-        """More of the JSON text of the open call's arguments."""
+        """Adds JSON text to the arguments of the open call."""
         if text and self.in_call:
             self._fresh.append(text)
 
     def end_call(self) -> None:
-        """The open call is complete."""
+        """Closes the open call, which is complete."""
         if self.in_call:
             self._close()
             self._behind_mark = True
             self.ended = self.single_call
 
     def finish(self, reason: EndReason, stop_sequence: str | None = None) -> None:
-        """The end of the choice. A stop after a tool call is told as `tool_calls`."""
+        """Ends the choice. A stop after a tool call is reported as `tool_calls`."""
         if self._space and (self._kind == "text" or not self._behind_mark):
             self._put("text", "".join(self._space))
         self._close()
@@ -134,7 +134,7 @@ class Parts:
         self._fresh.append(text)
 
     def _flush(self) -> None:
-        """The pieces since the last delta become one delta."""
+        """Makes one delta of the pieces since the last delta."""
         if self._fresh and self._kind is not None:
             text = "".join(self._fresh)
             self._whole.append(text)

@@ -1,4 +1,4 @@
-"""Tool calls that a model writes as Python: `f(a=1)`, one a line or in a list."""
+"""Reads tool calls that a model writes as Python: `f(a=1)`, one per line or in a list."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from orchestrator.rendering.output_parsers.parts import Parts
 _NAME = re.compile(r"\w+(\.\w+)*")
 
 MAX_CODE_CHARACTERS = 65_536
-"""Code is parsed when it is complete, and parsing holds everything else up."""
+"""Max length of the code: it is parsed when it is complete, and parsing blocks the event loop."""
 
 
 class PythonCalls:
-    """Calls up to `closing`; their arguments are literals with names, and nothing is run."""
+    """Reads calls up to `closing`. Arguments must be named literals; no code is run."""
 
     def __init__(self, parts: Parts, *, closing: str) -> None:
         self._parts = parts
@@ -29,7 +29,7 @@ class PythonCalls:
         self.failed = False
 
     def feed(self, text: str, at: int) -> int:
-        """Reads on from `at`, at most up to and with the closing marker."""
+        """Reads on from `at`, at most to the end of the closing marker."""
         start, closing = self._closing.search(text, at)
         piece = text[at : min(start, at + self._room)]
         self._pieces.append(piece)
@@ -43,7 +43,7 @@ class PythonCalls:
         return start + len(closing)
 
     def finish(self, *, cut: bool) -> None:
-        """A call that was cut stays text; one whose fence was forgotten is still a call."""
+        """Ends the block. A call that was cut stays text; one without its closing fence counts."""
         self.failed = cut
         if not cut:
             self._give_calls()
@@ -58,7 +58,7 @@ class PythonCalls:
 
 
 def _calls(code: str) -> list[tuple[str, str]]:
-    """Names and arguments as JSON; none where `code` is anything but calls."""
+    """The names and JSON arguments of all calls; empty if `code` has anything else."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Readers: what tells tool calls from text, in one way of writing them."""
+"""Readers, which separate tool calls from text, and the protocols of their syntaxes."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ class Reader(Protocol):
 
     @property
     def held(self) -> int:
-        """Characters read that may still turn out to be text."""
+        """Number of characters read that may still turn out to be text."""
 
     def read(self, text: str) -> None:
-        """More of the answer."""
+        """Reads more of the answer."""
 
     def finish(self, *, cut: bool) -> None:
-        """No more comes; `cut` means that the model was not done."""
+        """Ends the answer. `cut` means that the model had not finished."""
 
 
 class Block(Protocol):
-    """What stands behind an opening marker: calls, as far as it goes."""
+    """Reads the calls after an opening marker."""
 
     over: bool
     failed: bool
 
     @property
     def clean(self) -> bool:
-        """Whether what was read last is part of a call, or a border between two."""
+        """Whether at least one call was read, and no call is open."""
 
     def feed(self, text: str, at: int) -> int:
-        """The place up to which `text` was read from `at` on, the end of a call at most.
+        """Reads `text` from `at` on, at most to the end of a call; returns the end position.
 
-        What was not read comes again with more behind it, unless the block is over or has failed:
-        then it is text. Reading nothing means to wait.
+        Unread text is passed again with more text after it; if the block is finished or has failed,
+        it is plain text. If nothing is read, the block waits for more text.
         """
 
     def finish(self, *, cut: bool) -> None:
-        """No more comes. Ends the open call, or fails."""
+        """Ends the open call, or fails. No more text comes."""
 
 
 class Syntax(Protocol):
-    """One family's way of writing calls."""
+    """The syntax of calls of one model family."""
 
     openings: Markers
 
     def block(self, opening: str) -> Block:
-        """What is behind `opening`."""
+        """The block that reads the text after `opening`."""
 
     def bare_block(self) -> Block | None:
-        """What an answer that begins with a brace may be, where calls have no opening."""
+        """The block for an answer that begins with a brace; None if calls need an opening."""
 
 
 class PlainReader:
-    """Everything is text."""
+    """Reads everything as text."""
 
     held = 0
 
@@ -64,17 +64,17 @@ class PlainReader:
         self._parts = parts
 
     def read(self, text: str) -> None:
-        """More of the one text part."""
+        """Adds to the one text part."""
         self._parts.text(text)
 
     def finish(self, *, cut: bool) -> None:
-        """Nothing is held back."""
+        """Does nothing: no text is held back."""
 
 
 class ToolReader:
-    """Text with tool calls in it, written as `syntax` says. O(n) overall.
+    """Reads text with tool calls in the given `syntax`. O(n) overall.
 
-    What looks like a call and is none stays text, unless its name was given out already.
+    Text that looks like a call but is not one stays text, unless its name was already passed on.
     """
 
     def __init__(self, parts: Parts, syntax: Syntax) -> None:
@@ -88,13 +88,13 @@ class ToolReader:
 
     @property
     def held(self) -> int:
-        """Characters that may still turn out to be text."""
+        """Number of characters that may still turn out to be text."""
         if self._block is not None and (self._block.clean or self._parts.in_call):
             return 0
         return len(self._unread) + self._raw_length
 
     def read(self, text: str) -> None:
-        """More of the answer."""
+        """Reads more of the answer."""
         text, self._unread = self._unread + text, ""
         at = 0
         while at < len(text) and not self._parts.ended:
@@ -106,7 +106,7 @@ class ToolReader:
             at = place
 
     def finish(self, *, cut: bool) -> None:
-        """The rest, which is text where it is part of no call."""
+        """Ends the answer. The rest is text if it is not part of a call."""
         if (block := self._block) is not None:
             if block.clean:
                 return
@@ -148,7 +148,7 @@ class ToolReader:
         self._raw_length += len(text)
 
     def _give_up(self) -> None:
-        """What was read since the last call is no call."""
+        """Gives up the block: what was read since the last call becomes text."""
         if self._parts.in_call:
             self._parts.end_call()
         self._parts.text("".join(self._raw))

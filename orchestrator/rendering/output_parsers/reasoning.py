@@ -1,4 +1,4 @@
-"""`<think>` … `</think>` before the answer."""
+"""Reads the reasoning, `<think>` … `</think>`, before the answer."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MAX_SPACE = 256
 
 
 class ReasoningReader:
-    """Takes the reasoning off the beginning of an answer.
+    """Separates the reasoning at the beginning of an answer.
 
-    `thinking` is `undecided` until the first characters tell whether the model thinks, `yes` where
-    the prompt has opened its thoughts already, and `no` from the answer's beginning on.
+    `thinking` is `undecided` until the first characters show whether the model thinks, `yes` while
+    it thinks (from the start if the prompt has opened the reasoning), and `no` in the answer.
     """
 
     def __init__(self, parts: Parts, *, opened: bool) -> None:
@@ -30,11 +30,11 @@ class ReasoningReader:
 
     @property
     def held(self) -> int:
-        """Characters that may still turn out to be text."""
+        """Number of characters that may still turn out to be text."""
         return len(self._unread)
 
     def read(self, text: str) -> str:
-        """What of `text` belongs to the answer."""
+        """Reads `text` and returns the part that belongs to the answer."""
         text, self._unread = self._unread + text, ""
         if self.thinking == "undecided":
             text = self._read_start(text)
@@ -43,7 +43,7 @@ class ReasoningReader:
         return text
 
     def finish(self) -> str:
-        """The end of the thoughts that were cut, or the rest that is answer after all."""
+        """Ends reasoning that was cut; returns held text that belongs to the answer."""
         rest, self._unread = self._unread, ""
         if self.thinking == "yes":
             self._parts.reasoning(rest)
