@@ -33,6 +33,7 @@ class NewKey:
     policy_id: str = DEFAULT_POLICY_ID
     plan: str | None = None
     limits: Limits = UNLIMITED
+    deployment_id: str | None = None
     route_policy: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -88,6 +89,7 @@ async def create(
         images_rpm_limit=new.limits.images_rpm,
         tpd_limit=new.limits.tpd,
         concurrency_limit=new.limits.concurrency,
+        deployment_id=new.deployment_id,
         route_policy=new.route_policy,
         key_metadata=dict(new.metadata),
     )

@@ -77,6 +77,7 @@ class Keys:
                 policy_id=wanted.policy_id,
                 plan=wanted.plan,
                 limits=wanted.limits,
+                deployment_id=wanted.deployment_id,
                 route_policy=wanted.route_policy,
                 metadata=wanted.metadata,
             )

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from orchestrator.core.limits import Limits
 from orchestrator.keys import queries as key_queries
 from orchestrator.keys import tenants
 from orchestrator.keys.queries import NewKey
@@ -14,7 +16,7 @@ from orchestrator.keys.secret import load_pepper, new_key_secret
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database, StoreError
 from orchestrator.store.migrate import migrate
-from orchestrator.store.tables import VirtualKey
+from orchestrator.store.tables import KeyScope, VirtualKey, explicit_limits
 
 _CHARACTERS = st.characters(codec="utf-8", exclude_characters="\0")
 
@@ -49,6 +51,22 @@ async def test_key_is_found_by_its_digest(database: Database, settings: Settings
     assert (found.prefix, found.last4) == (secret[:12], secret[-4:])
     assert (found.scope, found.status, found.created_at) == ("inference", "active", 100)
     assert found.expires_at is found.revoked_at is found.last_used_at is None
+
+
+async def test_every_member_of_a_new_key_is_stored(database: Database, settings: Settings) -> None:
+    async with database.unit_of_work() as session:
+        tenant = await tenants.ensure(session, "acme", 1)
+        new = NewKey(
+            "full", tenant.id, "admin", ("a/b",), 9, "pol_x", "pro", Limits(1, 2, 3, 4), "dep_1",
+            "cloud-ok", {"team": "x"},
+        )  # fmt: skip
+        row = await key_queries.create(session, new, new_key_secret(), load_pepper(settings), 1)
+    stored = NewKey(
+        row.label, row.tenant_id, cast("KeyScope", row.scope), tuple(row.allowed_models),
+        row.expires_at, row.policy_id, row.plan, explicit_limits(row), row.deployment_id, row.route_policy,
+        row.key_metadata,
+    )  # fmt: skip
+    assert stored == new
 
 
 async def test_secret_is_nowhere_in_the_files_of_the_store(
