@@ -1,1 +1,3 @@
-"""Where tenants and virtual keys live. The only importer of sqlmodel, sqlalchemy and alembic."""
+"""The database and the journals before it. The only importer of sqlmodel, sqlalchemy and
+alembic.
+"""
