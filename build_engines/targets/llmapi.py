@@ -122,9 +122,7 @@ def llm_arguments(model: Model) -> dict[str, Any]:
 
 
 def _check_precision(model: Model, checkpoint: Checkpoint) -> None:
-    """Checks that a quantised `dtype` is already that of the checkpoint. Raises:
-    CheckpointError.
-    """
+    """Checks that the checkpoint is quantised if `dtype` is. Raises: CheckpointError."""
     dtype = model.engine.dtype
     is_quantised = (checkpoint.path / _QUANTISED).is_file()
     is_quantised = is_quantised or bool(checkpoint.config.get("quantization_config"))
