@@ -108,9 +108,7 @@ class Builder:
         )
 
     def roll_back(self, model: Model) -> Result:
-        """Serves the previous version; a second call serves the newer one again. Raises:
-        BuildError.
-        """
+        """Serves the previous version; a second call reverts that. Raises: BuildError."""
         started = time.monotonic()
         with _translated(model, self.repository):
             version_number = self.repository.roll_back(model.name)

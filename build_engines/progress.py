@@ -72,9 +72,7 @@ class Display:
         self._write(f"\r\x1b[Kengines: {self._model}: {self.bar()} {self._stage} ({self._times()})")
 
     def bar(self) -> str:
-        """Returns the elapsed share of the expected time as a bar; empty without an expected
-        time.
-        """
+        """Returns the elapsed share of the expected time as a bar; empty if no time is expected."""
         expected = self._plan.expected_s if self._plan is not None else None
         if not expected:
             return ""

@@ -79,10 +79,7 @@ def family_of(architecture: str) -> Family:
 
 
 def check_served(architecture: str, task: str, target: TargetName) -> Family:
-    """Returns the family, if `target` can serve it for `task`.
-
-    Raises: CheckpointError that names the targets that can.
-    """
+    """Returns the family if `target` serves its `task`. Raises: CheckpointError naming who can."""
     family = family_of(architecture)
     if family.task != task and family.task != "transcribe":
         known = ", ".join(

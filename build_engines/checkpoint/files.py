@@ -123,9 +123,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path, revision: str | None = None) -> Checkpoint:
-    """Opens the checkpoint in folder `path` and checks that it is complete. Raises:
-    CheckpointError.
-    """
+    """Opens the checkpoint in `path` and checks that it is complete. Raises: CheckpointError."""
     if not path.is_dir():
         raise CheckpointError(f"checkpoint folder {path} does not exist")
     for name in _REQUIRED_FILES:

@@ -60,9 +60,7 @@ class BlockPool:
         return len(self._free) + len(self._idle)
 
     def reserve(self, digests: Sequence[Digest], count: int) -> Reservation | None:
-        """Reserves `count` blocks, the longest published prefix of `digests` first; None if too
-        few.
-        """
+        """Reserves `count` blocks, first the longest published prefix of `digests`; else None."""
         shared = self._matching(digests)
         idle = sum(1 for block in shared if self._references[block] == 0)
         if count - len(shared) > self.available - idle:

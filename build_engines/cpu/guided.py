@@ -86,7 +86,7 @@ class GuideCompiler:
             logger.warning("no guided decoding with this tokenizer: %s", self.unavailable)
 
     def compile(self, guide: Guide) -> GuideMatcher:
-        """Returns a matcher at the start of `guide`. Raises: RequestError with the kind of
+        """Returns a matcher for `guide`, at its start. Raises: RequestError with the kind of
         fault.
         """
         if self.unavailable:
@@ -109,7 +109,7 @@ class GuideCompiler:
             self._trials.put(trial)
 
     def _check(self, guide: Guide) -> None:
-        """Raises: RequestError when `guide` cannot be used."""
+        """Raises: RequestError when `guide` cannot be followed."""
         key = hashlib.sha256(f"{guide.type} {guide.text}".encode("utf-8", "replace")).digest()
         verdict = self._verdicts.of(key)
         if verdict is None:

@@ -40,9 +40,7 @@ _WITHOUT_BFLOAT16 = Precision(
 
 
 def precision_for(dtype: str) -> Precision:
-    """Returns the precision of a model of `dtype` on this CPU. Raises: KeyError if it is
-    unknown.
-    """
+    """Returns the precision of `dtype` on this CPU. Raises: KeyError for an unknown `dtype`."""
     return fitted(dtype, cpu_capabilities())
 
 

@@ -97,9 +97,7 @@ class DecoderRuntime:
         self._bound = inputs
 
     def _allocate_cache(self, compiled: ov.CompiledModel) -> list[ov.Tensor]:
-        """Allocates a tensor for the keys and one for the values of each layer. Raises:
-        MemoryError.
-        """
+        """Allocates tensors for the keys and the values of each layer. Raises: MemoryError."""
         ports = {port.get_any_name(): port for port in compiled.inputs}
         shapes = {
             name: [self.num_blocks, *(int(d.get_length()) for d in list(port.partial_shape)[1:])]

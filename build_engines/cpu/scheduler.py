@@ -99,9 +99,7 @@ class Scheduler:
         return bool(cancelled or queued)
 
     def _admit(self) -> None:
-        """Admits requests first come, first served: none overtakes a request that waits for
-        blocks.
-        """
+        """Admits first come, first served: no request overtakes one that waits for blocks."""
         while self.waiting and len(self.running) < self._limits.max_batch_size:
             if not self.waiting[0].reserve(self.pool):
                 return

@@ -144,9 +144,7 @@ class Player:
 
 
 def _least_margin(log_prob: float) -> float:
-    """Returns the least lead of the best token: the second has at most the remaining
-    probability.
-    """
+    """Returns the least lead of the best token: all others share the remaining probability."""
     rest = -math.expm1(min(log_prob, 0.0))
     return 99.0 if rest <= 0 else round(max(0.0, log_prob - math.log(rest)), 5)
 

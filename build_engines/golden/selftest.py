@@ -61,9 +61,7 @@ def golden_inputs(folder: Path, max_input_len: int) -> list[list[int]]:
 
 
 def generation_document(answers: Sequence[Answer], dtype: str) -> dict[str, Any]:
-    """Returns `selftest.json` of a generative model. All answers are greedy, without an end
-    token.
-    """
+    """Returns `selftest.json` of a generative model. Answers are greedy, without an end token."""
     return _document("generate", [asdict(answer) for answer in answers], dtype)
 
 

@@ -65,9 +65,7 @@ def sampling_arguments(request: Request) -> dict[str, Any]:
 
 
 def cache_salt(request: Request) -> str | None:
-    """Returns the text from which TensorRT-LLM makes its own salt; None for requests without
-    one.
-    """
+    """Returns the text from which TensorRT-LLM makes its own salt; None without a salt."""
     return f"{request.cache_salt:016x}" if request.cache_salt else None
 
 

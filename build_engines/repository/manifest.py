@@ -52,9 +52,7 @@ def checkpoint_files(checkpoint: Checkpoint) -> Files:
 
 
 def digest(files: Files) -> str:
-    """Returns one hash over the names and hashes of all files, which the catalogue's `sha256`
-    pins.
-    """
+    """Returns a hash of the names and hashes of all files; the catalogue's `sha256` pins it."""
     lines = "".join(f"{file['sha256']}  {name}\n" for name, file in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -80,9 +78,7 @@ def check_hashes(model: Model, checkpoint: Checkpoint, files: Files) -> None:
 
 
 def artefacts(folder: Path) -> dict[str, Any]:
-    """Returns hash, size and modification time of all files in a version folder but the
-    manifest.
-    """
+    """Returns hash, size and modification time of a version's files, without the manifest."""
     files = [
         file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != FILE_NAME
     ]

@@ -113,9 +113,7 @@ class Repository:
         _sync(folder)
 
     def roll_back(self, name: str) -> int:
-        """Serves the other version of `name`; a second call reverts that. Raises:
-        RepositoryError.
-        """
+        """Serves the other version of `name`; a second call reverts. Raises: RepositoryError."""
         served = self.served_version(name)
         others = [version for version in self.versions(name) if version != served]
         if not others:
@@ -135,9 +133,7 @@ class Repository:
         return [entry for entry in (self.path / name).glob("[0-9]*") if entry.name.isdigit()]
 
     def _clear_leftovers(self) -> None:
-        """Cleans up after a killed builder: removes an unfinished version, serves a finished
-        one.
-        """
+        """Cleans up after a killed builder: removes unfinished versions, serves a finished one."""
         for folder in self.path.glob(".*.new"):
             shutil.rmtree(folder, ignore_errors=True)
         for pending in self.path.glob(".*.pending"):

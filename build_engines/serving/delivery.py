@@ -57,9 +57,8 @@ class Stream:
         self.checked_at = time.monotonic()
 
     def due(self, now: float, window_s: float) -> bool:
-        """Whether a response should be sent now: the first token and the end at once, tokens
-        between
-        them when the window since the last response has passed.
+        """Whether a response should be sent now: the first token and the end at once, other tokens
+        when the window since the last response has passed.
         """
         generation = self.generation
         if generation.finish is not None:
@@ -168,9 +167,10 @@ class Delivery:
             pause = self._pause(time.monotonic() - started)
 
     def _pause(self, busy_s: float) -> float | None:
-        """Returns how long to sleep. With unsent tokens, at least as long as the last round took:
-        the
-        engine keeps half of the time when sending is slow, and several tokens are sent together.
+        """Returns how long to sleep, in seconds.
+
+        With unsent tokens it is at least as long as the last round took: the engine then keeps half
+        of the time when sending is slow, and several tokens are sent together.
         """
         streams = list(self._streams)
         # Set before the check: a token that comes after the check finds the thread idle and

@@ -240,9 +240,7 @@ def _bias(tensors: Tensors, limits: Limits) -> npt.NDArray[np.float32] | None:
 
 
 def _words(tensors: Tensors, name: str, limits: Limits) -> tuple[tuple[int, ...], ...]:
-    """Parses words of a [1, 2, L] list: row 0 is the tokens, row 1 the end of each word, then
-    -1.
-    """
+    """Parses words of a [1, 2, L] list: row 0 holds tokens, row 1 the end of each word, then -1."""
     packed = tensors.get(name)
     if packed is None or packed.size == 0:
         return ()

@@ -95,9 +95,7 @@ class LlmApiTarget:
 
 
 def llm_arguments(model: Model) -> dict[str, Any]:
-    """Returns keyword arguments of `tensorrt_llm.LLM`; `kv_cache_config` holds those of its
-    class.
-    """
+    """Returns arguments of `tensorrt_llm.LLM`; `kv_cache_config` holds those of its own class."""
     engine = model.engine
     cache: dict[str, Any] = {
         "free_gpu_memory_fraction": engine.kv_cache_fraction,

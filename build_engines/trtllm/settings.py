@@ -14,7 +14,7 @@ _WORKER = "/opt/tritonserver/backends/tensorrtllm/trtllmExecutorWorker"
 
 
 def engine_parameters(model: Model, folder: Path, engine: str) -> Mapping[str, str]:
-    """Returns the parameters for artefacts in `folder`, absolute, as TensorRT-LLM needs it."""
+    """Returns the parameters for artefacts in `folder`: TensorRT-LLM needs absolute paths."""
     recipe, folder = model.engine, folder.absolute()
     parameters = {
         "max_beam_width": "1",

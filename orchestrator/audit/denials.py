@@ -39,9 +39,7 @@ _ANCHOR_EVERY_TICKS = 5
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """One refused request of a known key. `facts` are details; they hold no secret and no
-    prompt.
-    """
+    """One refused request of a known key. `facts` are details, without secrets and prompts."""
 
     status: int
     reason: str
@@ -159,9 +157,7 @@ class AuditTrail:
             raise StoreUnavailable("The audit cannot be read at the moment.") from error
 
     def problems(self) -> list[str]:
-        """Returns what keeps denials from the store or is wrong there, in sentences for the
-        operator.
-        """
+        """Returns why denials do not reach the store, or its faults, in sentences for operators."""
         return [*self._spool.problems(), *([self._fault] if self._fault is not None else [])]
 
     def _finish_minute(self) -> None:

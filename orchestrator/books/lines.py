@@ -13,9 +13,7 @@ from orchestrator.core.timestamps import format_moment
 
 
 def parse_groupings(text: str) -> tuple[Grouping, ...]:
-    """Parses groupings such as `day,key`, each once. Raises: ValueError that names the wrong
-    one.
-    """
+    """Parses a list such as `day,key`, each once. Raises: ValueError that names the wrong one."""
     found: list[Grouping] = []
     for name in text.split(","):
         match name.strip():

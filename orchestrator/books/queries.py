@@ -90,8 +90,7 @@ async def add_all(session: Session, entries: Sequence[Mapping[str, Any]]) -> Non
 class _Statements:
     """Statements, built once for a database, because building them costs more than running them.
 
-    `known` selects the existing ones of `ids`, a JSON list; without it, `add` returns the new
-    ones.
+    `known` selects the existing ones of `ids`, a JSON list; without it, `add` returns new ones.
     """
 
     known: Select[Any] | None
@@ -225,9 +224,7 @@ def _named(which: UsageFilter, by: Sequence[Grouping]) -> set[str]:
 
 
 def _longest(which: UsageFilter, by: Sequence[Grouping]) -> Source:
-    """Returns the longest spans that can be used. Without keys, the sums of days are few
-    already.
-    """
+    """Returns the longest usable spans. Without keys, the sums of days are few already."""
     if "hour" in by:
         return "hour"
     return "period" if "key" in _named(which, by) and "day" not in by else "day"
@@ -280,7 +277,7 @@ def _lead_parts(which: UsageFilter, lead: Sequence[Grouping]) -> list[Piece]:
 
 
 async def _check_kept(session: Session, tenant_id: str | None, piece: Piece) -> None:
-    """Raises: RecordsGoneError unless every record of the hours of `piece` still exists."""
+    """Raises: RecordsGoneError unless every record of the hours of `piece` is there."""
     assert piece.start_at is not None
     assert piece.end_at is not None
     connection = await session.connection()

@@ -64,9 +64,7 @@ class Books(Protocol):
     """Takes usage records and loses none."""
 
     def check(self) -> None:
-        """Raises: StoreUnavailable when no more can be taken, so that no work is done
-        unrecorded.
-        """
+        """Raises: StoreUnavailable when no more can be taken, so that no work is done unbooked."""
         ...
 
     def promise(self, entry: UsageRecord) -> None:
@@ -97,9 +95,7 @@ class NoBooks:
 
 
 class StoredBooks:
-    """Books in the store, through a journal. Call `start` before use, `close` after the last
-    record.
-    """
+    """Books in the store, through a journal. Call `start` first, `close` after the last record."""
 
     def __init__(
         self, settings: Settings, database: Database, *, now: Callable[[], float] = time.time
@@ -128,7 +124,7 @@ class StoredBooks:
         await self._spool.close()
 
     def check(self) -> None:
-        """Raises: StoreUnavailable when the journal cannot grow."""
+        """Raises: StoreUnavailable when the journal can grow no more."""
         self._spool.check()
 
     def promise(self, entry: UsageRecord) -> None:

@@ -313,9 +313,7 @@ def _write_members(view: KeyView) -> None:
 
 
 def _note_unknown_models(settings: Settings, names: tuple[str, ...]) -> None:
-    """Warns of names that the catalogue lacks. They are allowed: a later catalogue may have
-    them.
-    """
+    """Warns of names that are not in the catalogue; a later catalogue may have them."""
     from orchestrator.contract.catalogue import CatalogueError, load_catalogue
 
     try:

@@ -37,14 +37,12 @@ class CatalogueError(ValueError):
 class EngineRecipe:
     """How to build a model.
 
-    `checkpoint` is a folder (relative to the project root) or a hub id with its `revision`;
-    `sha256`
+    `checkpoint` is a folder (relative to the project root) or a hub id with `revision`; `sha256`
     pins its files to a digest that the builder prints. `dtype` is the storage type of the weights:
     `int8` and `int4` are weight-only, and only the GPU supports the last three. `max_batch_size`
     is the number of concurrent sequences, `kv_cache_tokens` the tokens that the key/value cache
-    holds for all of them (`None`: every sequence at full length). With `shared_prefix_cache`,
-    cached
-    prompts of one tenant are used for all others; token counts and latencies then reveal that.
+    holds for all of them (`None`: every sequence at full length). With `shared_prefix_cache`, all
+    tenants use each other's cached prompts; token counts and latencies then reveal that.
     `overrides` are other values of the same keys for one target: `[model.engine.trtllm]`.
     """
 
@@ -172,9 +170,7 @@ def _recipe(where: str, entry: Mapping[str, Any]) -> EngineRecipe:
 
 
 def _checked(where: str, shape: type, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `entry` as keyword arguments of the dataclass `shape`; unknown or missing keys
-    raise.
-    """
+    """Returns `entry` as arguments of the dataclass `shape`; unknown or missing keys raise."""
     known = {f.name: f for f in fields(shape)}
     for key in entry:
         if key not in known:

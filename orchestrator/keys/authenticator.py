@@ -261,9 +261,7 @@ class Authenticator:
         raise self._unavailable()
 
     def _lookup(self, digest: bytes, secret: str) -> asyncio.Task[_Known | None]:
-        """Returns the running look-up of `digest`; concurrent requests with the same key share
-        it.
-        """
+        """Returns the running look-up of `digest`; requests with the same key share it."""
         task = self._lookups.get(digest)
         if task is None:
             task = asyncio.create_task(self._look_up(digest, secret))
@@ -342,9 +340,7 @@ class Authenticator:
         self._note_success()
 
     async def _check_forever(self) -> None:
-        """Checks for changes ahead of the requests, so that none waits; pauses while there are
-        none.
-        """
+        """Checks for changes in advance, so that no request waits; pauses without requests."""
         while True:
             await asyncio.sleep(self._cache_s / 2)
             if self._is_used:
@@ -406,9 +402,7 @@ class Authenticator:
             await self.record_use()
 
     async def record_use(self) -> None:
-        """Writes the last use of the keys seen; what cannot be written is kept for the next
-        call.
-        """
+        """Writes the last use of the keys seen; what it cannot write is kept for the next call."""
         used_at, self._used_at = self._used_at, {}
         if not used_at:
             return

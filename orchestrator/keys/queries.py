@@ -23,9 +23,7 @@ KeyState = Literal["active", "expired", "revoked"]
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """The values of a new key. Times are seconds since the epoch; `limits` are the explicit
-    ones.
-    """
+    """The values of a new key. Times are seconds since the epoch; `limits` only explicit ones."""
 
     label: str
     tenant_id: str
@@ -184,9 +182,7 @@ def _conditions(which: KeyFilter, now: int) -> list[ColumnElement[bool]]:
 
 
 async def revoke(session: Session, key_id: str, now: int) -> tuple[VirtualKey, bool] | None:
-    """Revokes the key. Returns it and whether this call revoked it; `None` if there is no such
-    key.
-    """
+    """Revokes the key. Returns it and whether this call did that; `None` if there is no key."""
     key = await find(session, key_id, to_write=True)
     if key is None:
         return None
@@ -248,8 +244,7 @@ async def count_active_by_pepper(session: Session) -> dict[str, int]:
 async def record_use(session: Session, used_at: Mapping[tuple[str, bytes], int]) -> None:
     """Moves the last use of each secret, identified by key and digest, forward, never back.
 
-    Other processes write it too, so all update the rows in the order of the keys, against
-    deadlocks.
+    Other processes write it too: to avoid deadlocks, all update the rows in the order of the keys.
     """
     given = [{"of": digest, "moment": when} for (_, digest), when in sorted(used_at.items())]
     connection = await session.connection()

@@ -1,7 +1,6 @@
 """The rules for managing virtual keys, for HTTP and the command line.
 
-Each change is one transaction that includes its audit line; it takes effect in this process at
-once.
+Each change is one transaction with its audit line; it takes effect in this process at once.
 """
 
 from __future__ import annotations
@@ -200,9 +199,7 @@ class Keys:
         return view, secret
 
     async def revoke(self, tenant_id: str | None, key_id: str, by: Actor) -> tuple[KeyView, bool]:
-        """Revokes the key for good. Returns it and whether this call revoked it. Raises:
-        NotFound.
-        """
+        """Revokes the key for good; returns it and whether this call did that. Raises: NotFound."""
         now = int(self._now())
         async with self._database.unit_of_work() as session:
             row = await _existing(session, tenant_id, key_id, to_write=True)

@@ -131,7 +131,7 @@ class KeyView:
 
 
 def check_values(values: Mapping[str, Any], now: int) -> None:
-    """Raises: InvalidRequest when a value is not valid for any key."""
+    """Raises: InvalidRequest when a value could not be right in any key."""
     for name, value in values.items():
         check = _CHECKS.get(name)
         if check is not None and value is not None and (wrong := check(value)):
@@ -195,7 +195,7 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
 
 
 def check_within(limits: Limits, tenant: Tenant) -> None:
-    """Raises: InvalidRequest when a limit given for a key is above its tenant's."""
+    """Raises: InvalidRequest when a number given for a key is over its tenant's."""
     most = named(limits_of(tenant.plan, explicit_limits(tenant)))
     for name, limit in named(limits).items():
         highest = most[name]

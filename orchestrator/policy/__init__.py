@@ -65,7 +65,7 @@ class PolicyEngine(Protocol):
     """Decides about one request."""
 
     async def decide(self, asked: PolicyInput) -> Decision:
-        """Returns the decision. Raises: PolicyUnavailable when there is none, which refuses."""
+        """Returns the decision. Raises: PolicyUnavailable when none can be had, which refuses."""
         ...
 
 

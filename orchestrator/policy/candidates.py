@@ -32,8 +32,8 @@ class Candidates:
     async def check(self, version: PolicyVersion, tenant_id: str, param: str = "module") -> None:
         """Checks that `version` can be evaluated.
 
-        Raises: InvalidRequest, with line and column, when it cannot; PolicyUnavailable when the
-        check itself is not possible.
+        Raises: InvalidRequest, with line and column, when it cannot; PolicyUnavailable when that
+        cannot be found out.
         """
         if version.names > MAX_NAMES:
             raise InvalidRequest(

@@ -66,9 +66,7 @@ async def listed(
     most: int = 1000,
     differing: bool = False,
 ) -> list[RecordedDecision]:
-    """Returns the newest decisions since `since` (ms); `differing`: only where the shadow
-    differs.
-    """
+    """Returns the newest decisions since `since` (ms); if `differing`, where the shadow differs."""
     query = select(StoredDecision).where(
         StoredDecision.tenant_id == tenant_id,
         StoredDecision.policy_id == policy_id,

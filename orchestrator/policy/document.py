@@ -27,9 +27,7 @@ _TENANT_ID = re.compile(r"ten_[A-Za-z0-9]{1,40}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class TimeWindow:
-    """Days and minutes of the day, in `timezone`. An end at or before the start is on the next
-    day.
-    """
+    """Days and minutes, in `timezone`. An end at or before the start is on the next day."""
 
     days: frozenset[int]
     from_minute: int

@@ -88,9 +88,7 @@ class EmbeddedRego:
         return decision
 
     def is_constant(self, version: PolicyVersion) -> bool:
-        """Whether the decision is independent of the time: no window, and no module (it gets the
-        minute).
-        """
+        """Whether the decision does not depend on the time: a window or a module reads it."""
         return version.module is None and version.document.window is None
 
     def problems(self) -> Sequence[str]:
@@ -119,9 +117,7 @@ class EmbeddedRego:
             raise unavailable() from error
 
     async def _decided_elsewhere(self, key: tuple[int, Key], asking: Question) -> Decision:
-        """Evaluates in another process; equal questions share one run. Raises:
-        PolicyUnavailable.
-        """
+        """Evaluates elsewhere; equal questions share one run. Raises: PolicyUnavailable."""
         if (fault := self._faults.in_the_way(_name(asking), asking.asked.key_id)) is not None:
             raise _refusal(_name(asking), *fault).error()
         task = self._asking.get(key)
@@ -169,9 +165,7 @@ class EmbeddedRego:
         return _refusal(name, fault, fault.wait_s)
 
     def _log(self, message: str, name: Name, error: object) -> None:
-        """Logs at most one line every `_LOG_EVERY_S`: a fault of this process would fill the
-        log.
-        """
+        """Logs at most one line per `_LOG_EVERY_S`: a fault of this process would fill the log."""
         now = time.monotonic()
         if now - self._logged_at > _LOG_EVERY_S:
             self._logged_at = now

@@ -85,9 +85,7 @@ class Faults:
                 del self._faults[name, key]
 
     def problems(self) -> list[str]:
-        """Returns a line for each version with a fault: its policy, its number, why and since
-        when.
-        """
+        """Returns a line for each version with a fault: policy, number, reason and start time."""
         oldest = self._now() - _FORGOTTEN_AFTER_S
         self._faults = {key: fault for key, fault in self._faults.items() if fault.at > oldest}
         latest = {name: fault for (name, _), fault in self._faults.items()}

@@ -60,7 +60,7 @@ class Policies:
         self._retry_at = 0.0
 
     async def find(self, tenant_id: str, policy_id: str) -> InForce:
-        """Returns the policy as it is now. Raises: PolicyUnavailable when it was never read."""
+        """Returns the current policy. Raises: PolicyUnavailable when that was never known."""
         name = (tenant_id, policy_id)
         known = self._known.get(name)
         now = self._monotonic()
@@ -124,9 +124,7 @@ class Policies:
             remember(self._known, name, task.result(), _MAX_KNOWN)
 
     async def _read(self, name: Name) -> InForce:
-        """Reads a policy. Raises: StoreError, InvalidRequest when this program cannot parse the
-        version.
-        """
+        """Raises: StoreError, and InvalidRequest for a version that this program cannot read."""
         asked_at = self._monotonic()
         known = self._known.get(name)
         async with self._database.reading() as session:

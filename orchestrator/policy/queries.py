@@ -152,9 +152,7 @@ async def delete(session: Session, tenant_id: str, policy_id: str, now: int) -> 
 
 
 async def _locked(session: Session, tenant_id: str, policy_id: str) -> Policy:
-    """Returns the row, locked until the transaction ends; creates the default's if it is
-    missing.
-    """
+    """Returns the row, locked until the transaction ends; creates a missing default's row."""
     row = await session.get(Policy, (tenant_id, policy_id), with_for_update=True)
     if row is None:
         row = Policy(

@@ -44,9 +44,7 @@ Key = tuple[object, ...]
 
 
 class Question(msgspec.Struct, frozen=True):
-    """A request put to one version of a policy. `key` holds everything that the answer depends
-    on.
-    """
+    """A request put to one version of a policy. The answer depends only on `key`."""
 
     version: PolicyVersion
     asked: PolicyInput
@@ -60,9 +58,7 @@ class Question(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> Key:
-        """The cache key: equal for questions with an equal `document`, for one version of a
-        policy.
-        """
+        """The cache key: for one version, equal for questions with an equal `document`."""
         asked = self.asked
         return (
             asked.key_id, asked.key_label, asked.admin, asked.plan, asked.allowed_models,
@@ -122,9 +118,7 @@ class Question(msgspec.Struct, frozen=True):
 
 
 def question(version: PolicyVersion, asked: PolicyInput, *, clock: bool) -> Question:
-    """Puts `asked` to `version`; `asked.at` must be set. `clock` shows modules the time and
-    address.
-    """
+    """Puts `asked` to `version`; `asked.at` must be set. `clock` shows modules time and address."""
     assert asked.at is not None
     return Question(
         version,

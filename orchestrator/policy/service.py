@@ -1,7 +1,6 @@
 """The rules for managing policies, for HTTP and the command line.
 
-Each change is one transaction that includes its audit line; it takes effect in this process at
-once.
+Each change is one transaction with its audit line; it takes effect in this process at once.
 """
 
 from __future__ import annotations
@@ -304,7 +303,7 @@ def _merged(before: PolicyView, change: Change) -> _Merged:
 async def _view(
     session: Session, tenant_id: str, policy_id: str, number: int | None = None
 ) -> PolicyView:
-    """Raises: NotFound, also for a policy of another tenant."""
+    """Raises: NotFound; a policy of another tenant is one that does not exist."""
     head = (
         await policy_queries.head(session, tenant_id, policy_id)
         if _ID.fullmatch(policy_id)

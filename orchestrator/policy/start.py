@@ -55,9 +55,7 @@ def start_policies(settings: Settings, database: Database, evaluators: Evaluator
 
 
 async def open_question(settings: Settings) -> None:
-    """Evaluates a built-in policy once, to see that the evaluator works. Raises:
-    PolicyUnavailable.
-    """
+    """Evaluates a built-in policy once, to test the evaluator. Raises: PolicyUnavailable."""
     patient = settings.policy.model_copy(update={"timeout_s": _PATIENT_S})
     evaluators = new_evaluators(settings)
     evaluator = _evaluator(settings.model_copy(update={"policy": patient}), evaluators, Tally())

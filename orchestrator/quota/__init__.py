@@ -59,7 +59,7 @@ class Admission(Protocol):
     async def reserve(self, tokens: int) -> None:
         """Reserves `tokens`, the max cost of all its requests, in one step.
 
-        Raises: RateLimited, QuotaUnavailable; after any error the request has ended as by
+        Raises: RateLimited, QuotaUnavailable; whatever is raised, the request has ended as by
         `cancel`.
         """
         ...

@@ -146,9 +146,7 @@ def request_claims(caller: Caller, bucket: Bucket, now: float) -> list[Claim]:
 
 
 def token_claims(caller: Caller, tokens: int, now: float) -> list[Claim]:
-    """Returns the claims of `tokens` in the present UTC day; otherwise the same for the whole
-    day.
-    """
+    """Returns the claims of `tokens` in the present UTC day; only the cost varies in a day."""
     reset_at = (int(now) // DAY_S + 1) * DAY_S
     return [
         Claim(Counter("tpd", scope, owner, utc_day(now)), limits.tpd, tokens, reset_at)

@@ -50,9 +50,7 @@ class Limiter:
         self._plans: BoundedCache[tuple[int, Bucket], _Plan] = BoundedCache(most_remembered)
 
     def outage(self) -> Outage | None:
-        """Returns how callers with limits are treated now, if the shared counters are
-        unreachable.
-        """
+        """Returns how callers with limits are treated, if shared counters are unreachable now."""
         return self._counters.outage()
 
     async def admit(self, caller: Caller, bucket: Bucket, requests: int = 1) -> Admission:
@@ -98,9 +96,7 @@ class Limiter:
         return Outlook(None, min(left, key=lambda hit: hit.remaining / max(1, hit.limit)))
 
     def _plan(self, caller: Caller, bucket: Bucket, now: float) -> _Plan:
-        """Returns the plan, made once a minute for each caller, which is the same object each
-        time.
-        """
+        """Returns the caller's plan, made once a minute; a caller is always the same object."""
         minute = int(now) // WINDOW_S
         known = self._plans.get((id(caller), bucket))
         if known is not None and known.caller is caller and known.minute == minute:

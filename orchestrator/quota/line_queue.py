@@ -27,9 +27,7 @@ class LineQueue:
         self._lines.append(line)
 
     def send(self) -> list[Line]:
-        """Returns the oldest lines of one owner and marks them as sent; they stay until
-        `arrived`.
-        """
+        """Returns the oldest lines of one owner, marked as sent; they stay until `arrived`."""
         group: list[Line] = []
         for line in self._lines:
             if line.owner != self._lines[0].owner or len(group) == _MAX_AT_ONCE:

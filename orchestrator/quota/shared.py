@@ -62,9 +62,7 @@ class SharedCounters:
         """What this worker granted by itself in the current outage."""
         self._down = True
         self._forgotten: asyncio.Future[None] | None = None
-        """Set while Redis answers but does not know this worker; done when the worker tried to
-        register.
-        """
+        """Set while Redis answers but does not know this worker; done after a try to register."""
         self._told = False
         self._clock_ms = 0.0
         self._clock_took_s = math.inf

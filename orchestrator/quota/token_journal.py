@@ -80,7 +80,7 @@ class TokenJournal:
     def __init__(
         self, folder: Path, database: Database, *, now: Callable[[], float] = time.time
     ) -> None:
-        """Raises: SettingsError when `folder` cannot be created."""
+        """Raises: SettingsError when `folder` cannot be made."""
         prepare_folder(folder, "data_dir")
         self._folder = folder
         self._database = database

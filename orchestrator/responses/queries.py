@@ -87,9 +87,7 @@ async def find(session: Session, tenant_id: str, response_id: str, since: int) -
 async def progress(
     session: Session, tenant_id: str, response_id: str, since: int
 ) -> tuple[str, int] | None:
-    """Returns status and last sign of life of the worker, for a response that `find` would
-    return.
-    """
+    """Returns status and the worker's last sign of life, if `find` would find the response."""
     query = select(StoredResponse.status, StoredResponse.seen_at).where(
         StoredResponse.id == response_id,
         StoredResponse.tenant_id == tenant_id,

@@ -30,9 +30,7 @@ class Work(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """Called before it is ended because the server stops, not because its client asked for
-        it.
-        """
+        """Called before it is ended because the server stops, not at its client's request."""
         ...
 
     def interrupted(self) -> Sequence[bytes]:
@@ -70,7 +68,7 @@ class Runs:
         self._closing = False
 
     def check(self) -> None:
-        """Raises: Overloaded when the max number of responses runs."""
+        """Raises: Overloaded when no more can run."""
         running = len(self._runs) + self._coming
         if self._closing or running >= self._settings.most_running:
             raise Overloaded(

@@ -194,9 +194,7 @@ class Responses:
             )
 
     async def touch(self, response_id: str) -> bool:
-        """Records a sign of life of a running response's worker. False if it is finished or
-        deleted.
-        """
+        """Records a sign of life of a running response's worker. False if finished or deleted."""
         async with self._database.unit_of_work() as session:
             return await response_queries.touch(session, response_id, self._now_ms())
 

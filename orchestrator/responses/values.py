@@ -36,9 +36,7 @@ class StoredResponse:
 
 
 def item_id(prefix: str, response_id: str, number: int) -> str:
-    """Returns the id of item `number` of a response; `response_of` gets the response's id from
-    it.
-    """
+    """Returns the id of item `number` of a response; `response_of` does the reverse."""
     return f"{prefix}_{response_id.rpartition('_')[2]}{number:04x}"
 
 
@@ -58,9 +56,7 @@ def cancelled(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lifecycle_frame(kind: str, number: int, body: Mapping[str, Any]) -> bytes:
-    """Returns the event `kind` with the whole response. ASCII, so that no character can be
-    split.
-    """
+    """Returns the event `kind` with the response in it. ASCII, so that no character is split."""
     event = {"type": kind, "sequence_number": number, "response": body}
     text = json.dumps(event, separators=(",", ":"))
     return f"event: {kind}\ndata: {text}\n\n".encode("ascii")

@@ -1,3 +1,1 @@
-"""The database and the journals before it. The only importer of sqlmodel, sqlalchemy and
-alembic.
-"""
+"""The database and its journals. The only importer of sqlmodel, sqlalchemy and alembic."""

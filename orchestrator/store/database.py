@@ -142,7 +142,7 @@ class Database:
             )
 
     async def check_writable(self) -> None:
-        """Raises: StoreError when the server accepts no writes, as a standby after a fail-over.
+        """Raises: StoreError when the server takes no writes, as a standby after a fail-over.
 
         Then its connections are dropped, so that new ones can reach the server that accepts writes.
         An SQLite file is not checked.
@@ -183,9 +183,7 @@ _TURN = text("SELECT pg_advisory_xact_lock(:number)")
 
 
 def _number(name: str) -> int:
-    """The number of an advisory lock; its upper half distinguishes our locks from other
-    programs'.
-    """
+    """The number of an advisory lock; other programs' locks have another upper half."""
     return 0x6F706572 << 32 | zlib.crc32(name.encode())
 
 

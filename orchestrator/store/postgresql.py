@@ -22,9 +22,7 @@ _READ_ONLY = "25006"
 
 
 def postgresql_engine(url: URL, settings: StoreSettings, *, patient: bool = False) -> AsyncEngine:
-    """Creates the engine. `patient`: statements have no time limit and use one separate
-    connection.
-    """
+    """Creates the engine. `patient`: one separate connection, statements without time limit."""
     limits = {
         "jit": "off",
         **{name: str(int(1000 * limit_s)) for name, limit_s in _limits_s(settings, patient)},

@@ -15,9 +15,7 @@ _POLL_S = 0.02
 
 
 def prepare_folder(path: Path, setting: str) -> None:
-    """Creates the folder `path`, mode 0700, if needed. Raises: SettingsError that names
-    `setting`.
-    """
+    """Makes folder `path`, mode 0700, if needed. Raises: SettingsError that names `setting`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)

@@ -116,9 +116,7 @@ class Spool:
             cursor.release()
 
     def promise(self, line_id: str, payload: bytes) -> None:
-        """Writes a provisional record of `line_id`, used only if the process dies before the final
-        one.
-        """
+        """Writes a provisional record, used only if the process dies before the final one."""
         if self._promised.get(line_id) == payload:
             return
         self._promised[line_id] = payload
@@ -135,7 +133,7 @@ class Spool:
         self._news.set()
 
     def check(self) -> None:
-        """Raises: StoreUnavailable when the journal accepts no more."""
+        """Raises: StoreUnavailable when the journal takes no more."""
         journal = self._journal
         is_writable = journal.fault is None and journal.shortage is None
         if is_writable and journal.taken <= self._taken_at_most:
@@ -226,9 +224,7 @@ class Spool:
                 self._journal.close_current()
 
     async def _adopt_forever(self) -> None:
-        """Adopts journals of dead processes: of the last run, or of another process that was
-        killed.
-        """
+        """Adopts journals of dead processes: of the last run, or of a killed neighbour."""
         while not self._closing.is_set():
             dead = await self._off_loop(partial(adopt_dead, self._folder))
             self._adopted.extend(Cursor(segments, dead=True) for segments in dead)
@@ -242,7 +238,7 @@ class Spool:
             await self._pause(_LOOK_FOR_DEAD_EVERY_S)
 
     async def _drain(self, cursor: Cursor) -> None:
-        """Commits all lines of `cursor`. Raises: _GiveUpError if that fails while closing."""
+        """Commits all lines of `cursor`. Raises: _GiveUpError when closing and it cannot be."""
         while batch := await self._off_loop(cursor.take):
             await self._commit_at_last(batch)
             await self._off_loop(cursor.drop_read)

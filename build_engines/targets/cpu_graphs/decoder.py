@@ -117,9 +117,7 @@ class _Decoder:
         return linear.matmul(x, self._weights.load(name + ".bias", out) if bias else None)
 
     def _projected(self, x: Any, parts: list[tuple[str, int]], bias: bool) -> list[Any]:
-        """Computes several projections of `x` as one product: half the calls, the same
-        arithmetic.
-        """
+        """Computes several projections of `x` as one product: half the calls, same arithmetic."""
         into = self._shape.hidden_size
         weight = [self._weights.load(f"{name}.weight", out, into) for name, out in parts]
         product = Linear(np.concatenate(weight), self._fmt).matmul(
@@ -139,9 +137,7 @@ class _Decoder:
         return transpose(x, 0, 2, 1, 3)
 
     def _rotated(self, x: Any) -> Any:
-        """Applies rotary position embedding to [batch, heads, tokens, head_dim], halves
-        convention.
-        """
+        """Applies rotary embedding to [batch, heads, tokens, head_dim], halves convention."""
         half = self._shape.head_dim // 2
         axis, step = constant([3], np.int64), constant([1], np.int64)
         begin, middle = constant([0], np.int64), constant([half], np.int64)

@@ -115,9 +115,7 @@ def _widened(values: Any, scale: Any) -> Any:
 
 
 def rms_norm(x: Any, weight: npt.NDArray[np.float32], eps: float) -> Any:
-    """Applies root-mean-square normalisation over the last axis, in the form that OpenVINO
-    fuses.
-    """
+    """Applies root-mean-square normalisation over the last axis, in a form that OpenVINO fuses."""
     square = ops.power(x, constant(2.0))
     mean = ops.reduce_mean(square, constant([-1], np.int64), keep_dims=True)
     root = ops.sqrt(ops.add(mean, constant(eps)))

@@ -22,9 +22,7 @@ class TritonPythonModel:
     """One loaded model of either task."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads the artefacts. Triton reports an error raised here as the reason for not
-        loading.
-        """
+        """Loads the artefacts. Triton reports any error as the reason for not loading."""
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         configuration = Configuration(args)
         artefacts = configuration.artefacts("cpu")
@@ -46,9 +44,7 @@ class TritonPythonModel:
             self._served = Generating(opened, configuration)
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
-        """Returns responses in order for embeddings, None for generations: their channels
-        answer.
-        """
+        """Returns responses in order for embeddings; None for generations (channels answer)."""
         return self._served.execute(requests)
 
     def finalize(self) -> None:

@@ -17,9 +17,7 @@ class TritonPythonModel:
     """One loaded model."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads the checkpoint. Triton reports an error raised here as the reason for not
-        loading.
-        """
+        """Loads the checkpoint. Triton reports any error as the reason for not loading."""
         for name in [name for name in os.environ if name.startswith(_INHERITED)]:
             del os.environ[name]
         configuration = Configuration(args)

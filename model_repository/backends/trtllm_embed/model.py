@@ -15,7 +15,7 @@ class TritonPythonModel:
     """One loaded encoder."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads the engine. Triton reports an error raised here as the reason for not loading."""
+        """Loads the engine. Triton reports any error as the reason for not loading."""
         artefacts = Configuration(args).artefacts("trtllm")
         self._served = Embedding(open_embedder(artefacts), artefacts)
 
