@@ -79,8 +79,7 @@ class BlockPool:
 
     def release(self, blocks: Sequence[int]) -> None:
         """Releases the blocks of one sequence."""
-        # From the end, so that the tail of a prefix is evicted before the blocks that it depends
-        # on.
+        # From the end, so that the tail of a prefix is evicted before the blocks in front of it.
         for block in reversed(blocks):
             self._references[block] -= 1
             if self._references[block]:

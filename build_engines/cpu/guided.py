@@ -86,9 +86,7 @@ class GuideCompiler:
             logger.warning("no guided decoding with this tokenizer: %s", self.unavailable)
 
     def compile(self, guide: Guide) -> GuideMatcher:
-        """Returns a matcher for `guide`, at its start. Raises: RequestError with the kind of
-        fault.
-        """
+        """Returns a new matcher for `guide`. Raises: RequestError with the kind of fault."""
         if self.unavailable:
             raise RequestError("`guided_decoding_guide_type`: no guides with this tokenizer")
         self._check(guide)
@@ -173,8 +171,8 @@ class GuideMatcher:
         if self._matcher.is_error():
             # Its text may contain the grammar and the output so far.
             raise RequestError(f"guided decoding failed: {_fault(self._matcher.get_error())}")
-        # All other generations wait meanwhile. Count this thread's time, not that of a busy
-        # machine.
+        # All other generations wait meanwhile. Only this thread's time counts, not a busy
+        # machine's.
         self._left_s -= time.thread_time() - began
         if self._left_s < 0:
             raise RequestError("guided decoding failed: following the guide takes too long")

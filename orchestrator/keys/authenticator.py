@@ -233,7 +233,7 @@ class Authenticator:
         self._used_at[known.use] = int(now)
 
     def _mark(self, secret: str) -> bytes:
-        """A keyed hash that identifies a secret within this process; faster than its digest."""
+        """Returns a keyed hash that identifies a secret in this process; faster than its digest."""
         text = secret.encode("latin-1", "replace")
         return hashlib.blake2b(text, digest_size=32, key=self._mark_key).digest()
 
@@ -246,8 +246,7 @@ class Authenticator:
         if self._down and not believed and now < self._retry_at:
             raise self._unavailable()
         lookup = self._lookup(digest, secret)
-        # In an outage, a caller with an accepted key does not wait: the look-up goes on in the
-        # background.
+        # In an outage, an accepted key does not wait: the look-up goes on in the background.
         if not (self._down and believed):
             await asyncio.wait({lookup}, timeout=self._timeout_s)
             if lookup.done() and lookup.exception() is None:

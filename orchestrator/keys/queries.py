@@ -54,8 +54,8 @@ class FoundKey:
 class KeyFilter:
     """Which keys are listed. Times are in seconds since the epoch.
 
-    `label` matches a part of the label; A to Z match in either case. The last use is the later
-    one of a key's two secrets; a key that was never used counts as used before any time.
+    `label` matches a part of the label; A to Z match in either case. The last use of a key is the
+    later use of its two secrets; a key that was never used counts as used before any time.
     """
 
     label: str | None = None
@@ -132,7 +132,7 @@ async def find(
 
 
 async def listed(session: Session) -> Sequence[VirtualKey]:
-    """All keys, the oldest first."""
+    """Returns all keys, the oldest first."""
     order = (col(VirtualKey.created_at), col(VirtualKey.id))
     return (await session.exec(select(VirtualKey).order_by(*order))).all()
 

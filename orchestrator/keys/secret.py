@@ -23,7 +23,7 @@ class Pepper:
     secret: bytes = field(repr=False)
 
     def digest(self, key: str) -> bytes:
-        """HMAC-SHA256 of a key's secret, 32 bytes.
+        """Returns HMAC-SHA256 of a key's secret, 32 bytes.
 
         A slow hash would add nothing: keys hold 144 random bits and are not chosen by people.
         """
@@ -31,7 +31,7 @@ class Pepper:
 
 
 def new_key_secret() -> str:
-    """A new secret in the usual format."""
+    """Returns a new secret in the usual format."""
     return f"op_live_{secrets.token_hex(2)}_{secrets.token_hex(16)}"
 
 
@@ -41,7 +41,7 @@ def is_key_secret(text: str) -> bool:
 
 
 def public_prefix(key: str) -> str:
-    """The part of a key that may be shown: `op_live_26f2`."""
+    """Returns the part of a key that may be shown: `op_live_26f2`."""
     return key.rpartition("_")[0]
 
 

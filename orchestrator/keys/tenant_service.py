@@ -39,7 +39,7 @@ class Tenants:
         return tenant, True
 
     async def listed(self) -> Sequence[Tenant]:
-        """All tenants by name."""
+        """Returns all tenants by name."""
         async with self._database.reading() as session:
             return await tenants.listed(session)
 

@@ -38,5 +38,5 @@ async def ensure(session: Session, name: str, now: int) -> Tenant:
 
 
 async def listed(session: Session) -> Sequence[Tenant]:
-    """All tenants by name."""
+    """Returns all tenants by name."""
     return (await session.exec(select(Tenant).order_by(col(Tenant.name)))).all()

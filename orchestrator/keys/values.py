@@ -103,7 +103,7 @@ class KeyView:
     metadata: Mapping[str, str]
 
     def as_json(self) -> dict[str, Any]:
-        """The `virtual_key` object of the HTTP interface and of the command line."""
+        """Returns the `virtual_key` object of the HTTP interface and of the command line."""
         return {
             "id": self.id,
             "object": "virtual_key",

@@ -24,8 +24,7 @@ class Candidates:
     def __init__(self, evaluators: Evaluators, *, timeout_s: float) -> None:
         """`timeout_s` is the processor time of one evaluation, the same as for requests."""
         self._evaluators = evaluators
-        # Less time to compile than requests have, so that a stored version also works on a busy
-        # machine.
+        # Less compile time than requests have, so that a stored version works on a busy machine.
         self._of_check = Bounds(COMPILE_S / 2, timeout_s)
         self._of_trial = Bounds(COMPILE_S, timeout_s)
 

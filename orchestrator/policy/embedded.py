@@ -88,7 +88,7 @@ class EmbeddedRego:
         return decision
 
     def is_constant(self, version: PolicyVersion) -> bool:
-        """Whether the decision does not depend on the time: a window or a module reads it."""
+        """Whether decisions do not depend on the time, which only a window or a module reads."""
         return version.module is None and version.document.window is None
 
     def problems(self) -> Sequence[str]:

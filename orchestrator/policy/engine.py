@@ -39,8 +39,7 @@ class RegoPolicies:
         self._evaluator = evaluator
         self._recorder = recorder
         self._now = now
-        # By the id of the question; the cache also holds it, so that no other object can get its
-        # id.
+        # By the id of the question; the cache holds it too, so that no other object gets its id.
         self._constant: BoundedCache[int, tuple[PolicyInput, PolicyVersion, Decision]]
         self._constant = BoundedCache(most_remembered)
 

@@ -90,7 +90,7 @@ class OpaHttp:
             await asyncio.sleep(0)
 
     async def _answer(self, document: dict[str, Any]) -> Any:
-        """Rego's `decision`. Raises: NoAnswerError, ClientError, TimeoutError, ValueError."""
+        """Gets Rego's `decision`. Raises: NoAnswerError, ClientError, TimeoutError, ValueError."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=_MAX_ASKED), headers=self._headers

@@ -52,8 +52,7 @@ class Question(msgspec.Struct, frozen=True):
     in_window: bool
     minute: int | None
     """Minutes since the epoch, for an operator's rules. `None` where only the product's rules
-    decide,
-    which read neither clock nor address.
+    decide, which read neither clock nor address.
     """
 
     @property
@@ -68,7 +67,7 @@ class Question(msgspec.Struct, frozen=True):
         )  # fmt: skip
 
     def document(self) -> dict[str, Any]:
-        """Rego's `input`."""
+        """Returns Rego's `input`."""
         asked, policy = self.asked, self.version.document
         return {
             "tenant": {"id": asked.tenant_id, "api_disabled": asked.api_disabled},
@@ -135,7 +134,7 @@ def as_facts(asked: PolicyInput) -> dict[str, Any]:
 
 
 LATEST = 2**37
-"""Max time in Unix seconds, about the year 6300; `datetime` has a limit, too."""
+"""Max time in Unix seconds, about the year 6300: a calendar cannot hold all later times."""
 _TEXTS = ("key_id", "tenant_id", "model", "task", "key_label", "policy_id", "requested")
 _MAYBE_TEXTS = ("client_ip", "plan", "route_policy")
 _LISTS = ("allowed_models", "model_names")

@@ -60,7 +60,7 @@ class PolicyView:
     written: WrittenVersion
 
     def as_json(self) -> dict[str, Any]:
-        """The `policy` object of the HTTP interface and of the command line."""
+        """Returns the `policy` object of the HTTP interface and of the command line."""
         return {
             "id": self.id,
             "object": "policy",
@@ -195,8 +195,7 @@ class PolicyAdmin:
         async with self._database.unit_of_work() as session:
             await turn(session, f"policy {tenant_id} {policy_id}")
             view = await _view(session, tenant_id, policy_id)
-            # The row is locked before the keys are counted, so that no key gets the policy
-            # meanwhile.
+            # The row is locked before the keys are counted, so that no key gets the policy now.
             await policy_queries.delete(session, tenant_id, policy_id, int(self._now()))
             if used := await policy_queries.keys_using(session, tenant_id, policy_id):
                 raise Conflict(f"The policy `{policy_id}` is in use by {used} key(s).")

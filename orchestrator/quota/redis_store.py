@@ -102,9 +102,7 @@ class RedisStore:
         await self._run(self._apply, keys, arguments)
 
     async def register(self, me: str, former: Sequence[str], held: Mapping[Counter, int]) -> int:
-        """Registers `me`, with what its requests hold, instead of `former`; returns the time
-        (ms).
-        """
+        """Registers `me`, with what its requests hold, instead of `former`; returns the ms time."""
         arguments: list[str | int] = [me, self._ttl_ms, " ".join(former)]
         for counter, amount in held.items():
             arguments += [amount, _LIFETIME_MS[counter.kind]]

@@ -145,8 +145,7 @@ class SharedCounters:
             try:
                 refused, counts = await self._counted(me, claims, dry=dry)
             except UnknownWorkerError as error:
-                # Redis lost its data, or heard nothing from this worker for too long. Nothing is
-                # taken.
+                # Redis lost its data, or this worker was silent for too long. Nothing is taken.
                 if me == self._me:
                     self._fail(error)
                 if not await self._registered_again():

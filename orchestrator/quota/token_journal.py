@@ -194,13 +194,11 @@ class TokenJournal:
 
     async def store(self) -> None:
         """Adds to the store the lines that it lacks. Raises: StoreError."""
-        # One at a time: a second caller would take a group as stored while it is still being
-        # written.
+        # One at a time: a second caller would treat a group as stored before it is written.
         async with self._storing:
             while self._flying is not None or self._next.last:
                 if self._flying is None:
-                    # No line joins a group that is being written: it arrives as a whole or not at
-                    # all.
+                    # No line joins a group that is being written: all of it arrives, or nothing.
                     self._flying, self._next = self._next, _Group()
                 await self._add(self._flying)
                 self._flying = None

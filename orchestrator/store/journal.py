@@ -172,8 +172,7 @@ class Journal:
         _release(self.segments)
 
     def reserve_ahead(self) -> None:
-        """Creates the next segment and reserves its space, unless it exists. Never raises: sets
-        `shortage`.
+        """Creates the next segment with its space, if missing. Never raises: sets `shortage`.
 
         It may be slow; do not call it on the thread that appends.
         """
@@ -326,8 +325,7 @@ class Cursor:
                 logger.error("the journal `%s` is damaged", segment.path)
                 self._offset += len(content)
                 return []
-            # Checked only now, and with the list from before the read: a live segment may have
-            # grown since.
+            # Checked now, with the list from before the read: a live segment may have grown since.
             if index == len(segments) - 1:
                 return None
         return None

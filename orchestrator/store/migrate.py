@@ -28,8 +28,7 @@ async def migrate(settings: Settings) -> bool:
     try:
         with ExitStack() as held:
             if (file := database.file) is not None:
-                # Wait for the lock here and not in the busy timeout, which a long migration
-                # exceeds.
+                # Wait for the lock here: a long migration exceeds the busy timeout.
                 lock = file.with_name(f"{file.name}.migrate.lock")
                 await asyncio.to_thread(held.enter_context, exclusive(lock, "store.url", 300.0))
             async with database.migrating() as connection:
@@ -45,7 +44,7 @@ async def migrate(settings: Settings) -> bool:
 
 
 def alembic_config(connection: Connection) -> Config:
-    """Alembic's configuration for one connection; there is no `alembic.ini`."""
+    """Returns Alembic's configuration for one connection; there is no `alembic.ini`."""
     config = Config()
     folder = Path(__file__).parent / "migrations"
     config.set_main_option("script_location", str(folder).replace("%", "%%"))

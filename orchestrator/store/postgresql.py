@@ -43,8 +43,7 @@ def postgresql_engine(url: URL, settings: StoreSettings, *, patient: bool = Fals
     else:
         arguments["server_settings"] |= limits
     if "host" in url.query and "target_session_attrs" not in url.query:
-        # Of several servers, choose the one that accepts writes: after a fail-over it is another
-        # one.
+        # Of several servers, choose the one that accepts writes: a fail-over changes which it is.
         arguments["target_session_attrs"] = "read-write"
     if patient:
         engine = create_async_engine(url, connect_args=arguments, poolclass=NullPool)

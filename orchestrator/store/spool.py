@@ -249,7 +249,7 @@ class Spool:
             try:
                 await self._commit(batch)
             except Exception as error:
-                # Whatever the error is, these payloads are only in this batch: retry until they are
+                # After any error: these payloads are only in this batch, so retry until it is
                 # committed.
                 if not isinstance(error, StoreError):
                     logger.exception("%s could not be committed", self._what)

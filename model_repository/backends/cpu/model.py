@@ -13,8 +13,8 @@ from build_engines.cpu.engine import Engine
 from build_engines.cpu.serving import open_embedder, open_engine
 from build_engines.serving.hosting import Configuration, Embedding, Generating, Progress
 
-#: The engine and the delivery thread switch many times in a step; the default of 5 ms is longer
-#: than a step.
+#: The engine and the delivery thread switch many times in a step, and the
+#: default of 5 ms is longer than a step.
 _SWITCH_INTERVAL_S = 0.0005
 
 
