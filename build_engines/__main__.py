@@ -86,7 +86,7 @@ def _chosen(catalogue: Catalogue, names: list[str]) -> list[Model]:
 
 @dataclass(slots=True)
 class _Run:
-    """One command over several models. `log` is that of the model at work."""
+    """One command for several models. `log` belongs to the model that is being built."""
 
     options: argparse.Namespace
     repository: Repository
@@ -94,7 +94,7 @@ class _Run:
     log: Path | None = None
 
     def one(self, model: Model) -> Result:
-        """Builds or rolls back one model and says what became of it."""
+        """Builds or rolls back one model and reports the result."""
         display = Display(model.id, sys.stderr)
         self.log = None
 
@@ -145,7 +145,7 @@ def _say(text: str) -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    """SIGTERM unwinds like Ctrl-C, so that clean-up runs."""
+    """Makes SIGTERM unwind the stack like Ctrl-C, so that clean-up runs."""
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""Builds one model of the catalogue: checks, plans, converts, tries, puts into service."""
+"""Builds one model of the catalogue: checks, plans, converts, tests, puts into service."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _FAILURES = (
 class BuildError(RuntimeError):
     """One model could not be built; the text is one sentence for the operator.
 
-    `log` is where the build tells more; None when it ended before it began.
+    `log` is the log file with the details; None when the build did not start.
     """
 
     def __init__(self, text: str, log: Path | None = None) -> None:
@@ -59,7 +59,7 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one model. `version` is the one that is served."""
+    """The result for one model. `version` is the one that is served."""
 
     model: str
     name: str
@@ -74,7 +74,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Builder:
-    """Builds models for one target into one repository. Relative checkpoints start at `root`."""
+    """Builds models for one target into one repository. Checkpoint paths are relative to `root`."""
 
     repository: Repository
     target: Target
@@ -108,7 +108,7 @@ class Builder:
         )
 
     def roll_back(self, model: Model) -> Result:
-        """Serves the version before; once more comes back. Raises: BuildError."""
+        """Serves the previous version; a second call reverts that. Raises: BuildError."""
         started = time.monotonic()
         with _translated(model, self.repository):
             version_number = self.repository.roll_back(model.name)
@@ -184,7 +184,7 @@ class Builder:
 
 @contextmanager
 def _translated(model: Model, repository: Repository) -> Iterator[None]:
-    """What a build raises as one sentence, with the place of its log."""
+    """Turns a build's errors into one sentence, with the path of the log."""
     try:
         yield
     except _FAILURES as error:
@@ -204,7 +204,7 @@ def _log_of(error: BaseException) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """One build from its first stage to the version that is served."""
+    """One build, from its first stage until its version is served."""
 
     builder: Builder
     model: Model
@@ -213,7 +213,7 @@ class _Work:
     plan: Plan
 
     def run(self, progress: Progress, *, compare: bool) -> None:
-        """Adds a version. `compare` refuses answers unlike those of the version before."""
+        """Adds a version. `compare` refuses answers that differ from the previous version's."""
         repository, name = self.builder.repository, self.model.name
         journal = Journal(repository.log_file(name), progress)
         for line in self.plan.lines():
@@ -272,7 +272,7 @@ class _Work:
         (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
 
     def _compare(self, answers: Mapping[str, Any], files: manifest.Files) -> None:
-        """The same weights in the same precision must answer as they do in the served version."""
+        """Checks that the same weights in the same precision answer as in the served version."""
         repository, name = self.builder.repository, self.model.name
         number = repository.served_version(name)
         if number is None:

@@ -1,4 +1,4 @@
-"""What one build does and when: told to whoever watches, and kept in a file."""
+"""The log of one build: its stages and times, shown as progress and written to a file."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-#: Told about each stage of a build.
+#: Called for each stage of a build.
 Progress = Callable[[str], None]
 
 
 class Journal:
-    """The stages of one build. Programs that it runs append to the same file."""
+    """The stages of one build. Programs run by the build append to the same file."""
 
     def __init__(self, path: Path, progress: Progress) -> None:
         self.path = path
-        #: How long each finished stage took.
+        #: Seconds of each finished stage.
         self.stages: dict[str, float] = {}
         self._progress = progress
         self._stage = ""
@@ -27,7 +27,7 @@ class Journal:
             path.write_text("", encoding="utf-8")
 
     def stage(self, name: str) -> None:
-        """Ends the stage before and begins `name`."""
+        """Ends the previous stage and begins `name`."""
         self.end()
         self._stage, self._began_at = name, time.monotonic()
         self.write(name)
@@ -41,7 +41,7 @@ class Journal:
         self._stage = ""
 
     def write(self, text: str) -> None:
-        """Adds a line. A full disk is the build's trouble, not the journal's."""
+        """Adds a line. Ignores a full disk: the build itself reports that."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
         with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as stream:
             stream.write(f"{at} {text}\n")

@@ -1,4 +1,4 @@
-"""What a build will do and what it needs, known before anything long starts."""
+"""The plan of a build and its needs, known before any long work starts."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ WEIGHT_BITS: Mapping[str, float] = {
     "int4_awq": 4.5,
     "nvfp4": 4.5,
 }
-#: What quantisation leaves alone: embeddings, norms, the vocabulary projection.
+#: Bits of what is not quantised: embeddings, norms, the vocabulary projection.
 _KEPT_BITS = 16
 _CACHE_BYTES = {"fp8": 1, "int8": 1}
-#: CUDA context, NCCL buffers and TensorRT's own; an estimate, as is the share of activations.
+#: CUDA context, NCCL and TensorRT buffers; an estimate, like the share of activations.
 _RUNTIME_BYTES = 3 * GIB // 2
 _LOGITS_BYTES = 4
 
-#: First compute capability that has the arithmetic.
+#: The first compute capability with this arithmetic.
 _CAPABILITIES: Mapping[str, tuple[int, int]] = {
     "bfloat16": (8, 0),
     "fp8": (8, 9),
     "nvfp4": (10, 0),
 }
-#: In this order something smaller is looked for when a model does not fit.
+#: When a model does not fit, smaller types are tried in this order.
 _SMALLER_DTYPES = ("fp8", "int8", "int4_awq", "nvfp4")
 
 
 class PlanError(ValueError):
-    """The build cannot work on this machine; the text holds the numbers and what would fit."""
+    """The build cannot work on this machine; the text has the numbers and what would fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuMemory:
-    """Of each GPU, in bytes. `work` are activations, logits and the runtime: an estimate."""
+    """Memory of each GPU, in bytes. `work` is activations, logits and the runtime: an estimate."""
 
     weights: int
     cache: int
@@ -55,13 +55,13 @@ class GpuMemory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The total memory."""
         return self.weights + self.cache + self.work
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be built, by which programs, and what that takes. Sizes in bytes."""
+    """What is built, by which programs, and what it needs. Sizes are in bytes."""
 
     target: str
     backend: str
@@ -80,14 +80,14 @@ class Plan:
     stages: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json` and the manifest."""
+        """Returns the plan for `--json` and the manifest."""
         document = asdict(self)
         document["commands"] = [list(command.arguments) for command in self.commands]
         del document["stages"]
         return document
 
     def lines(self) -> Iterator[str]:
-        """The plan for people."""
+        """Yields the plan as text for people."""
         cache = f", key/value cache {self.cache_dtype}" if self.cache_dtype else ""
         spread = self.tensor_parallel * self.pipeline_parallel
         over = (
@@ -107,12 +107,12 @@ class Plan:
 
 
 def size(count: float) -> str:
-    """A number of bytes for people."""
+    """Formats a number of bytes for people."""
     return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / (1 << 20):.0f} MiB"
 
 
 def describe(memory: GpuMemory) -> str:
-    """GPU memory with its parts."""
+    """Formats GPU memory with its parts."""
     return (
         f"{size(memory.total)} (weights {size(memory.weights)}, "
         f"key/value cache {size(memory.cache)}, work {size(memory.work)})"
@@ -120,13 +120,13 @@ def describe(memory: GpuMemory) -> str:
 
 
 def weight_bytes(network: Network, dtype: str) -> int:
-    """All weights as `dtype`."""
+    """Returns the bytes of all weights as `dtype`."""
     bits = WEIGHT_BITS[dtype]
     return int(network.linear_values * bits + network.other_values * max(bits, _KEPT_BITS)) // 8
 
 
 def gpu_memory(network: Network, model: Model) -> GpuMemory:
-    """What each GPU holds for the batch and the context that the recipe states."""
+    """Returns the memory of each GPU for the batch size and context of the recipe."""
     engine = model.engine
     tensor, pipeline = engine.tensor_parallel, engine.pipeline_parallel
     spread = tensor * pipeline
@@ -134,7 +134,7 @@ def gpu_memory(network: Network, model: Model) -> GpuMemory:
     cache = 0
     if model.task == "generate":
         width = _CACHE_BYTES.get(engine.kv_cache_dtype or "", max(2, _compute_bytes(engine)))
-        # In sequences at full length, so that windows count.
+        # Counted in sequences of full length, so that attention windows are considered.
         sequences = engine.max_batch_size
         if engine.kv_cache_tokens is not None:
             sequences = max(1, -(-engine.kv_cache_tokens // model.context_tokens))
@@ -148,7 +148,7 @@ def gpu_memory(network: Network, model: Model) -> GpuMemory:
 
 
 def check_gpus(model: Model, network: Network, machine: Machine) -> None:
-    """Refuses what the GPUs here cannot hold or compute. Raises: PlanError."""
+    """Refuses a model that these GPUs cannot hold or compute. Raises: PlanError."""
     engine = model.engine
     _check_spread(engine, network)
     wanted = engine.tensor_parallel * engine.pipeline_parallel
@@ -177,7 +177,7 @@ def check_gpus(model: Model, network: Network, machine: Machine) -> None:
 
 
 def check_length(model: Model, network: Network, position_offset: int = 0) -> None:
-    """Refuses a context that the checkpoint was not made for. Raises: PlanError."""
+    """Refuses a context that the checkpoint does not support. Raises: PlanError."""
     positions = network.max_positions - position_offset
     if model.context_tokens > positions:
         raise PlanError(
@@ -187,7 +187,7 @@ def check_length(model: Model, network: Network, position_offset: int = 0) -> No
 
 
 def check_host(plan: Plan, machine: Machine) -> None:
-    """Refuses a build that would be killed for its memory. Raises: PlanError."""
+    """Refuses a build that would run out of memory. Raises: PlanError."""
     if plan.host_bytes > machine.available_bytes:
         raise PlanError(
             f"the build needs about {size(plan.host_bytes)} of host memory, "
@@ -209,7 +209,7 @@ def _check_spread(engine: EngineRecipe, network: Network) -> None:
 
 
 def _what_fits(model: Model, network: Network, machine: Machine) -> Iterator[str]:
-    """Single changes of the recipe that would fit, each the smallest of its kind."""
+    """Yields single changes of the recipe that would fit, each the smallest of its kind."""
     room = min(gpu.memory_bytes for gpu in machine.gpus)
     weakest = min(gpu.compute_capability for gpu in machine.gpus)
 
@@ -238,7 +238,7 @@ def _what_fits(model: Model, network: Network, machine: Machine) -> Iterator[str
 
 
 def _largest(fits: Callable[[int], bool], limit: int) -> int:
-    """The largest half, quarter, … of `limit` that fits; 0 when even 1 does not."""
+    """Returns the largest half, quarter, … of `limit` that fits; 0 when even 1 does not."""
     value = limit // 2
     while value >= 1 and not fits(value):
         value //= 2

@@ -1,4 +1,4 @@
-"""How a build is shown to who waits for it: the stage, the time so far and what is expected."""
+"""Shows the progress of a build: the stage, the elapsed time and the expected time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TICK_S = 1.0
 
 
 class Display:
-    """Stages of one model's build on `stream`: a bar on a terminal, else a line per stage."""
+    """Shows a build's stages on `stream`: a bar on a terminal, else a line for each stage."""
 
     def __init__(
         self, model: str, stream: TextIO, clock: Callable[[], float] = time.monotonic
@@ -31,13 +31,13 @@ class Display:
         self._ticker: threading.Thread | None = None
 
     def plan(self, plan: Plan) -> None:
-        """Shows what will be done."""
+        """Shows the plan."""
         self._plan = plan
         for line in plan.lines():
             self.say(line)
 
     def stage(self, name: str) -> None:
-        """Shows that a stage begins."""
+        """Shows the start of a stage."""
         self._stage = name
         if not self._is_terminal:
             self.say(f"{name} ({self._times()})")
@@ -48,20 +48,20 @@ class Display:
             self._ticker.start()
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         self._ended.set()
         if self._ticker is not None:
             self._ticker.join()
             self._write("\r\x1b[K")
 
     def say(self, text: str) -> None:
-        """One line for the log of a terminal or of a pipe."""
+        """Writes one line, on a terminal or a pipe."""
         start = "\r\x1b[K" if self._ticker is not None else ""
         self._write(f"{start}engines: {self._model}: {text}\n")
 
     @property
     def elapsed_s(self) -> float:
-        """Since the build began."""
+        """Seconds since the build began."""
         return self._clock() - self._began_at
 
     def _tick(self) -> None:
@@ -72,7 +72,7 @@ class Display:
         self._write(f"\r\x1b[Kengines: {self._model}: {self.bar()} {self._stage} ({self._times()})")
 
     def bar(self) -> str:
-        """How much of the expected time is over; empty when none is expected."""
+        """Returns the elapsed share of the expected time as a bar; empty if no time is expected."""
         expected = self._plan.expected_s if self._plan is not None else None
         if not expected:
             return ""

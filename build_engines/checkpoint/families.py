@@ -1,4 +1,4 @@
-"""Which architectures there are, and which kinds of engine can serve each."""
+"""The known architectures, and the kinds of engine that can serve each."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ TargetName = Literal["cpu", "trtllm", "llmapi"]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Architectures that are converted alike. `script` is TensorRT-LLM's folder of the converter.
+    """Architectures with the same converter. `script` is its folder in TensorRT-LLM.
 
-    `pipeline` says whether that converter can spread layers over GPUs.
+    `pipeline` says whether that converter can distribute layers over GPUs.
     """
 
     name: str
@@ -68,7 +68,7 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def family_of(architecture: str) -> Family:
-    """The family of an architecture. Raises: CheckpointError."""
+    """Returns the family of an architecture. Raises: CheckpointError."""
     family = FAMILIES.get(architecture)
     if family is None:
         raise CheckpointError(
@@ -79,7 +79,7 @@ def family_of(architecture: str) -> Family:
 
 
 def check_served(architecture: str, task: str, target: TargetName) -> Family:
-    """The family, if `target` can serve it for `task`. Raises: CheckpointError naming who can."""
+    """Returns the family if `target` serves its `task`. Raises: CheckpointError naming who can."""
     family = family_of(architecture)
     if family.task != task and family.task != "transcribe":
         known = ", ".join(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from jinja2 import Environment, TemplateSyntaxError, nodes
 from jinja2.ext import Extension
 
-#: Copied beside the engine because the orchestrator renders and tokenises by them.
+#: Copied next to the engine, because the orchestrator renders and tokenises with them.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -29,7 +29,7 @@ _MAX_HEADER_BYTES = 100 * 1024 * 1024
 
 
 class CheckpointError(ValueError):
-    """The checkpoint cannot be built from; the message names the file and what is wrong."""
+    """The checkpoint cannot be used for a build; the message names the file and what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,11 @@ class Weights:
         return iter(self._entries)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every tensor, by its full name."""
+        """Returns the shape of every tensor, by its full name."""
         return {name: entry.shape for name, entry in self._entries.items()}
 
     def strip(self, prefixes: tuple[str, ...], probe: str) -> None:
-        """Names are looked up behind the first of `prefixes` under which `probe` exists."""
+        """Sets the prefix of names: the first of `prefixes` with which `probe` exists."""
         for prefix in prefixes:
             if prefix + probe in self._entries:
                 self._prefix = prefix
@@ -69,7 +69,7 @@ class Weights:
         raise CheckpointError(f"tensor `{probe}` is missing from the checkpoint")
 
     def load(self, name: str, *shape: int) -> npt.NDArray[np.float32]:
-        """Tensor `name` as float32 of exactly `shape`. Raises: CheckpointError."""
+        """Returns tensor `name` as float32 of exactly `shape`. Raises: CheckpointError."""
         entry = self._entries.get(self._prefix + name) or self._entries.get(name)
         if entry is None:
             raise CheckpointError(f"tensor `{self._prefix}{name}` is missing from the checkpoint")
@@ -96,12 +96,12 @@ class Checkpoint:
         return Weights(list(self.weight_files))
 
     def optional_json(self, name: str) -> Any:
-        """The JSON document `name` of the folder, or None when there is no such file."""
+        """Returns the JSON document `name` of the folder, or None when there is no such file."""
         file = self.path / name
         return read_json(file) if file.is_file() else None
 
     def chat_templates(self) -> dict[str, str]:
-        """Chat templates by the file that holds them; none for a model without chat."""
+        """Returns chat templates by file name; none for a model without chat."""
         found = {}
         file = self.path / "chat_template.jinja"
         if file.is_file():
@@ -115,7 +115,7 @@ class Checkpoint:
         return found
 
     def files(self) -> list[Path]:
-        """Every file that a build reads, in a stable order."""
+        """Returns every file that a build reads, in a stable order."""
         names = ["config.json", *TOKENIZER_FILES, "modules.json"]
         found = [self.path / name for name in names if (self.path / name).is_file()]
         pooling = sorted(self.path.glob("*_Pooling/config.json"))
@@ -123,7 +123,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path, revision: str | None = None) -> Checkpoint:
-    """The checkpoint in folder `path`, checked for completeness. Raises: CheckpointError."""
+    """Opens the checkpoint in `path` and checks that it is complete. Raises: CheckpointError."""
     if not path.is_dir():
         raise CheckpointError(f"checkpoint folder {path} does not exist")
     for name in _REQUIRED_FILES:
@@ -141,7 +141,7 @@ def open_checkpoint(path: Path, revision: str | None = None) -> Checkpoint:
 
 
 def check_unquantised(checkpoint: Checkpoint) -> None:
-    """Refuses weights that were quantised before. Raises: CheckpointError."""
+    """Refuses weights that are quantised already. Raises: CheckpointError."""
     if quantised := checkpoint.config.get("quantization_config"):
         method = quantised.get("quant_method", "?")
         raise CheckpointError(
@@ -150,7 +150,7 @@ def check_unquantised(checkpoint: Checkpoint) -> None:
 
 
 def _check_texts(checkpoint: Checkpoint) -> None:
-    """The files that the orchestrator will read, before an hour is spent on the engine."""
+    """Checks the files that the orchestrator will read, before an hour is spent on the engine."""
     tokenizer = checkpoint.optional_json("tokenizer.json")
     if not isinstance(tokenizer, dict) or "model" not in tokenizer:
         raise CheckpointError(f"{checkpoint.path / 'tokenizer.json'}: not a tokenizer")
@@ -168,7 +168,7 @@ def _check_texts(checkpoint: Checkpoint) -> None:
 
 
 class _Generation(Extension):
-    """The block that marks what an assistant says, in templates that are trained with."""
+    """The block that marks the assistant's text, in templates used for training."""
 
     tags = {"generation"}  # noqa: RUF012  # jinja2's way
 
@@ -179,7 +179,7 @@ class _Generation(Extension):
 
 
 def read_json(file: Path) -> Any:
-    """The parsed document. Raises: CheckpointError."""
+    """Returns the parsed document. Raises: CheckpointError."""
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
@@ -187,7 +187,7 @@ def read_json(file: Path) -> Any:
 
 
 def sha256_file(file: Path) -> str:
-    """Hex SHA-256 of the file's content."""
+    """Returns the SHA-256 of the file's content, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

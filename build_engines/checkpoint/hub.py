@@ -1,7 +1,7 @@
-"""Where a checkpoint lies: a folder, or a revision of a hub repository in the local cache.
+"""Finds a checkpoint: in a folder, or as a revision of a hub repository in the local cache.
 
-The cache is read without the hub's client, so a folder that was carried to a machine without
-network serves as it is. Source: huggingface_hub, "Understand caching".
+The cache is read without the hub's client, so a cache folder that was copied to a machine without
+network works unchanged. Source: huggingface_hub, "Understand caching".
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _HUB_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
-#: Never pickles: what is not fetched cannot be run.
+#: Never pickles: code that is not fetched cannot run.
 WANTED = ("config.json", *TOKENIZER_FILES, "modules.json", "*_Pooling/config.json")
 WEIGHTS = ("*.safetensors", "model.safetensors.index.json", "hf_quant_config.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A folder with a checkpoint; `revision` is the commit of one that came from the hub."""
+    """A folder with a checkpoint; `revision` is its commit if it came from the hub."""
 
     path: Path
     revision: str | None = None
@@ -36,7 +36,7 @@ class Location:
 def locate(
     recipe: EngineRecipe, root: Path, environment: Mapping[str, str] | None = None
 ) -> Location:
-    """The folder of the recipe's checkpoint, fetched when it must be. Raises: CheckpointError."""
+    """Returns the folder of the recipe's checkpoint, fetched if needed. Raises: CheckpointError."""
     environment = os.environ if environment is None else environment
     folder = root / recipe.checkpoint
     hub = _HUB_ID.fullmatch(recipe.checkpoint)
@@ -55,7 +55,7 @@ def locate(
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Where the hub's client keeps what it has fetched."""
+    """Returns the cache folder of the hub's client."""
     if folder := environment.get("HF_HUB_CACHE"):
         return Path(folder)
     home = environment.get("HF_HOME")
@@ -66,7 +66,7 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
 
 
 def cached(cache: Path, hub_id: str, revision: str) -> Location | None:
-    """The snapshot of `revision` in the cache; None when it is not there or not complete."""
+    """Returns the snapshot of `revision` in the cache; None when it is missing or incomplete."""
     repository = cache / f"models--{hub_id.replace('/', '--')}"
     commit = revision
     if not _COMMIT.fullmatch(revision):
@@ -80,7 +80,7 @@ def cached(cache: Path, hub_id: str, revision: str) -> Location | None:
 
 
 def _has_weights(snapshot: Path) -> bool:
-    """Whether all weight files are there: a fetch may have been broken off."""
+    """Whether all weight files exist: a fetch may have been interrupted."""
     try:
         index = json.loads((snapshot / "model.safetensors.index.json").read_bytes())
         shards = set(index["weight_map"].values())
@@ -90,7 +90,7 @@ def _has_weights(snapshot: Path) -> bool:
 
 
 def is_offline(environment: Mapping[str, str]) -> bool:
-    """Whether the hub must not be asked."""
+    """Whether the hub must not be contacted."""
     return environment.get("HF_HUB_OFFLINE", "").upper() in _TRUE
 
 

@@ -1,4 +1,4 @@
-"""The size and shape of a checkpoint's network: what memory is planned by, without its values."""
+"""The size and shape of a checkpoint's network, to plan memory; its values are not read."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 from build_engines.checkpoint.files import Checkpoint, CheckpointError
 
-#: Matrices that stay in the compute type whatever the others are quantised to.
+#: Matrices that stay in the compute type when the others are quantised.
 _NOT_QUANTISED = ("embed", "lm_head", "norm", "position", "wte", "wpe", "router", "pooler")
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """`windows` holds for each layer how many tokens it looks back on, 0 for all of them.
+    """The shape of a network. `windows` is the attention window of each layer, 0 for all tokens.
 
-    `linear_values` are those that quantisation shrinks, `other_values` the rest.
+    `linear_values` counts the weights that quantisation shrinks, `other_values` the rest.
     """
 
     hidden_size: int
@@ -34,13 +34,13 @@ class Network:
 
     @property
     def values(self) -> int:
-        """All weights."""
+        """The number of all weights."""
         return self.linear_values + self.other_values
 
     def cached_values(self, tokens: int, tensor_parallel: int = 1) -> int:
-        """Keys and values of one sequence of `tokens` on one of `tensor_parallel` GPUs.
+        """Returns the number of cached values of one sequence of `tokens` on one of the GPUs.
 
-        A GPU holds at least one head, so heads fewer than GPUs are held more than once.
+        A GPU holds at least one head, so with fewer heads than GPUs some are held more than once.
         """
         heads = max(1, -(-self.num_kv_heads // tensor_parallel))
         held = sum(min(tokens, window) if window else tokens for window in self.windows)
@@ -48,7 +48,7 @@ class Network:
 
 
 def read_network(checkpoint: Checkpoint) -> Network:
-    """The network of `checkpoint`. Raises: CheckpointError."""
+    """Reads the network of `checkpoint`. Raises: CheckpointError."""
     config = text_config(checkpoint.config)
     linear, other = _count(checkpoint)
     heads = _number(config, "num_attention_heads", "encoder_attention_heads")
@@ -70,7 +70,7 @@ def read_network(checkpoint: Checkpoint) -> Network:
 
 
 def position_offset(checkpoint: Checkpoint) -> int:
-    """The id of the first position in a RoBERTa.
+    """Returns the id of the first position in a RoBERTa model.
 
     Source: transformers, create_position_ids_from_input_ids.
     """
@@ -78,13 +78,13 @@ def position_offset(checkpoint: Checkpoint) -> int:
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part that describes the language model of a checkpoint that also sees."""
+    """Returns the configuration of the language model in a multimodal checkpoint."""
     nested = config.get("text_config")
     return nested if isinstance(nested, Mapping) else config
 
 
 def _positions(config: Mapping[str, Any]) -> int:
-    """The longest context, with what YaRN stretches it to."""
+    """Returns the longest context, including YaRN's extension."""
     positions = _number(config, "max_position_embeddings", "max_target_positions")
     rope = config.get("rope_scaling") or {}
     if rope.get("rope_type", rope.get("type")) != "yarn":
@@ -102,7 +102,7 @@ def _windows(config: Mapping[str, Any], architecture: str, layers: int) -> tuple
     if architecture.startswith("Qwen"):
         if not config.get("use_sliding_window", False):
             return (0,) * layers
-        # The first layers look at everything.
+        # The first layers have no window.
         full = int(config.get("max_window_layers", layers))
         return tuple(0 if layer < full else window for layer in range(layers))
     if architecture.startswith("Gemma2"):

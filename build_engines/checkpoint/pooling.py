@@ -1,4 +1,4 @@
-"""How the vectors of a text's tokens become one, as sentence-transformers' files say."""
+"""How the token vectors of a text become one vector, from sentence-transformers' files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MODES = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
 
 
 def pooling_of(checkpoint: Checkpoint) -> tuple[Pooling, bool]:
-    """The pooling, and whether the result is normalised. Raises: CheckpointError."""
+    """Returns the pooling, and whether the result is normalised. Raises: CheckpointError."""
     modules = checkpoint.optional_json("modules.json")
     if modules is None:
         raise CheckpointError("file `modules.json` is missing: it says how to pool the vectors")

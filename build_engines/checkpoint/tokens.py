@@ -1,4 +1,4 @@
-"""The special tokens of a checkpoint, gathered from the files that may name them."""
+"""The special tokens of a checkpoint, read from the files that may name them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from build_engines.checkpoint.network import text_config
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """`end_id` ends a generation, and so does each of `extra_end_ids`."""
+    """The special tokens. `end_id` and each of `extra_end_ids` end a generation."""
 
     bos_id: int | None
     end_id: int | None
@@ -20,7 +20,7 @@ class SpecialTokens:
     pad_id: int | None
 
     def to_json(self) -> dict[str, Any]:
-        """The `tokens` table of the manifest."""
+        """Returns the `tokens` table of the manifest."""
         return {
             "bos_id": self.bos_id,
             "end_id": self.end_id,
@@ -30,7 +30,7 @@ class SpecialTokens:
 
 
 def special_tokens(checkpoint: Checkpoint) -> SpecialTokens:
-    """generation_config.json is asked first, then config.json, then the tokenizer's files.
+    """Reads generation_config.json first, then config.json, then the tokenizer's files.
 
     Raises: CheckpointError when a token lies outside the vocabulary.
     """
@@ -48,7 +48,7 @@ def special_tokens(checkpoint: Checkpoint) -> SpecialTokens:
         name: _ids(name, sources, named, ids) for name in ("bos_token", "eos_token", "pad_token")
     }
     for name, values in found.items():
-        # A padding of -1 is how some checkpoints say that there is none.
+        # Some checkpoints use a padding of -1 for "none".
         wrong = [value for value in values if value >= size or value < -1]
         if wrong:
             raise CheckpointError(
@@ -64,7 +64,7 @@ def special_tokens(checkpoint: Checkpoint) -> SpecialTokens:
 
 
 def check_end(checkpoint: Checkpoint) -> SpecialTokens:
-    """The special tokens of a model that generates. Raises: CheckpointError."""
+    """Returns the special tokens of a generative model. Raises: CheckpointError."""
     tokens = special_tokens(checkpoint)
     if tokens.end_id is None:
         raise CheckpointError("no end token: `eos_token_id` is missing in generation_config.json")

@@ -2,7 +2,7 @@
 
 import sys
 
-# `import openvino` reports its use to an analytics service, from a forked process, wherever the
-# package `openvino_telemetry` can be imported. An appliance tells nobody what it runs. OpenVINO
-# has a stand-in for machines where that package is missing; this makes every machine such a one.
+# `import openvino` reports its use to an analytics service, from a forked process, if the package
+# `openvino_telemetry` can be imported. An appliance must not report what it runs. OpenVINO has a
+# stub for machines without that package; this line makes Python treat it as missing everywhere.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # how Python spells "missing"

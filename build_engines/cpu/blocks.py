@@ -1,9 +1,9 @@
 """The key/value cache's blocks: reservation, sharing of equal prefixes, eviction.
 
-A full block is known by a digest over a salt and all tokens up to its end, so equal digests mean
-equal prefixes of requests with equal salts. Tenants share the cache and not their salts: what one
-of them has computed is found by no other. The digest is cryptographic, so that no prompt can be
-made whose digest collides with another tenant's.
+A full block is identified by a digest over a salt and all tokens up to its end, so equal digests
+mean equal prefixes of requests with equal salts. Tenants share the cache but not their salts: no
+tenant finds blocks that another one computed. The digest is cryptographic, so that an attacker
+cannot construct a prompt whose digest collides with another tenant's.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Digest = bytes
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Blocks of one sequence in order; the first `reused` already hold the prompt's prefix."""
+    """The blocks of one sequence in order; the first `reused` already hold the prompt's prefix."""
 
     blocks: list[int]
     reused: int
 
 
 def prefix_digests(tokens: Sequence[int], block_size: int, salt: int = 0) -> list[Digest]:
-    """One digest for every full block of `tokens`, each covering everything before it.
+    """Returns a digest for every full block of `tokens`, each covering all tokens before it.
 
-    `salt` is a number below 2**64 that the digests of all blocks depend on.
+    `salt` is a number below 2**64; all digests depend on it.
     """
     values = np.asarray(tokens, dtype=np.int32)
     digests, previous = [], salt.to_bytes(8, "little")
@@ -41,7 +41,7 @@ def prefix_digests(tokens: Sequence[int], block_size: int, salt: int = 0) -> lis
 
 
 class BlockPool:
-    """Reference-counted blocks. A released block that was published stays findable until it is
+    """Reference-counted blocks. A published block can still be found after its release, until it is
     needed: the least recently used one is evicted first.
     """
 
@@ -56,11 +56,11 @@ class BlockPool:
 
     @property
     def available(self) -> int:
-        """Blocks that a reservation could take now."""
+        """The number of blocks that a reservation could take now."""
         return len(self._free) + len(self._idle)
 
     def reserve(self, digests: Sequence[Digest], count: int) -> Reservation | None:
-        """`count` blocks, the longest published prefix of `digests` first; None if too few."""
+        """Reserves `count` blocks, first the longest published prefix of `digests`; else None."""
         shared = self._matching(digests)
         idle = sum(1 for block in shared if self._references[block] == 0)
         if count - len(shared) > self.available - idle:
@@ -72,14 +72,14 @@ class BlockPool:
         return Reservation(shared + fresh, len(shared))
 
     def publish(self, block: int, digest: Digest) -> None:
-        """Makes a completely written block findable under `digest`."""
+        """Publishes a completely written block under `digest`."""
         if self._reuse and digest not in self._published and block not in self._digests:
             self._published[digest] = block
             self._digests[block] = digest
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Gives the blocks of one sequence back."""
-        # From the end, so that the tail of a prefix is evicted before what it builds on.
+        """Releases the blocks of one sequence."""
+        # From the end, so that the tail of a prefix is evicted before the blocks in front of it.
         for block in reversed(blocks):
             self._references[block] -= 1
             if self._references[block]:

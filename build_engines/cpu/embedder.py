@@ -1,4 +1,4 @@
-"""One compiled encoder: texts as token ids in, vectors out."""
+"""One compiled encoder: token ids of texts in, vectors out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import openvino as ov
 from build_engines.cpu.precision import Precision
 from build_engines.serving.texts import Text
 
-#: Texts are padded together while the longest has at most this many times the shortest's tokens.
+#: Texts are padded together if the longest has at most this many times the shortest's tokens.
 _PADDING_RATIO = 1.5
 
 
@@ -29,7 +29,7 @@ class Embedder:
         self.dimension = int(compiled.output(0).get_partial_shape()[1].get_length())
 
     def embed(self, texts: list[Text]) -> npt.NDArray[np.float32]:
-        """Vectors float32[len(texts), dimension], in the order of `texts`."""
+        """Returns vectors float32[len(texts), dimension], in the order of `texts`."""
         vectors = np.empty((len(texts), self.dimension), np.float32)
         for group in _groups([len(text.ids) for text in texts]):
             vectors[group] = self._run([texts[index] for index in group])
@@ -49,7 +49,7 @@ class Embedder:
 
 
 def _groups(lengths: list[int]) -> list[list[int]]:
-    """Indices of texts that are padded together, shortest first."""
+    """Returns groups of indices of texts that are padded together, the shortest first."""
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         if groups and lengths[index] <= _PADDING_RATIO * lengths[groups[-1][0]]:

@@ -1,4 +1,4 @@
-"""The engine: a thread that runs the scheduler, and the door through which requests come in."""
+"""The engine: a thread that runs the scheduler, and the entry point for requests."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from build_engines.serving.request import (
 
 logger = logging.getLogger(__name__)
 
-#: Told after a step: True when a generation got its first token or ended.
+#: Called after a step: with True when a generation got its first token or finished.
 Progress = Callable[[bool], None]
 
-#: Bytes for a thread that compiles guides: several times what a trial of one may use.
+#: Stack bytes of a thread that compiles guides: several times what a trial of one may use.
 _COMPILER_STACK = 16 << 20
 
 
 class Engine:
-    """Runs generations together. `submit` and `cancel` may be called from any thread."""
+    """Runs generations concurrently. `submit` and `cancel` may be called from any thread."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Engine:
         self._work = threading.Event()
         self._lock = threading.Lock()
         self._closed = False
-        # Threads of their own, so that a grammar that takes long delays other grammars at most.
+        # Separate threads, so that a slow grammar delays only other grammars.
         self._compiler = _compiler()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -74,12 +74,12 @@ class Engine:
         return generation
 
     def cancel(self, generation: Generation) -> None:
-        """Ends the generation at the next step, as `cancelled`; a finished one stays as it is."""
+        """Ends the generation at the next step, as `cancelled`; no effect on a finished one."""
         generation.cancel_requested = True
         self._work.set()
 
     def close(self) -> None:
-        """Ends everything that runs and joins the threads."""
+        """Ends all running generations and joins the threads."""
         with self._lock:
             self._closed = True
         self._compiler.shutdown(wait=True, cancel_futures=True)
@@ -134,7 +134,7 @@ class Engine:
     def _run(self) -> None:
         scheduler = self._scheduler
         while not self._closed:
-            # Cleared before looking, so that what arrives meanwhile sets it again.
+            # Cleared before the check, so that a request that arrives meanwhile sets it again.
             self._work.clear()
             while self._inbox:
                 scheduler.add(self._inbox.popleft())
@@ -153,12 +153,12 @@ class Engine:
 
 
 def _compiler() -> ThreadPoolExecutor:
-    """Threads that compile guides, with a stack of known size."""
+    """Creates threads that compile guides, with a stack of known size."""
     pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="guide")
     together = threading.Barrier(COMPILERS + 1)
     usual = threading.stack_size(_COMPILER_STACK)
     try:
-        # All start now: a thread gets the size that is set when it starts.
+        # All threads start now: a thread gets the stack size that is set when it starts.
         for _ in range(COMPILERS):
             pool.submit(together.wait)
         together.wait()

@@ -1,7 +1,7 @@
-"""Guides in llguidance's words, and what it may spend on one.
+"""Translates guides for llguidance, and sets the limits for one guide.
 
-Source of the limits' meaning: llguidance, `ParserLimits`. It imports no array library, so that a
-process that only tries guides stays small.
+Source of the limits' meaning: llguidance, `ParserLimits`. This module imports no array library, so
+that a process that only tries guides stays small.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import json
 import llguidance
 
 _ANY_OBJECT = json.dumps({"type": "object"})
-#: Unbounded white space lets a weak model write blanks until its limit.
+#: With unbounded white space, a weak model may write blanks until its token limit.
 _JSON_DEFAULTS = {"whitespace_pattern": r"[\x20\x0A]{0,20}"}
 
 
 def limits() -> llguidance.LLParserLimits:
-    """What one grammar may take: about 20 ms to begin, 10 ms for the mask of a step, 50 MB."""
+    """Limits of one grammar: about 20 ms to start, 10 ms for the mask of a step, 50 MB."""
     return llguidance.LLParserLimits(
         initial_lexer_fuel=1_000_000,
         step_lexer_fuel=100_000,
         step_max_items=50_000,
         max_lexer_states=25_000,
         max_grammar_size=200_000,
-        # Errors would hold the grammar and the answer.
+        # Verbose errors would contain the grammar and the answer.
         verbose_errors=False,
     )
 
 
 def grammar(kind: str, text: str) -> str:
-    """The grammar of a guide. Raises: ValueError, whose text may quote the guide."""
+    """Returns the grammar of a guide. Raises: ValueError, whose text may quote the guide."""
     if kind == "regex":
         return str(llguidance.LLMatcher.grammar_from_regex(text))
     if kind == "ebnf_grammar":
@@ -39,7 +39,7 @@ def grammar(kind: str, text: str) -> str:
 
 
 def problem(kind: str, text: str) -> str:
-    """Why the guide cannot be followed, empty when it can; the words may quote the guide."""
+    """Returns why the guide cannot be used, empty if it can; the text may quote the guide."""
     try:
         made = grammar(kind, text)
     except (ValueError, RecursionError) as error:

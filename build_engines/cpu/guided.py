@@ -22,7 +22,7 @@ from build_engines.serving.request import Guide, RequestError
 
 logger = logging.getLogger(__name__)
 
-#: What stands in llguidance's texts, and what is said of it: they quote the grammar and the answer.
+#: Parts of llguidance's messages, and our replacements: its messages quote grammar and answer.
 _FAULTS = (
     (TOO_LONG, TOO_LONG),
     (TOO_COMPLEX, TOO_COMPLEX),
@@ -45,7 +45,7 @@ _FAULTS = (
     (" at line ", "it is no JSON"),
 )
 
-#: Words of JSON Schema itself: that a refusal is about one of them says nothing of a caller's own.
+#: Keywords of JSON Schema: a refusal may name them, because they reveal nothing of the caller's.
 _KEYWORD = re.compile(
     r"\b(?:additionalProperties|allOf|anyOf|exclusiveMaximum|exclusiveMinimum|"
     r"maxItems|maxLength|maxProperties|minItems|minLength|minProperties|"
@@ -53,19 +53,19 @@ _KEYWORD = re.compile(
     r"unevaluatedItems|unevaluatedProperties|uniqueItems)\b"
 )
 
-#: Guides that may be compiled at a time.
+#: Max number of guides compiled at the same time.
 COMPILERS = 2
-#: Of guides whose verdict is known, by digest.
+#: Max number of guides whose verdict is cached, by digest.
 _REMEMBERED = 1_024
-#: Time of the engine's thread that one answer may take for its guide, at first and for each token.
+#: Time of the engine's thread that the guide of one answer may use, at first and for each token.
 _FIRST_S = 1.0
 _EACH_TOKEN_S = 0.002
 
 
 class GuideCompiler:
-    """Turns guides into matchers over one tokenizer. Thread-safe.
+    """Turns guides into matchers for one tokenizer. Thread-safe.
 
-    A tokenizer that llguidance cannot read makes guides `unavailable`, and nothing else.
+    If llguidance cannot read the tokenizer, only guides are `unavailable`.
     """
 
     def __init__(self, tokenizer_json: Path, vocab_size: int, end_ids: Sequence[int]) -> None:
@@ -75,7 +75,7 @@ class GuideCompiler:
         for _ in range(COMPILERS):
             self._trials.put(Trial())
         self._verdicts = _Verdicts()
-        #: Why no guide works with this tokenizer; empty when they do.
+        #: Why guides do not work with this tokenizer; empty if they do.
         self.unavailable = ""
         try:
             self._tokenizer = llguidance.LLTokenizer(
@@ -86,7 +86,7 @@ class GuideCompiler:
             logger.warning("no guided decoding with this tokenizer: %s", self.unavailable)
 
     def compile(self, guide: Guide) -> GuideMatcher:
-        """A matcher at the start of `guide`. Raises: RequestError with the kind of fault."""
+        """Returns a new matcher for `guide`. Raises: RequestError with the kind of fault."""
         if self.unavailable:
             raise RequestError("`guided_decoding_guide_type`: no guides with this tokenizer")
         self._check(guide)
@@ -100,7 +100,7 @@ class GuideCompiler:
         return GuideMatcher(matcher, self._vocab_size)
 
     def close(self) -> None:
-        """Ends the processes that try guides; waits for those that are trying one."""
+        """Ends the processes that try guides, after their current trial."""
         trials = [self._trials.get() for _ in range(COMPILERS)]
         for trial in trials:
             trial.close()
@@ -123,7 +123,7 @@ class GuideCompiler:
 
 
 class _Verdicts:
-    """What was found of the guides of late: a refusal, or nothing. Thread-safe."""
+    """Caches the verdicts of recent guides: a refusal, or empty. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -144,7 +144,7 @@ class _Verdicts:
 
 
 class GuideMatcher:
-    """Where one sequence stands in its grammar."""
+    """The position of one sequence in its grammar."""
 
     def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
@@ -152,7 +152,7 @@ class GuideMatcher:
         self._left_s = _FIRST_S
 
     def allowed(self) -> npt.NDArray[np.bool_]:
-        """bool[vocab_size]: tokens that may come next. Raises: RequestError."""
+        """Returns bool[vocab_size]: the tokens that may come next. Raises: RequestError."""
         began = time.thread_time()
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check(began)
@@ -160,7 +160,7 @@ class GuideMatcher:
         return bits.view(np.bool_)
 
     def advance(self, token: int) -> bool:
-        """Takes `token`; returns whether nothing can follow any more. Raises: RequestError."""
+        """Accepts `token`; returns whether the grammar is complete. Raises: RequestError."""
         began = time.thread_time()
         self._matcher.consume_token(token)
         self._left_s += _EACH_TOKEN_S
@@ -169,16 +169,17 @@ class GuideMatcher:
 
     def _check(self, began: float) -> None:
         if self._matcher.is_error():
-            # Its text may hold the grammar, and what was written so far.
+            # Its text may contain the grammar and the output so far.
             raise RequestError(f"guided decoding failed: {_fault(self._matcher.get_error())}")
-        # All others that generate wait meanwhile. Time of this thread's, not of a busy machine's.
+        # All other generations wait meanwhile. Only this thread's time counts, not a busy
+        # machine's.
         self._left_s -= time.thread_time() - began
         if self._left_s < 0:
             raise RequestError("guided decoding failed: following the guide takes too long")
 
 
 def _unusable(guide: Guide, problem: str) -> str:
-    """The refusal of `guide`, without a word of it."""
+    """Returns the refusal of `guide`, without quoting it."""
     fault = _fault(problem)
     if guide.type == "json_schema" and (keywords := dict.fromkeys(_KEYWORD.findall(problem))):
         fault += f" ({', '.join(keywords)})"
@@ -186,7 +187,7 @@ def _unusable(guide: Guide, problem: str) -> str:
 
 
 def _fault(problem: str) -> str:
-    """The kind of fault in llguidance's `problem`, in words that are not a caller's."""
+    """Returns the kind of fault in llguidance's `problem`, without text of the caller."""
     lowered = problem.lower()
     return next(
         (words for sign, words in _FAULTS if sign in lowered), "the engine cannot follow it"

@@ -1,6 +1,4 @@
-"""Which types the CPU engine computes in and keeps its cache in: what is asked for, as far as this
-CPU has it.
-"""
+"""The types of the CPU engine's arithmetic and cache: the requested ones, if the CPU has them."""
 
 from __future__ import annotations
 
@@ -15,9 +13,9 @@ _BFLOAT16 = "BF16"
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """What the arithmetic and the key/value cache are computed and stored in (OpenVINO's names).
+    """The types of the arithmetic and of the key/value cache (OpenVINO's names).
 
-    `note` says where that is not what was asked for; empty where it is.
+    `note` says how they differ from the requested types; empty if they do not.
     """
 
     arithmetic: str
@@ -25,7 +23,7 @@ class Precision:
     note: str = ""
 
 
-#: Integer weights keep float32 arithmetic: int8 under a bf16 hint measured slower than either.
+#: Integer weights use float32 arithmetic: int8 with a bf16 hint measured slower than either.
 _WANTED = {
     "float32": Precision("f32", "f32"),
     "float16": Precision("f32", "f16"),
@@ -42,15 +40,15 @@ _WITHOUT_BFLOAT16 = Precision(
 
 
 def precision_for(dtype: str) -> Precision:
-    """The precision of a model of `dtype` on this CPU. Raises: KeyError for an unknown `dtype`."""
+    """Returns the precision of `dtype` on this CPU. Raises: KeyError for an unknown `dtype`."""
     return fitted(dtype, cpu_capabilities())
 
 
 def fitted(dtype: str, capabilities: Collection[str]) -> Precision:
-    """The precision of a model of `dtype` on a CPU with OpenVINO's `capabilities`.
+    """Returns the precision of a model of `dtype` on a CPU with OpenVINO's `capabilities`.
 
-    Without bfloat16 OpenVINO computes in float32 whatever it is asked for, and then opens no
-    bfloat16 cache. Raises: KeyError for an unknown `dtype`.
+    On a CPU without bfloat16, OpenVINO always computes in float32, and then opens no bfloat16
+    cache. Raises: KeyError for an unknown `dtype`.
     """
     wanted = _WANTED[dtype]
     lacks = wanted.arithmetic == "bf16" and _BFLOAT16 not in capabilities
@@ -59,8 +57,8 @@ def fitted(dtype: str, capabilities: Collection[str]) -> Precision:
 
 @lru_cache(maxsize=1)
 def cpu_capabilities() -> frozenset[str]:
-    """OpenVINO's `OPTIMIZATION_CAPABILITIES` of this CPU, `BF16` say.
+    """Returns OpenVINO's `OPTIMIZATION_CAPABILITIES` of this CPU, for example `BF16`.
 
-    `OV_CPU_MAX_ISA` and `ONEDNN_MAX_CPU_ISA` mask what the CPU has beyond them.
+    `OV_CPU_MAX_ISA` and `ONEDNN_MAX_CPU_ISA` can hide capabilities of the CPU.
     """
     return frozenset(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))

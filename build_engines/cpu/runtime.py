@@ -12,14 +12,14 @@ import numpy.typing as npt
 import openvino as ov
 import openvino.opset15 as ops
 
-# The only public way to the paged form; nothing else of the package is imported from there.
+# The only way to the paged form; no other private module of OpenVINO is imported.
 from openvino._offline_transformations import paged_attention_transformation
 
 from build_engines.cpu.precision import Precision
 from orchestrator import cgroup
 
 FINAL_NORM = "final_norm"
-"""The name that the graph builder gives the last norm, whose output is the hidden state."""
+"""The graph builder's name of the last norm, whose output is the hidden state."""
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -41,8 +41,8 @@ _INPUTS = (
 class StepInputs:
     """The tokens of one step, sequence after sequence.
 
-    `output_rows` int64[k] are the token rows whose logits are wanted. The arrays are bound by
-    reference: a caller that keeps the sequences may change values in place and run again.
+    `output_rows` int64[k] are the token rows whose logits are returned. The arrays are bound by
+    reference: a caller with the same sequences may change values in place and run again.
     """
 
     input_ids: Int64
@@ -81,7 +81,7 @@ class DecoderRuntime:
         self._tensors: list[ov.Tensor] = []
 
     def run(self, inputs: StepInputs) -> Logits:
-        """Logits float32[k, vocab_size] of the wanted rows; valid until the next call."""
+        """Returns logits float32[k, vocab_size] of `output_rows`; valid until the next call."""
         if inputs is not self._bound:
             self._bind(inputs)
         self._request.infer()
@@ -97,7 +97,7 @@ class DecoderRuntime:
         self._bound = inputs
 
     def _allocate_cache(self, compiled: ov.CompiledModel) -> list[ov.Tensor]:
-        """One tensor for the keys and one for the values of each layer. Raises: MemoryError."""
+        """Allocates tensors for the keys and the values of each layer. Raises: MemoryError."""
         ports = {port.get_any_name(): port for port in compiled.inputs}
         shapes = {
             name: [self.num_blocks, *(int(d.get_length()) for d in list(port.partial_shape)[1:])]
@@ -109,8 +109,8 @@ class DecoderRuntime:
         tensors = []
         for name, shape in shapes.items():
             tensor = ov.Tensor(ports[name].element_type, ov.Shape(shape))
-            # Memory that was never written may hold NaN, which attention would spread from
-            # the unused end of a block.
+            # Uninitialised memory may hold NaN, which attention would spread from the unused
+            # end of a block.
             np.frombuffer(tensor.data, np.uint8)[:] = 0
             self._request.set_tensor(name, tensor)
             tensors.append(tensor)
@@ -118,7 +118,7 @@ class DecoderRuntime:
 
 
 def _check_memory(needed_bytes: int, tokens: int) -> None:
-    """Linux hands out memory that it does not have and kills who uses it; say so before."""
+    """Checks memory first: Linux grants memory that it does not have, and kills its user later."""
     free_bytes = cgroup.available_memory_bytes()
     if needed_bytes > free_bytes:
         raise MemoryError(
@@ -128,7 +128,7 @@ def _check_memory(needed_bytes: int, tokens: int) -> None:
 
 
 def _paged(model: Any) -> Any:
-    """The stateful decoder with paged attention, and logits of `output_rows` only."""
+    """Returns the stateful decoder with paged attention, and logits of `output_rows` only."""
     paged_attention_transformation(model)
     rows = ops.parameter([-1], np.int64)
     rows.set_friendly_name("output_rows")

@@ -1,4 +1,4 @@
-"""Choosing the next token from logits, one sequence's settings independent of its neighbours'."""
+"""Chooses the next token from logits, with separate settings for each sequence of a batch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from build_engines.serving.request import Request, Sampling
 
 Row = npt.NDArray[np.float32]
 
-#: Logits this far below the best one (after temperature) are set aside at first: each weighs
-#: less than 1e-6 of it. What is set aside is taken back in whenever it could change the result.
+#: Logits this far below the best one (after temperature) are ignored at first: each weighs less
+#: than 1e-6 of it. They are included again whenever they could change the result.
 _NEAR = 14.0
 _CANDIDATES = 1024
-#: Below this temperature only the best token is left, and logits would overflow.
+#: Below this temperature only the best token matters, and logits would overflow.
 _COLDEST = 1e-5
 _NEVER = np.float32(-np.inf)
 _DRAWS = 64
 
 
 class Chooser:
-    """One sequence's sampling state: its random numbers, counts and grammar position."""
+    """The sampling state of one sequence: random numbers, counts and grammar position."""
 
     def __init__(self, request: Request, vocab_size: int, matcher: GuideMatcher | None) -> None:
         self._sampling = request.sampling
@@ -41,11 +41,11 @@ class Chooser:
             self._seen[request.input_ids] = True
         self._held_back = _held_back(request)
         self._plain = sampling.plain and matcher is None and not self._held_back
-        #: Whether the largest raw logit is the answer, which a batch finds in one call.
+        #: Whether the largest raw logit is the answer; a batch then finds all of them in one call.
         self.takes_largest = self._plain and sampling.greedy
 
     def choose(self, logits: Row, output: list[int]) -> int:
-        """The next token after `output`; `logits` float32[vocab_size] is left unchanged."""
+        """Returns the next token after `output`; does not change `logits` float32[vocab_size]."""
         if not self._plain:
             logits = self._adjusted(logits.copy(), output)
         if self._sampling.greedy:
@@ -53,7 +53,7 @@ class Chooser:
         return draw(logits, self._sampling, self._next_draw())
 
     def accept(self, token: int) -> bool:
-        """Records a token that is part of the output; True when a grammar ends with it."""
+        """Records an output token; returns True when the grammar ends with it."""
         if self._counts is not None:
             self._counts[token] += 1.0
         if self._seen is not None:
@@ -86,7 +86,7 @@ class Chooser:
             ends = logits[self._held_back]
             logits[self._held_back] = _NEVER
             if logits.max() == _NEVER:
-                # A grammar that is complete leaves nothing but the end.
+                # A complete grammar allows only the end.
                 logits[self._held_back] = ends
         return logits
 
@@ -99,14 +99,14 @@ class Chooser:
 
 
 def draw(logits: Row, sampling: Sampling, uniform: float) -> int:
-    """The token at `uniform` in [0, 1) of the distribution that `sampling` makes of `logits`.
+    """Samples `logits` with `sampling`: returns the token at `uniform`, a number in [0, 1).
 
-    Order as in TensorRT-LLM: temperature, top-k, top-p over what top-k left, then min-p. Equal
-    logits at a border stay in together.
+    The order is TensorRT-LLM's: temperature, top-k, top-p over the result of top-k, then min-p.
+    Equal logits at a limit are all kept.
     """
     best = logits.max()
     if not np.isfinite(best):
-        # Everything is forbidden (or the model overflowed): the largest is as good as any.
+        # All tokens are forbidden (or the model overflowed): the largest is as good as any.
         return int(logits.argmax())
     scaled = (logits - best) / np.float32(max(sampling.temperature, _COLDEST))
     top_k = sampling.top_k if 0 < sampling.top_k < len(logits) else 0
@@ -119,7 +119,9 @@ def draw(logits: Row, sampling: Sampling, uniform: float) -> int:
 
 
 def top_log_probs(logits: Row, count: int) -> tuple[npt.NDArray[np.int32], Row]:
-    """The `count` most probable tokens of raw `logits`, best first, with log-probabilities."""
+    """Returns the `count` most probable tokens of raw `logits`, best first, with
+    log-probabilities.
+    """
     count = min(count, len(logits))
     ids = np.argpartition(-logits, count - 1)[:count] if count < len(logits) else np.arange(count)
     ids = ids[np.lexsort((ids, -logits[ids]))].astype(np.int32)
@@ -127,7 +129,7 @@ def top_log_probs(logits: Row, count: int) -> tuple[npt.NDArray[np.int32], Row]:
 
 
 def log_total(logits: Row) -> float:
-    """Log of the sum of exponentials."""
+    """Returns the log of the sum of exponentials."""
     best = float(logits.max())
     return best + float(np.log(np.exp(logits - np.float32(best)).sum(dtype=np.float64)))
 
@@ -149,7 +151,7 @@ def _last(weights: Row) -> int:
 
 
 def _candidates(scaled: Row, top_k: int, top_p: float) -> tuple[npt.NDArray[np.intp], Row]:
-    """Ids that top-k and top-p leave, in id order, with unnormalised weights."""
+    """Returns the ids that pass top-k and top-p, in id order, with unnormalised weights."""
     total = None if top_k or top_p >= 1.0 else float(np.exp(scaled).sum(dtype=np.float64))
     ids = np.flatnonzero(scaled > -_NEAR)
     if total is not None and len(ids) > _CANDIDATES:
@@ -161,15 +163,15 @@ def _candidates(scaled: Row, top_k: int, top_p: float) -> tuple[npt.NDArray[np.i
     if total is not None and kept is None:
         ids = np.flatnonzero(scaled > _NEVER)
         kept = _kept(scaled, ids, top_k, top_p, None)
-    assert kept is not None  # only a given total can be out of reach
+    assert kept is not None  # None is possible only with a given total
     return kept
 
 
 def _kept(
     scaled: Row, ids: npt.NDArray[np.intp], top_k: int, top_p: float, total: float | None
 ) -> tuple[npt.NDArray[np.intp], Row] | None:
-    """The cut among `ids`. `total` is the weight that `top_p` is a part of, by default what
-    top-k leaves; None if the `ids` do not hold that much.
+    """Applies top-k and top-p to `ids`. `top_p` is a share of `total`, by default the weight of
+    the top-k tokens. Returns None if the `ids` do not have that much weight.
     """
     values = scaled[ids]
     ordered = np.sort(values)[::-1]
@@ -187,7 +189,7 @@ def _kept(
 
 
 def _held_back(request: Request) -> list[int]:
-    """Tokens that may not come before `min_tokens` are there."""
+    """Returns the tokens that are forbidden before `min_tokens` are generated."""
     if not request.min_tokens:
         return []
     single = [word[0] for word in request.stop_words if len(word) == 1]

@@ -1,4 +1,4 @@
-"""In-flight batching: who runs in the next step, and what becomes of its logits."""
+"""In-flight batching: chooses the sequences of the next step, and uses its logits."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from build_engines.serving.request import Limits, RequestError
 
 logger = logging.getLogger(__name__)
 
-#: A step with a prompt in it should not hold running streams up for longer than this, and one
-#: with prompts only not those that come meanwhile.
+#: Max time for which a step with prompt tokens should delay running streams, and for which a step
+#: with only prompts should delay new requests.
 _BESIDE_STREAMS_S = 0.05
 _ALONE_S = 0.25
 _SAMPLING_FAILED = "the engine failed while choosing a token of this request"
@@ -28,7 +28,7 @@ _CHUNKS = (32, 64, 128, 256, 512, 1024)
 
 @dataclass(slots=True)
 class _Plan:
-    """One step: `fed` sequences with their token counts, of which `answered` get logits."""
+    """One step: `fed` are sequences with their token counts; `answered` of them get logits."""
 
     inputs: StepInputs
     fed: list[tuple[Sequence, int]]
@@ -37,7 +37,7 @@ class _Plan:
 
 
 class Scheduler:
-    """Sequences join and leave at every step. Not thread-safe: one thread owns it."""
+    """Runs sequences, which join and leave at every step. Not thread-safe: one thread owns it."""
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class Scheduler:
         self._token_s = 0.0
 
     def add(self, sequence: Sequence) -> None:
-        """Puts a sequence at the end of the queue."""
+        """Adds a sequence to the end of the queue."""
         self.waiting.append(sequence)
 
     def step(self) -> bool:
-        """Runs one step; True if a generation got its first token or ended."""
+        """Runs one step; returns True if a generation got its first token or finished."""
         news = self._drop_cancelled()
         self._admit()
         if not self.running:
@@ -71,7 +71,7 @@ class Scheduler:
         try:
             logits = self._runtime.run(plan.inputs)
         except Exception as error:
-            # Whatever broke, only those in this step are affected, and the loop goes on.
+            # Any error affects only the sequences in this step; the loop goes on.
             logger.error("a step of %d sequences failed: %s", len(plan.fed), described(error))
             self._fail(plan)
             return True
@@ -79,7 +79,7 @@ class Scheduler:
         return self._take(plan, logits) or news
 
     def abort(self, message: str) -> None:
-        """Ends everything with an error."""
+        """Ends all generations with an error."""
         for sequence in [*self.waiting, *self.running]:
             sequence.generation.close("error", message)
             sequence.release(self.pool, trusted=False)
@@ -99,7 +99,7 @@ class Scheduler:
         return bool(cancelled or queued)
 
     def _admit(self) -> None:
-        """First come, first served: nobody overtakes a request that waits for blocks."""
+        """Admits first come, first served: no request overtakes one that waits for blocks."""
         while self.waiting and len(self.running) < self._limits.max_batch_size:
             if not self.waiting[0].reserve(self.pool):
                 return
@@ -129,7 +129,7 @@ class Scheduler:
         return _Plan(_step_inputs(fed), fed, answered, len(fed) == len(decoding))
 
     def _chunk(self, target_s: float) -> int:
-        """Prompt tokens that a step of about `target_s` has room for."""
+        """Returns the number of prompt tokens for a step of about `target_s`."""
         if not self._token_s:
             return _CHUNKS[0]
         fitting = target_s / self._token_s
@@ -156,7 +156,7 @@ class Scheduler:
                 if sequence.take(logits[index], largest[index], now_ns):
                     ended.append(sequence)
             except Exception as error:
-                # A grammar or a setting of this request alone; its neighbours go on.
+                # Caused by a grammar or a setting of this request; the others go on.
                 logger.warning("a request failed while sampling: %s", described(error))
                 known = isinstance(error, RequestError)
                 sequence.generation.close("error", str(error) if known else _SAMPLING_FAILED)
@@ -185,7 +185,7 @@ class Scheduler:
 
 
 def _advance(plan: _Plan) -> None:
-    """The same sequences, one token further, in the arrays that are already bound."""
+    """Moves the same sequences one token further, in the arrays that are already bound."""
     inputs = plan.inputs
     inputs.input_ids[:] = [s.generation.token_ids[-1] for s in plan.answered]
     inputs.position_ids += 1

@@ -1,4 +1,4 @@
-"""One request inside the scheduler: its tokens, its blocks and when it ends."""
+"""One request inside the scheduler: its tokens, its blocks and its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from build_engines.serving.request import FinishReason, Generation
 
 
 class Sequence:
-    """Grows one generation. `computed` counts the prompt tokens whose keys are in the cache."""
+    """Extends one generation. `computed` counts the prompt tokens whose keys are in the cache."""
 
     def __init__(
         self, generation: Generation, vocab_size: int, block_size: int, matcher: GuideMatcher | None
@@ -45,18 +45,18 @@ class Sequence:
 
     @property
     def position(self) -> int:
-        """Where the newest output token goes: the number of tokens before it."""
+        """The position of the newest output token: the number of tokens before it."""
         return len(self.prompt) + len(self.generation.token_ids) - 1
 
     def blocks_needed(self) -> int:
-        """Blocks for the prompt and all tokens that may come; the very last is never fed."""
+        """Blocks for the prompt and the max output; the very last token is never fed."""
         return -(
             -(len(self.prompt) + self.generation.request.max_new_tokens - 1) // self._block_size
         )
 
     def reserve(self, pool: BlockPool) -> bool:
-        """Takes every block that this sequence can ever need, or none."""
-        # At least one prompt token is computed anew: its logits are the first answer.
+        """Reserves all blocks that this sequence may need, or none."""
+        # At least one prompt token is computed again: its logits give the first output token.
         usable = (len(self.prompt) - 1) // self._block_size
         reservation = pool.reserve(self.digests[:usable], self.blocks_needed())
         if reservation is None:
@@ -70,7 +70,7 @@ class Sequence:
         return True
 
     def publish(self, pool: BlockPool, digests: Items[Digest], tokens: int) -> None:
-        """Makes the full blocks among the first `tokens` findable."""
+        """Publishes the full blocks among the first `tokens`."""
         assert self._reservation is not None
         full = min(tokens // self._block_size, len(digests))
         for index in range(self._published, full):
@@ -78,13 +78,13 @@ class Sequence:
         self._published = max(self._published, full)
 
     def release(self, pool: BlockPool, *, trusted: bool) -> None:
-        """Gives the blocks back; `trusted` when all that was fed is known to be computed."""
+        """Releases the blocks; `trusted` says that all tokens fed were really computed."""
         if self._reservation is None:
             return
         if trusted and not self.prefilling:
             output = self.generation.token_ids
-            # What ended at `end_id` was fed whole, anything else up to its last token; leaving
-            # the last one out is right for both.
+            # After `end_id` all tokens were fed, otherwise all but the last; leaving out the last
+            # one is right for both.
             known = [*self.prompt.tolist(), *output[:-1]]
             if len(known) // self._block_size > self._published:
                 salt = self.generation.request.cache_salt
@@ -94,7 +94,7 @@ class Sequence:
         self._reservation = None
 
     def take(self, logits: npt.NDArray[np.float32], largest: int, now_ns: int) -> bool:
-        """Chooses and records one token of `logits` float32[vocab_size]; True when it ended."""
+        """Chooses and records one token of `logits` float32[vocab_size]; True when it finished."""
         generation, chooser = self.generation, self.chooser
         output = generation.token_ids
         token = largest if chooser.takes_largest else chooser.choose(logits, output)

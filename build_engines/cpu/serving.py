@@ -1,4 +1,4 @@
-"""Opens a built model: what the Triton backend needs, without Triton."""
+"""Opens a built model for the Triton backend, without importing Triton."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator import cgroup
 
 logger = logging.getLogger(__name__)
 
-#: The OpenVINO graph; its weights lie beside it.
+#: The OpenVINO graph; its weights are in the same folder.
 MODEL_FILE = "model.xml"
 
 
@@ -27,9 +27,9 @@ def open_engine(
     on_progress: Progress,
     threads: int = 0,
 ) -> Engine:
-    """A running engine over `artefacts`; the caller closes it.
+    """Starts an engine for `artefacts`; the caller closes it.
 
-    0 threads: one for each core, or for each processor of a container's quota.
+    0 threads means one for each core, or for each processor of a container's quota.
     """
     tokens, limits = artefacts.manifest["tokens"], artefacts.limits(max_queue_size)
     cache_tokens = int(artefacts.manifest["limits"]["kv_cache_tokens"])
@@ -42,22 +42,22 @@ def open_engine(
 
 
 def open_embedder(artefacts: Artefacts, threads: int = 0) -> Embedder:
-    """An embedder over `artefacts`. 0 threads: as for `open_engine`."""
+    """Opens an embedder for `artefacts`. 0 threads: as for `open_engine`."""
     return Embedder(artefacts.folder / MODEL_FILE, _precision(artefacts), threads or _threads())
 
 
 def _threads() -> int:
-    """One for each processor of a quota; 0, which lets OpenVINO choose, where there is none.
+    """Returns one thread for each processor of a quota; 0 without one, so that OpenVINO chooses.
 
-    OpenVINO takes a thread for each core that it may run on, whatever part of their time a
-    container has: those of a big machine would wait for each other in every step.
+    OpenVINO takes a thread for each core that it may run on, even if a container may use only a
+    part of their time: on a big machine the threads would wait for each other in every step.
     """
     processors = cgroup.usable_processors()
     return processors if processors < len(os.sched_getaffinity(0)) else 0
 
 
 def _precision(artefacts: Artefacts) -> Precision:
-    """What this CPU computes in, which need not be the one that the model was built on."""
+    """Returns the precision on this CPU, which may differ from the CPU of the build."""
     precision = precision_for(str(artefacts.manifest["runtime"]["dtype"]))
     if precision.note:
         logger.warning("%s: %s", artefacts.manifest["model"], precision.note)

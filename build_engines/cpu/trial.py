@@ -1,4 +1,4 @@
-"""Trying guides in a process of their own, before the engine compiles them."""
+"""Tries guides in a separate process, before the engine compiles them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ logger = logging.getLogger(__name__)
 TOO_LONG = "it takes too long to compile"
 TOO_COMPLEX = "it is too complex to compile"
 
-#: The process counts its own time; a busy machine may need much longer for it.
+#: The process limits its own CPU time; on a busy machine that may take much longer.
 _MAX_WAIT_S = 30.0
 
 
 class Trial:
-    """One process that compiles guides, started with the first and again after each that ends it.
+    """A process that compiles guides, started for the first guide and again after each crash.
 
-    One thread at a time may call it.
+    Only one thread at a time may call it.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
     def problem(self, guide: Guide) -> str:
-        """Why `guide` cannot be followed, empty when it can; the words may quote the guide.
+        """Returns why `guide` cannot be used, empty if it can; the text may quote the guide.
 
         Raises: RequestError when the process cannot be started, or gets no processor.
         """
@@ -57,7 +57,7 @@ class Trial:
         process, self._process = self._process, None
         if process is None:
             return
-        # Without effect on one that ended: its own exit status stays.
+        # No effect on a process that has ended: its own exit status stays.
         process.kill()
         process.wait()
         for stream in (process.stdin, process.stdout):
@@ -73,11 +73,11 @@ class Trial:
                 [sys.executable, "-I", "-S", trial_process.__file__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                # A panic quotes the guide.
+                # A panic message quotes the guide.
                 stderr=subprocess.DEVNULL,
                 text=True,
                 encoding="utf-8",
-                # Out of the server's group, in which the end of a process is taken for a fault.
+                # Outside the server's process group, where the end of a process counts as a fault.
                 start_new_session=True,
             )
             self._process = process
@@ -98,7 +98,7 @@ def _send(process: subprocess.Popen[str], line: str) -> None:
 
 
 def _answer(process: subprocess.Popen[str]) -> str:
-    """The next line of `process`, empty when it ended or took too long."""
+    """Returns the next line of `process`, empty when it ended or took too long."""
     stream: IO[str] | None = process.stdout
     assert stream is not None
     poll = select.poll()

@@ -1,9 +1,9 @@
-"""The process that compiles guides on trial: `python -I -S trial_process.py`.
+"""The process that compiles guides as a trial: `python -I -S trial_process.py`.
 
-Some guides cost the compiler minutes, gigabytes or its stack, whatever its own limits say; here
-they end this process only. It reads and writes lines of JSON. First comes `path`, a list for
+Some guides cost the compiler minutes, gigabytes or its stack, despite its own limits; here they
+end only this process. It reads and writes lines of JSON. First comes `path`, a list for
 `sys.path`, answered by `ready`; then guides, each a `kind` and a `text`, answered by `problem`,
-which is empty for a usable one. A guide that takes more than it may ends the process by a signal.
+which is empty for a usable guide. A guide that exceeds the limits ends the process by a signal.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import threading
 from pathlib import Path
 
 CPU_S = 1.0
-"""Of the compiler for one guide."""
+"""Processor seconds of the compiler for one guide."""
 MEMORY = 64 << 20
 """Bytes that one guide may add."""
 _STACK = 2 << 20
-"""Bytes, well below what the engine's own threads have."""
+"""Bytes, well below the stack of the engine's threads."""
 _SET_PARENT_DEATH_SIGNAL = 1
 _NICENESS = 10
 
 
 def main() -> None:
     """Answers guides until the input ends."""
-    # The answers' place is kept from whatever a library may print.
+    # Standard output is only for answers: what a library prints goes to standard error.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
@@ -49,7 +49,7 @@ def main() -> None:
             _bound(0, None)
             say(problem=problem)
         except BaseException:
-            # Out of memory, or a panic. The end is an answer, too.
+            # Out of memory, or a panic. The end of the process is the answer.
             os._exit(1)
 
     threading.stack_size(_STACK)
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _bound(cpu_s: float, memory: int | None) -> None:
-    """Bounds what comes next; 0 and None bound nothing."""
+    """Limits the following work; 0 and None mean no limit."""
     signal.setitimer(signal.ITIMER_PROF, cpu_s)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     most = hard
@@ -72,7 +72,7 @@ def _bound(cpu_s: float, memory: int | None) -> None:
 
 
 def _data_bytes() -> int:
-    """Of the mappings that the limit counts."""
+    """Returns the bytes of the mappings that the limit counts."""
     words = Path("/proc/self/statm").read_text("ascii").split()
     return int(words[5]) * resource.getpagesize()
 

@@ -1,1 +1,1 @@
-"""Golden answers: recorded at the build, compared at every start."""
+"""Golden answers: recorded by the build, compared at every start."""

@@ -1,6 +1,6 @@
-"""Plays golden prompts through a Triton, and reports how the engine behind it keeps the contract.
+"""Sends golden prompts to a Triton server, and reports whether its engine keeps the contract.
 
-Speaks KServe's gRPC with one stream per generation, as the orchestrator does.
+Uses KServe's gRPC with one stream per generation, as the orchestrator does.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Tensors = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What an engine does where its documentation leaves a choice.
+    """The behaviour of an engine where its documentation is not specific.
 
-    `end_excluded` says that the end token is no part of the output; None when it was not met.
+    `end_excluded` says that the output does not include the end token; None if no end occurred.
     """
 
     delta_ids: bool
@@ -48,7 +48,7 @@ class _Response:
 
 
 class Player:
-    """A client of one Triton. Close it."""
+    """A client of one Triton server. Call `close` at the end."""
 
     def __init__(self, url: str, metadata: Sequence[tuple[str, str]] = ()) -> None:
         self._channel = grpc.insecure_channel(url, [("grpc.enable_http_proxy", 0)])
@@ -67,12 +67,12 @@ class Player:
         return False
 
     def embed(self, model: str, inputs: Sequence[list[int]]) -> list[Vector]:
-        """One vector for each input. Raises: SelfTestError."""
+        """Returns one vector for each input. Raises: SelfTestError."""
         return [Vector(ids, self._embed(model, ids)) for ids in inputs]
 
     def generate(self, model: str, inputs: Sequence[list[int]], limit: int) -> list[Answer]:
-        """Greedy answers of up to `NEW_TOKENS` tokens, `limit` with the prompt. Margins are the
-        least that they can be, as not every engine tells alternatives. Raises: SelfTestError.
+        """Returns greedy answers of up to `NEW_TOKENS` tokens, `limit` with the prompt. Margins are
+        lower bounds, as not every engine reports alternatives. Raises: SelfTestError.
         """
         answers = []
         for ids in inputs:
@@ -87,7 +87,7 @@ class Player:
         return answers
 
     def observe(self, model: str, ids: list[int], limit: int) -> Observed:
-        """How the model streams, ends and cancels. Raises: SelfTestError."""
+        """Observes how the model streams, ends and cancels. Raises: SelfTestError."""
         length = max(2, min(NEW_TOKENS, limit - len(ids)))
         responses = list(self._stream(model, _prompt(ids, length)))
         tokens = [token for response in responses for token in response.token_ids]
@@ -144,13 +144,13 @@ class Player:
 
 
 def _least_margin(log_prob: float) -> float:
-    """By how much the best token led at least: the second has no more than what it left over."""
+    """Returns the least lead of the best token: all others share the remaining probability."""
     rest = -math.expm1(min(log_prob, 0.0))
     return 99.0 if rest <= 0 else round(max(0.0, log_prob - math.log(rest)), 5)
 
 
 def _prompt(ids: list[int], length: int, end_id: int = _NO_END) -> Tensors:
-    """TensorRT-LLM tells log-probabilities only when something of the sampling is set."""
+    """Builds the tensors; sets sampling, as TensorRT-LLM returns log-probabilities only then."""
     return {
         "input_ids": np.array([ids], np.int32),
         "input_lengths": np.array([[len(ids)]], np.int32),

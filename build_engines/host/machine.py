@@ -1,4 +1,4 @@
-"""What this machine can build on: GPUs, memory, and whether TensorRT-LLM is installed."""
+"""The build machine: its GPUs, its memory, and whether TensorRT-LLM is installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import metadata
 from build_engines.checkpoint.families import TargetName
 from orchestrator import cgroup
 
-#: Of TensorRT-LLM: the engine path ends behind the last release candidate of 1.3 that has it.
+#: The last version of TensorRT-LLM with engines: a release candidate of 1.3.
 _LAST_ENGINES = (1, 3, 0, 20)
 _QUERY = "name,memory.total,compute_cap,driver_version"
 _TIMEOUT_S = 20.0
@@ -18,7 +18,7 @@ _TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU. `compute_capability` as in (9, 0) for Hopper."""
+    """One GPU. `compute_capability` is (9, 0) for Hopper, for example."""
 
     name: str
     memory_bytes: int
@@ -28,7 +28,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`tensorrt_llm` is its version, empty where it is not installed."""
+    """The build machine. `tensorrt_llm` is its version, empty where it is not installed."""
 
     gpus: tuple[Gpu, ...]
     memory_bytes: int
@@ -49,7 +49,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Asks the driver, the kernel and the installed packages; a container's limits count."""
+    """Asks the driver, the kernel and the installed packages; respects a container's limits."""
     return Machine(
         gpus=_gpus(),
         memory_bytes=cgroup.total_memory_bytes(),
@@ -59,7 +59,7 @@ def this_machine() -> Machine:
 
 
 def parse_gpus(listing: str) -> tuple[Gpu, ...]:
-    """The GPUs in what `nvidia-smi --query-gpu` prints as CSV without units."""
+    """Parses the output of `nvidia-smi --query-gpu` as CSV without units."""
     gpus = []
     for line in listing.splitlines():
         fields = [field.strip() for field in line.split(",")]
@@ -83,7 +83,7 @@ def _gpus() -> tuple[Gpu, ...]:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        # A driver that does not answer is a machine without a GPU that could be used.
+        # Without an answer of the driver, the machine has no usable GPU.
         return ()
     return parse_gpus(done.stdout)
 
@@ -96,7 +96,7 @@ def _installed(package: str) -> str:
 
 
 def _version(text: str) -> tuple[int, int, int, int]:
-    """`1.3.0rc20` as (1, 3, 0, 20); a final release is above all of its candidates."""
+    """Parses `1.3.0rc20` as (1, 3, 0, 20); a final release is above all of its candidates."""
     numbers, _, candidate = text.split("+", maxsplit=1)[0].partition("rc")
     parts = [int(part) for part in numbers.split(".")[:3] if part.isdigit()]
     major, minor, patch = (*parts, 0, 0, 0)[:3]

@@ -1,4 +1,4 @@
-"""Runs a program of a build: its output in the journal, its end bound to ours."""
+"""Runs a program of a build: its output goes to the journal, and it ends when the builder ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TAIL_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One program of a build: what is said while it runs, and its argument list."""
+    """One program of a build: the text shown while it runs, and its argument list."""
 
     stage: str
     arguments: tuple[str, ...]
@@ -31,7 +31,7 @@ class Command:
 
 
 class ProgramError(ValueError):
-    """A program of the build failed; the text names it and its last words."""
+    """A program of the build failed; the text has its name and the last line of its output."""
 
 
 def run(command: Command, journal: Journal, environment: Mapping[str, str] | None = None) -> None:
@@ -50,14 +50,14 @@ def run(command: Command, journal: Journal, environment: Mapping[str, str] | Non
 def started(
     arguments: tuple[str, ...], output: int, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A running program with all of its children, which are ended with the block.
+    """Starts a program; ends it and all of its children at the end of the block.
 
     Raises: ProgramError when there is no such program.
     """
     prctl = ctypes.CDLL(None).prctl
 
     def die_with_us() -> None:
-        # A builder that is killed cannot end what it started.
+        # A builder that is killed cannot end its child processes.
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     try:
@@ -68,7 +68,7 @@ def started(
             stderr=output,
             env=None if environment is None else dict(environment),
             start_new_session=True,
-            preexec_fn=die_with_us,  # noqa: PLW1509  # calls nothing but the kernel
+            preexec_fn=die_with_us,  # noqa: PLW1509  # calls only the kernel
         )
     except OSError as error:
         raise ProgramError(
@@ -90,7 +90,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_words(log: Path) -> str:
-    """The last line that the program printed."""
+    """Returns the last line that the program printed."""
     with log.open("rb") as stream:
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL_BYTES))
         lines = stream.read().decode(errors="replace").strip().splitlines()

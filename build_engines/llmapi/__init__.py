@@ -1,1 +1,1 @@
-"""TensorRT-LLM's PyTorch engine behind the tensors of its C++ one."""
+"""TensorRT-LLM's PyTorch engine, with the tensors of its C++ engine."""

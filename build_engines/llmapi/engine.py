@@ -1,4 +1,4 @@
-"""`tensorrt_llm.LLM` as an engine: one coroutine per generation on an event loop of its own."""
+"""`tensorrt_llm.LLM` as an engine: one coroutine per generation on a separate event loop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LlmEngine:
         self._thread.start()
 
     def submit(self, request: Request) -> Generation:
-        """Hands a request to the engine, whose own scheduler queues it. Raises: RequestError."""
+        """Passes a request to the engine, whose own scheduler queues it. Raises: RequestError."""
         parameters = _parameters(sampling_arguments(request))
         generation = Generation(request)
         generation.timing.arrival = time.monotonic_ns()
@@ -46,12 +46,12 @@ class LlmEngine:
         return generation
 
     def cancel(self, generation: Generation) -> None:
-        """Ends the generation soon, as `cancelled`; a finished one stays as it is."""
+        """Ends the generation soon, as `cancelled`; no effect on a finished one."""
         generation.cancel_requested = True
         self._loop.call_soon_threadsafe(self._abort, generation)
 
     def close(self) -> None:
-        """Ends everything that runs and lets the GPU go."""
+        """Ends all running generations and releases the GPU."""
         with self._lock:
             left = list(self._running)
         for generation in left:
@@ -94,8 +94,8 @@ class LlmEngine:
             self._on_progress(True)
 
     def _take(self, generation: Generation, output: Any) -> None:
-        # By what was taken and not by `token_ids_diff`, which skips what two responses that
-        # arrived together brought.
+        # Counted from the tokens taken, not with `token_ids_diff`, which skips tokens when two
+        # responses arrive together.
         begin = len(generation.token_ids)
         tokens = output.token_ids[begin:]
         known = [
@@ -106,7 +106,7 @@ class LlmEngine:
 
 
 def open_llm(folder: Path, arguments: Mapping[str, Any]) -> Any:
-    """The `LLM` over the checkpoint in `folder`. Imports TensorRT-LLM, which takes a while."""
+    """Opens the `LLM` of the checkpoint in `folder`. Imports TensorRT-LLM, which takes a while."""
     from tensorrt_llm import LLM
     from tensorrt_llm.llmapi import KvCacheConfig
 

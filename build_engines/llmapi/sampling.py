@@ -1,6 +1,6 @@
-"""Requests as arguments of `tensorrt_llm.SamplingParams`, and its outputs as our tokens.
+"""Turns requests into arguments of `tensorrt_llm.SamplingParams`, and its outputs into our tokens.
 
-Nothing here imports TensorRT-LLM. Source: tensorrt_llm/sampling_params.py and
+This module does not import TensorRT-LLM. Source: tensorrt_llm/sampling_params.py and
 tensorrt_llm/executor/result.py.
 """
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from build_engines.serving.request import FinishReason, Generation, Request, RequestError
 
-#: `SamplingParams` has no name for a guide, one field for each kind.
+#: `SamplingParams` has a separate field for each kind of guide.
 _GUIDES = {"json_schema": "json", "regex": "regex", "ebnf_grammar": "grammar"}
 _FINISHES: Mapping[str, FinishReason] = {
     "stop": "stop",
@@ -25,7 +25,7 @@ _FINISHES: Mapping[str, FinishReason] = {
 
 
 def sampling_arguments(request: Request) -> dict[str, Any]:
-    """Keyword arguments of `SamplingParams`; `guided_decoding` is those of its own class.
+    """Returns keyword arguments of `SamplingParams`; `guided_decoding` holds those of its class.
 
     Raises: RequestError for what it cannot express.
     """
@@ -41,7 +41,7 @@ def sampling_arguments(request: Request) -> dict[str, Any]:
         "repetition_penalty": sampling.repetition_penalty,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
-        # Tokens are text in the orchestrator only; a stop word stays in the output as in TensorRT.
+        # Only the orchestrator decodes tokens; a stop word stays in the output as in TensorRT.
         "detokenize": False,
         "include_stop_str_in_output": True,
         "ignore_eos": request.end_id < 0,
@@ -65,7 +65,7 @@ def sampling_arguments(request: Request) -> dict[str, Any]:
 
 
 def cache_salt(request: Request) -> str | None:
-    """The text that TensorRT-LLM makes its own salt of; None for requests without one."""
+    """Returns the text from which TensorRT-LLM makes its own salt; None without a salt."""
     return f"{request.cache_salt:016x}" if request.cache_salt else None
 
 
@@ -75,9 +75,9 @@ def take(
     alternatives: Sequence[Mapping[int, float]],
     now_ns: int,
 ) -> bool:
-    """Appends new tokens with their log-probabilities; True if they are the first ones.
+    """Appends new tokens with their log-probabilities; returns True if they are the first ones.
 
-    `alternatives` hold for each token the log-probabilities by id, the token's own among them.
+    `alternatives` hold for each token the log-probabilities by id, including the token's own.
     """
     is_first = not generation.token_ids and bool(token_ids)
     if is_first:
@@ -96,14 +96,14 @@ def take(
 
 
 def finish_reason(reason: str | None) -> FinishReason:
-    """TensorRT-LLM's word for why a generation ended, as ours."""
+    """Translates TensorRT-LLM's finish reason into ours."""
     return _FINISHES.get(reason or "", "stop")
 
 
 def _best(
     known: Mapping[int, float], count: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """The `count` most probable, best first; a token that was drawn beyond them is left out."""
+    """Returns the `count` most probable tokens, best first; a sampled token outside is left out."""
     best = sorted(known.items(), key=lambda item: (-item[1], item[0]))[:count]
     ids = np.array([token for token, _ in best], np.int32)
     return ids, np.array([value for _, value in best], np.float32)

@@ -1,4 +1,4 @@
-"""`config.pbtxt`: rendered from a task's template and checked before anything is served by it."""
+"""`config.pbtxt`: rendered from a task's template and checked before it is used."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from orchestrator.contract.catalogue import Model
 
 
 class ConfigurationError(ValueError):
-    """The rendered `config.pbtxt` is not what Triton and the engine need."""
+    """The rendered `config.pbtxt` does not fit Triton or the engine."""
 
 
-#: Tensors without which the orchestrator cannot speak to a model, as Triton's types.
+#: Tensors that the orchestrator needs to call a model, with Triton's types.
 _REQUIRED: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
     "generate": (
         {
@@ -32,7 +32,7 @@ _REQUIRED: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
     ),
 }
 
-#: What TensorRT-LLM's C++ backend looks up; it ignores a misspelt key without a word.
+#: The keys that TensorRT-LLM's C++ backend reads; it ignores a misspelt key without a message.
 # fmt: off
 TRTLLM_PARAMETERS = frozenset({
     "FORCE_CPU_ONLY_INPUT_TENSORS", "batch_scheduler_policy", "cancellation_check_period_ms",
@@ -62,7 +62,7 @@ def render_config(
     version: int = 1,
     instance_kind: str = "KIND_CPU",
 ) -> str:
-    """`config.pbtxt` for version `version` of `model`, checked. Raises: ConfigurationError."""
+    """Renders and checks `config.pbtxt` for `version` of `model`. Raises: ConfigurationError."""
     text = Template(template).substitute(
         name=model.name,
         backend=backend,
@@ -70,14 +70,14 @@ def render_config(
         instance_kind=instance_kind,
         parameters="".join(_parameter(key, value) for key, value in parameters.items()),
     )
-    # The orchestrator reads this line too: it is what says which version is served.
+    # The orchestrator also reads this line, which says which version is served.
     text += f"version_policy {{ specific {{ versions: [ {version} ] }} }}\n"
     _check(text, model, backend)
     return text
 
 
 def _check(text: str, model: Model, backend: str) -> None:
-    # Imported when something is built: most starts find everything up to date.
+    # Imported only when something is built: usually everything is up to date.
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
@@ -114,7 +114,7 @@ def _check_tensors(model: Model, wanted: Mapping[str, str], kinds: Mapping[str, 
 
 
 def _parameter(key: str, value: str) -> str:
-    # JSON's escapes are a subset of those of protobuf's text format.
+    # JSON's escapes are a subset of the escapes of protobuf's text format.
     return (
         f"parameters {{\n  key: {json.dumps(key)}\n"
         f"  value {{ string_value: {json.dumps(value)} }}\n}}\n"

@@ -1,4 +1,4 @@
-"""`manifest.json`: what an engine was built from, and whether that is still so."""
+"""`manifest.json`: what an engine was built from, and whether it is up to date."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Files = Mapping[str, Mapping[str, Any]]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-#: Raised whenever this package would lay out the same model differently.
+#: Increase it whenever this package would lay out the same model differently.
 BUILDER_VERSION = 2
 
 
 def recipe(model: Model, target: str, target_version: int, template: str) -> dict[str, Any]:
-    """Everything beside the checkpoint that shapes the artefacts. `model` is for one target."""
+    """Returns all inputs of the build except the checkpoint. `model` is for one target."""
     return {
         "builder": BUILDER_VERSION,
         "target": target,
@@ -40,7 +40,7 @@ def recipe(model: Model, target: str, target_version: int, template: str) -> dic
 
 
 def checkpoint_files(checkpoint: Checkpoint) -> Files:
-    """Size, modification time and hash of every file that the build reads."""
+    """Returns size, modification time and hash of every file that the build reads."""
     return {
         str(file.relative_to(checkpoint.path)): {
             "sha256": sha256_file(file),
@@ -52,15 +52,15 @@ def checkpoint_files(checkpoint: Checkpoint) -> Files:
 
 
 def digest(files: Files) -> str:
-    """One hash over the names and hashes of all files: what the catalogue's `sha256` pins."""
+    """Returns a hash of the names and hashes of all files; the catalogue's `sha256` pins it."""
     lines = "".join(f"{file['sha256']}  {name}\n" for name, file in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def check_hashes(model: Model, checkpoint: Checkpoint, files: Files) -> None:
-    """Compares the files with what is known of them. Raises: CheckpointError.
+    """Compares the files with their known hashes. Raises: CheckpointError.
 
-    The hub's cache names a large file after its hash; the catalogue may pin all of them.
+    The hub's cache names a large file by its hash; the catalogue may pin all files.
     """
     for name, file in files.items():
         known = (checkpoint.path / name).resolve().name
@@ -78,7 +78,7 @@ def check_hashes(model: Model, checkpoint: Checkpoint, files: Files) -> None:
 
 
 def artefacts(folder: Path) -> dict[str, Any]:
-    """Hash, size and modification time of everything in a version folder but the manifest."""
+    """Returns hash, size and modification time of a version's files, without the manifest."""
     files = [
         file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != FILE_NAME
     ]
@@ -93,7 +93,7 @@ def artefacts(folder: Path) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of the engine in `folder`; None if there is none that can be read."""
+    """Returns the manifest of the engine in `folder`; None if there is no readable one."""
     try:
         document = json.loads((folder / FILE_NAME).read_bytes())
     except (OSError, ValueError):
@@ -108,9 +108,9 @@ def write_manifest(folder: Path, document: Mapping[str, Any]) -> None:
 
 
 def is_current(folder: Path, checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> bool:
-    """Whether `folder` holds an engine of just this recipe and checkpoint.
+    """Whether `folder` holds an engine of exactly this recipe and checkpoint.
 
-    Files of unchanged size and modification time count as unchanged; others are hashed.
+    Files with the same size and modification time count as unchanged; others are hashed.
     """
     manifest = read_manifest(folder)
     if manifest is None or manifest.get("recipe") != wanted:

@@ -1,7 +1,7 @@
-"""Triton's model repository: versions side by side, and the one that Triton serves.
+"""Triton's model repository: several versions of a model, one of which Triton serves.
 
-`<name>/config.pbtxt` names the version that is served. Every version folder keeps the
-configuration that belongs to it, so a version is put into service by replacing one file.
+`<name>/config.pbtxt` names the version that is served. Every version folder holds its own
+configuration, so a version is put into service by replacing one file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SERVED = re.compile(r"version_policy\s*:?\s*{\s*specific\s*:?\s*{\s*versions\s*
 
 
 class RepositoryError(ValueError):
-    """The repository does not hold what it is asked for; the text is one sentence."""
+    """The repository does not hold what was requested; the text is one sentence."""
 
 
 class Repository:
@@ -32,15 +32,15 @@ class Repository:
         self._templates = templates
 
     def template(self, name: str) -> str:
-        """The `config.pbtxt` template called `name`."""
+        """Returns the `config.pbtxt` template called `name`."""
         return (self._templates / f"{name}.pbtxt").read_text(encoding="utf-8")
 
     def log_file(self, name: str) -> Path:
-        """Where the last build of model `name` tells what it did."""
+        """Returns the log file of the last build of model `name`."""
         return self.path / ".logs" / f"{name}.log"
 
     def versions(self, name: str) -> list[int]:
-        """The finished versions of model `name`, the newest first."""
+        """Returns the finished versions of model `name`, the newest first."""
         folder = self.path / name
         if not folder.is_dir():
             return []
@@ -54,11 +54,11 @@ class Repository:
         return sorted(found, reverse=True)
 
     def version_folder(self, name: str, version: int) -> Path:
-        """Where the artefacts of a version lie."""
+        """Returns the folder of a version's artefacts."""
         return self.path / name / str(version)
 
     def served_version(self, name: str) -> int | None:
-        """The version of model `name` that Triton serves; None when there is none."""
+        """Returns the version of model `name` that Triton serves; None when there is none."""
         try:
             text = (self.path / name / CONFIG_FILE).read_text(encoding="utf-8")
         except OSError:
@@ -70,7 +70,7 @@ class Repository:
 
     @contextmanager
     def locked(self, say: Callable[[str], None] = lambda _text: None) -> Iterator[None]:
-        """Only one builder at a time works on the repository; `say` is told of a wait."""
+        """Locks the repository for one builder; calls `say` if it must wait."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as lock:
             try:
@@ -83,7 +83,7 @@ class Repository:
 
     @contextmanager
     def adding(self, name: str) -> Iterator[tuple[Path, int]]:
-        """An empty folder and its number: the served version when the block ends without error.
+        """Yields an empty folder and its version, which is served if the block ends without error.
 
         The folder must then hold `config.pbtxt` and a manifest.
         """
@@ -104,7 +104,7 @@ class Repository:
             shutil.rmtree(fresh, ignore_errors=True)
 
     def serve(self, name: str, version: int) -> None:
-        """Makes `version` the one that Triton serves, in one step."""
+        """Makes Triton serve `version`, atomically."""
         folder = self.path / name
         fresh = folder / f".{CONFIG_FILE}.new"
         shutil.copyfile(self.version_folder(name, version) / CONFIG_FILE, fresh)
@@ -113,7 +113,7 @@ class Repository:
         _sync(folder)
 
     def roll_back(self, name: str) -> int:
-        """Serves the other version of `name`; once more comes back. Raises: RepositoryError."""
+        """Serves the other version of `name`; a second call reverts. Raises: RepositoryError."""
         served = self.served_version(name)
         others = [version for version in self.versions(name) if version != served]
         if not others:
@@ -123,17 +123,17 @@ class Repository:
         return others[0]
 
     def _keep(self, name: str, versions: set[int | None]) -> None:
-        """Removes all others: a version that was rolled back from, or one that has grown old."""
+        """Removes all versions except `versions`: old ones, or one that was rolled back."""
         for folder in self._numbered(name):
             if int(folder.name) not in versions:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _numbered(self, name: str) -> list[Path]:
-        """Version folders, finished or not."""
+        """Returns the version folders, finished or not."""
         return [entry for entry in (self.path / name).glob("[0-9]*") if entry.name.isdigit()]
 
     def _clear_leftovers(self) -> None:
-        """What a killed builder left: an unfinished version goes, a finished one is served."""
+        """Cleans up after a killed builder: removes unfinished versions, serves a finished one."""
         for folder in self.path.glob(".*.new"):
             shutil.rmtree(folder, ignore_errors=True)
         for pending in self.path.glob(".*.pending"):
@@ -145,7 +145,7 @@ class Repository:
 
 
 def _flush(folder: Path) -> None:
-    """Everything in `folder` is on the disk: the rename that follows must not overtake it."""
+    """Syncs everything in `folder` to the disk, before the rename that follows."""
     for path in [*folder.rglob("*"), folder]:
         _sync(path)
 

@@ -1,1 +1,1 @@
-"""What our Triton backends share, whatever engine is behind them: tensors in, responses out."""
+"""Shared by our Triton backends, for any engine: tensors in, responses out."""

@@ -1,4 +1,4 @@
-"""A built model's folder, as the backend that serves it finds it."""
+"""A built model's folder, as its backend reads it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Artefacts:
         return str(self.manifest["task"])
 
     def limits(self, max_queue_size: int) -> Limits:
-        """What was built, with the queue as the server is configured."""
+        """Returns the limits of the build, with the server's queue size."""
         limits = self.manifest["limits"]
         return Limits(
             max_batch_size=limits["max_batch_size"],
@@ -36,7 +36,7 @@ class Artefacts:
 
 
 def open_artefacts(folder: Path, target: str) -> Artefacts:
-    """The model in `folder`. Raises: ValueError when it was built for another engine."""
+    """Opens the model in `folder`. Raises: ValueError when it was built for another engine."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
     if manifest.get("target") != target:
         built = manifest.get("target")
@@ -49,7 +49,7 @@ def check_runtime(
 ) -> None:
     """Refuses an engine that was built for other software or another kind of GPU.
 
-    TensorRT engines work nowhere else; some load all the same and answer wrongly.
+    TensorRT engines do not work anywhere else; some load anyway and give wrong answers.
     Raises: ValueError.
     """
     built = {name: artefacts.manifest["versions"].get(name) for name in versions}

@@ -1,8 +1,8 @@
-"""From growing generations to responses: what is sent when, and in which tensors.
+"""Sends the responses of running generations: when, and in which tensors.
 
-One thread sends every response and asks for every cancellation. That is more than tidiness:
-asking Triton whether a request was cancelled while its final response is on its way crashes the
-server, and within one thread the two cannot meet.
+One thread sends every response and checks every cancellation. This is necessary: to ask Triton
+whether a request was cancelled while its final response is being sent crashes the server, and
+within one thread the two cannot happen at the same time.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ ResponseTensors = dict[str, npt.NDArray[Any]]
 
 
 class Channel(Protocol):
-    """Where the responses of one request go. Used by the delivery thread only."""
+    """The sender of one request's responses. Used only by the delivery thread."""
 
     def send(self, tensors: ResponseTensors, *, final: bool) -> None:
         """Sends one response."""
 
     def fail(self, message: str) -> None:
-        """Sends the error that ends the request."""
+        """Sends an error, which ends the request."""
 
     def is_cancelled(self) -> bool:
-        """Whether nobody listens any more."""
+        """Whether the client has cancelled the request."""
 
 
 class Stream:
-    """One request's way out: what was sent of its generation."""
+    """The output of one request: what was sent of its generation."""
 
     def __init__(
         self,
@@ -57,8 +57,8 @@ class Stream:
         self.checked_at = time.monotonic()
 
     def due(self, now: float, window_s: float) -> bool:
-        """Whether a response should leave now: the first token and the end at once, what lies
-        between when the window since the last response has passed.
+        """Whether a response should be sent now: the first token and the end at once, other tokens
+        when the window since the last response has passed.
         """
         generation = self.generation
         if generation.finish is not None:
@@ -74,15 +74,15 @@ class Stream:
 
     @property
     def behind(self) -> bool:
-        """Whether something waits for its window to pass."""
+        """Whether unsent output waits for the window."""
         generation = self.generation
         return generation.finish is not None or (
             self._parsed.streaming and len(generation.token_ids) > self._sent
         )
 
     def deliver(self) -> bool:
-        """Sends what is new; True if that was the end."""
-        # In this order: whatever was appended before `finish` was set is counted after it.
+        """Sends new output; returns True if that was the end."""
+        # Read in this order: tokens appended before `finish` was set are then counted.
         finish = self.generation.finish
         count = len(self.generation.token_ids)
         if finish == "error":
@@ -143,14 +143,14 @@ class Delivery:
         self._wake.set()
 
     def progressed(self, urgent: bool) -> None:
-        """Told by the engine after a step. Wakes the thread only if it would not look in time:
-        a wake-up per token costs more than the token.
+        """Called by the engine after a step. Wakes the thread only if it would not check in time:
+        a wake-up for each token costs more than the token.
         """
         if urgent or self._idle:
             self._wake.set()
 
     def close(self, timeout_s: float) -> None:
-        """Sends what has ended and joins the thread."""
+        """Sends the finished generations and joins the thread."""
         self._closed = True
         self._wake.set()
         self._thread.join(timeout_s)
@@ -167,12 +167,14 @@ class Delivery:
             pause = self._pause(time.monotonic() - started)
 
     def _pause(self, busy_s: float) -> float | None:
-        """How long to sleep. With tokens left over at least as long as the round took: the
-        engine keeps half of the time when sending is slow, and tokens then travel together.
+        """Returns how long to sleep, in seconds.
+
+        With unsent tokens it is at least as long as the last round took: the engine then keeps half
+        of the time when sending is slow, and several tokens are sent together.
         """
         streams = list(self._streams)
-        # Said before looking: a token that comes after the look finds the thread idle and
-        # wakes it, one that came before is seen.
+        # Set before the check: a token that comes after the check finds the thread idle and
+        # wakes it; one that came before is seen.
         self._idle = any(stream.streaming for stream in streams)
         if any(stream.behind for stream in streams):
             self._idle = False
@@ -195,7 +197,7 @@ class Delivery:
 
 
 def _give_up(stream: Stream) -> None:
-    """Ends the request in any way that still works: one without an end is never unloaded."""
+    """Ends the request in any way that still works: a request without an end blocks the unload."""
     try:
         stream.channel.fail("the response could not be sent")
     except Exception as error:

@@ -1,7 +1,7 @@
-"""What may be said of a failure: what kind, and where; never the words of the error.
+"""Describes a failure for the log: its kind and place, never the error's message.
 
-Libraries quote what they were given: a grammar and what was written under it, values of tensors.
-Those are a caller's, and a log is read by others.
+Libraries quote their input: a grammar and the output written with it, values of tensors.
+These belong to the caller, and other people read the log.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _FRAMES = 4
 
 
 def described(error: BaseException) -> str:
-    """The error's class, and the innermost places that it came through, the last one first."""
+    """Returns the error's class and its innermost stack frames, the last one first."""
     frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
     places = [f"{Path(one.filename).name}:{one.lineno} {one.name}" for one in reversed(frames)]
     return " < ".join([type(error).__name__, *places])

@@ -1,7 +1,7 @@
-"""What runs inside the stub of Triton's python backend, whatever engine is behind it.
+"""The code inside the stub of Triton's python backend, for any engine.
 
-A stub is one process per model. Here is what needs Triton's own types; the package
-`triton_python_backend_utils` exists in the stub only.
+A stub is one process per model. This module has everything that needs Triton's own types; the
+package `triton_python_backend_utils` exists only in the stub.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from build_engines.serving.texts import Text, parse_texts
 
 _CLOSE_TIMEOUT_S = 10.0
 
-#: Told after a step: True when a generation got its first token or ended.
+#: Called after a step: with True when a generation got its first token or finished.
 Progress = Callable[[bool], None]
 
 
 class GeneratingEngine(Protocol):
-    """Runs generations together; called from any thread."""
+    """Runs generations concurrently; may be called from any thread."""
 
     limits: Limits
 
@@ -41,18 +41,18 @@ class GeneratingEngine(Protocol):
         """Ends the generation soon, as `cancelled`."""
 
     def close(self) -> None:
-        """Ends everything that runs."""
+        """Ends all running generations."""
 
 
 class EmbeddingEngine(Protocol):
     """Turns texts into vectors."""
 
     def embed(self, texts: list[Text]) -> npt.NDArray[np.float32]:
-        """Vectors float32[len(texts), dimension], in the order of `texts`."""
+        """Returns vectors float32[len(texts), dimension], in the order of `texts`."""
 
 
 class Configuration:
-    """What Triton hands to a model when it is loaded."""
+    """The arguments that Triton passes to a model when it is loaded."""
 
     def __init__(self, arguments: Mapping[str, str]) -> None:
         config = json.loads(arguments["model_config"])
@@ -60,25 +60,25 @@ class Configuration:
         self._folder = Path(arguments["model_repository"]) / arguments["model_version"]
 
     def artefacts(self, target: str) -> Artefacts:
-        """The model's folder. Raises: ValueError when it was built for another target."""
+        """Opens the model's folder. Raises: ValueError when it was built for another target."""
         return open_artefacts(self._folder, target)
 
     def text(self, name: str, default: str = "") -> str:
-        """A parameter of `config.pbtxt`."""
+        """Returns a parameter of `config.pbtxt`."""
         return str(self._values.get(name, default))
 
     def flag(self, name: str, default: bool) -> bool:
-        """A parameter that is `true` or `false`."""
+        """Returns a parameter that is `true` or `false`."""
         return self.text(name, str(default).lower()) == "true"
 
     @property
     def max_queue_size(self) -> int:
-        """How many requests may wait; 0 for any number."""
+        """The max number of waiting requests; 0 for no limit."""
         return int(self.text("max_queue_size", "0"))
 
 
 class Embedding:
-    """A loaded model that embeds."""
+    """A loaded embedding model."""
 
     def __init__(self, engine: EmbeddingEngine, artefacts: Artefacts) -> None:
         self._limits: Limits = artefacts.limits(0)
@@ -86,7 +86,7 @@ class Embedding:
         self._engine = engine
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response for each request, in order."""
+        """Returns one response for each request, in order."""
         parsed: list[Any] = []
         for request in requests:
             try:
@@ -106,12 +106,12 @@ class Embedding:
         return responses
 
     def close(self) -> None:
-        """Lets go of the engine."""
+        """Releases the engine."""
         del self._engine
 
 
 class Generating:
-    """A loaded model that generates. `open_engine` is told whom to tell of progress."""
+    """A loaded generative model. `open_engine` gets the callback for progress."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Generating:
         self._engine = open_engine(self._delivery.progressed)
 
     def execute(self, requests: list[Any]) -> None:
-        """Takes the requests on; each one's own channel answers."""
+        """Starts the requests; each one is answered through its own channel."""
         for request in requests:
             channel = _Channel(request.get_response_sender())
             try:
@@ -176,13 +176,13 @@ class Generating:
                 self._by_id.pop(identity, None)
 
     def close(self) -> None:
-        """Ends what runs and joins the threads."""
+        """Ends all running generations and joins the threads."""
         self._engine.close()
         self._delivery.close(_CLOSE_TIMEOUT_S)
 
 
 class _Channel:
-    """One request's response sender, in the form that the delivery thread uses."""
+    """One request's response sender, adapted to the delivery thread."""
 
     def __init__(self, sender: Any) -> None:
         self._sender = sender

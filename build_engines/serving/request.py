@@ -1,4 +1,4 @@
-"""What the engine is asked for and what it gives back."""
+"""The requests to an engine and its output."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class RequestError(ValueError):
 
 
 class QueueFullError(RequestError):
-    """As many requests wait as may wait."""
+    """The max number of requests is waiting already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one engine can take. `vocab_size` is the width of its logits."""
+    """The limits of one engine. `vocab_size` is the width of its logits."""
 
     max_batch_size: int
     max_queue_size: int
@@ -35,10 +35,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is chosen. `top_k` 0 and `top_p` 1 restrict nothing; `top_k` 1 is greedy.
+    """How a token is chosen. `top_k` 0 and `top_p` 1 mean no restriction; `top_k` 1 is greedy.
 
-    `bias` is float32[vocab_size]. Repetition counts prompt and output, presence and frequency
-    count the output only (OpenAI's meaning).
+    `bias` is float32[vocab_size]. The repetition penalty counts prompt and output; presence and
+    frequency count only the output (as at OpenAI).
     """
 
     temperature: float = 1.0
@@ -54,12 +54,12 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether no random number is drawn."""
+        """Whether sampling needs no random number."""
         return self.top_k == 1
 
     @property
     def plain(self) -> bool:
-        """Whether logits are used as they come from the model."""
+        """Whether the model's logits are used unchanged."""
         return (
             self.bias is None
             and not self.bad_words
@@ -79,9 +79,9 @@ class Guide:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One checked request. `end_id` -1 never ends; `end_id` is left out of the output while
-    stop words stay in it. `top_log_probs` -1 wants no alternatives. What was computed of a prompt
-    is used again for requests with the same `cache_salt` only.
+    """One checked request. With `end_id` -1 no token ends it; the output excludes `end_id` but
+    includes stop words. `top_log_probs` -1 means no alternatives. Cached parts of a prompt are used
+    only for requests with the same `cache_salt`.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -98,7 +98,7 @@ class Request:
 
 @dataclass(slots=True)
 class Timing:
-    """Monotonic clock readings in ns; 0 where the event has not happened."""
+    """Monotonic clock readings in ns; 0 for an event that has not happened."""
 
     arrival: int = 0
     first_scheduled: int = 0
@@ -108,17 +108,17 @@ class Timing:
 
 @dataclass(slots=True)
 class CacheUse:
-    """Key/value blocks of one request."""
+    """The numbers of key/value blocks of one request."""
 
     reused_blocks: int = 0
     new_blocks: int = 0
 
 
 class Generation:
-    """One request's output while it grows. The engine thread appends, anybody may read.
+    """The growing output of one request. The engine thread appends; any thread may read.
 
-    Log-probabilities are appended before the token that they belong to, so a reader that takes
-    `len(token_ids)` first finds everything up to there. `finish` is set last.
+    Log-probabilities are appended before their token, so a reader that takes `len(token_ids)`
+    first finds everything up to there. `finish` is set last.
     """
 
     def __init__(self, request: Request) -> None:
@@ -134,7 +134,7 @@ class Generation:
         self._done = threading.Event()
 
     def close(self, finish: FinishReason, error: str | None = None) -> None:
-        """Ends the generation; the first call counts."""
+        """Ends the generation; later calls have no effect."""
         if self.finish is None:
             self.error = error
             self.finish = finish

@@ -1,4 +1,4 @@
-"""TensorRT-LLM's input tensors as a checked request.
+"""Parses TensorRT-LLM's input tensors into a checked request.
 
 Tensor names, shapes and meanings: NVIDIA/TensorRT-LLM, the `tensorrt_llm` model of
 triton_backend/all_models/inflight_batcher_llm. `min_p`, `num_top_log_probs` and `cache_salt_id`
@@ -28,10 +28,10 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 MAX_TOP_LOG_PROBS = 20
 _MAX_SALT = 2**64 - 1
-#: What engines compile of it is many times as large.
+#: Limited because the compiled form in an engine is many times as large.
 MAX_GUIDE_BYTES = 2 << 20
 
-#: Accepted and without effect here: hints to a GPU scheduler, and settings of beam search.
+#: Accepted but without effect here: hints to a GPU scheduler, and settings of beam search.
 _WITHOUT_EFFECT = frozenset(
     {
         "pad_id",
@@ -85,7 +85,7 @@ _READ = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A request and how its responses are to look."""
+    """A request and the form of its responses."""
 
     request: Request
     streaming: bool
@@ -96,12 +96,12 @@ class ParsedRequest:
 
 
 def wants_stop(tensors: Tensors) -> bool:
-    """Whether this is a request to end the one with the same id."""
+    """Whether this request asks to end the one with the same id."""
     return _Reader(tensors).flag("stop")
 
 
 def parse_request(tensors: Tensors, limits: Limits, *, exclude_input: bool = True) -> ParsedRequest:
-    """The request in `tensors`, each with its leading batch dimension. Raises: RequestError."""
+    """Parses `tensors`, each with its leading batch dimension. Raises: RequestError."""
     read = _Reader(tensors)
     _refuse_unsupported(tensors, read)
     input_ids = _input_ids(tensors, read, limits)
@@ -130,7 +130,7 @@ def parse_request(tensors: Tensors, limits: Limits, *, exclude_input: bool = Tru
 
 
 class _Reader:
-    """Single values by tensor name, checked against their limits."""
+    """Reads single values by tensor name and checks their limits."""
 
     def __init__(self, tensors: Tensors) -> None:
         self._tensors = tensors
@@ -240,7 +240,7 @@ def _bias(tensors: Tensors, limits: Limits) -> npt.NDArray[np.float32] | None:
 
 
 def _words(tensors: Tensors, name: str, limits: Limits) -> tuple[tuple[int, ...], ...]:
-    """Words of a [1, 2, L] list: row 0 the tokens, row 1 the end of each word, then -1."""
+    """Parses words of a [1, 2, L] list: row 0 holds tokens, row 1 the end of each word, then -1."""
     packed = tensors.get(name)
     if packed is None or packed.size == 0:
         return ()

@@ -1,4 +1,4 @@
-"""The texts of an embedding request, as our embedding models take them."""
+"""Parses the texts of an embedding request for our embedding models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Text:
 def parse_texts(
     tensors: Mapping[str, npt.NDArray[Any]], limits: Limits, type_vocab_size: int
 ) -> list[Text]:
-    """The texts of one request: one row each, of the tokens that its mask keeps.
+    """Returns the texts of one request: one for each row, with the tokens that its mask keeps.
 
     Raises: RequestError.
     """

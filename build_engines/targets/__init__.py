@@ -1,1 +1,1 @@
-"""What builds artefacts, one file for each target."""
+"""Builders of artefacts, one file for each target."""

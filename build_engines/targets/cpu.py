@@ -56,7 +56,7 @@ class CpuTarget:
     version = 5
 
     def plan(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> Plan:
-        """Weights at their new width, twice while they are written, and the cache to serve."""
+        """Plans for the weights in their new width, twice while they are written, and the cache."""
         del machine
         check_unquantised(checkpoint)
         fmt, network = _format(model), read_network(checkpoint)
@@ -78,10 +78,10 @@ class CpuTarget:
         )
 
     def check(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> None:
-        """Any machine will do."""
+        """Accepts any machine."""
 
     def parameters(self, model: Model, folder: Path) -> Mapping[str, str]:
-        """TensorRT-LLM's own keys where it has one, and two of ours."""
+        """Returns TensorRT-LLM's keys where it has them, and two of our own."""
         del folder
         if model.task == "embed":
             return {}
@@ -96,20 +96,20 @@ class CpuTarget:
     def build(
         self, model: Model, checkpoint: Checkpoint, plan: Plan, place: Workplace
     ) -> BuiltEngine:
-        """Converts and tries the result once. Raises: CheckpointError."""
+        """Converts the checkpoint and tries the result once. Raises: CheckpointError."""
         del plan
         if model.task == "embed":
             return _build_embed(model, checkpoint, place.folder, place.journal.stage)
         return _build_generate(model, checkpoint, place.folder, place.journal.stage)
 
     def self_test(self, model: Model, place: Workplace) -> Mapping[str, Any]:
-        """Every golden prompt alone and all of them together. Raises: SelfTestError."""
+        """Runs every golden prompt alone and all of them together. Raises: SelfTestError."""
         with _opening():
             return record(open_artefacts(place.folder, self.name), model.engine.dtype)
 
 
 def _cache_bytes(model: Model, network: Network, precision: Precision) -> int:
-    """Of the running server. The engine rounds up to whole blocks."""
+    """Returns the bytes of the running server's cache. The engine rounds up to whole blocks."""
     if model.task == "embed":
         return 0
     sequences = model.engine.max_batch_size
@@ -184,7 +184,7 @@ def _build_embed(
 
 
 def _format(model: Model) -> WeightFormat:
-    """How the weights are stored. Raises: CheckpointError."""
+    """Returns the storage format of the weights. Raises: CheckpointError."""
     engine = model.engine
     if engine.dtype not in _FORMATS:
         known = ", ".join(_FORMATS)
@@ -216,7 +216,7 @@ def _save(graph: ov.Model, folder: Path) -> None:
         # Every weight already has its storage type.
         ov.save_model(graph, folder / MODEL_FILE, compress_to_fp16=False)
     except RuntimeError as error:
-        # OpenVINO says "iostream error", whatever the reason.
+        # OpenVINO says "iostream error" for any reason.
         weights = sum(op.data.nbytes for op in graph.get_ops() if op.get_type_name() == "Constant")
         full = shutil.disk_usage(folder).free < weights
         reason = errno.ENOSPC if full else errno.EIO
@@ -232,7 +232,7 @@ def _check_length(length: int, positions: int) -> None:
 
 @contextmanager
 def _opening() -> Iterator[None]:
-    """OpenVINO's errors while the saved files are tried, as errors of the build."""
+    """Turns OpenVINO's errors, while the saved files are tried, into errors of the build."""
     try:
         yield
     except RuntimeError as error:
@@ -242,9 +242,9 @@ def _opening() -> Iterator[None]:
 
 
 def _try_decoder(model_xml: Path, dtype: str) -> int:
-    """Sends one token through the saved files: finds what a full disk or wrong weights spoiled.
+    """Runs one token through the saved files, to find damage by a full disk or wrong weights.
 
-    Returns the tokens in a block of the key/value cache.
+    Returns the number of tokens in a block of the key/value cache.
     """
     runtime = DecoderRuntime(model_xml, precision_for(dtype), 1)
     one, none = np.zeros(1, np.int64), np.zeros(1, np.int32)

@@ -1,4 +1,4 @@
-"""The golden answers of a CPU engine, and that it gives them in company as well as alone."""
+"""Records golden answers of a CPU engine, and checks that it gives the same ones in a batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TOGETHER = "asked together with the others"
 
 
 def record(artefacts: Artefacts, dtype: str) -> Mapping[str, Any]:
-    """The document `selftest.json` of the engine in `artefacts`. Raises: SelfTestError."""
+    """Returns the document `selftest.json` of the engine in `artefacts`. Raises: SelfTestError."""
     limits = artefacts.manifest["limits"]
     inputs = golden_inputs(artefacts.folder, int(limits["max_input_len"]))
     if artefacts.task == "embed":
@@ -55,7 +55,7 @@ def _pairs(inputs: list[list[int]], others: Any) -> Any:
 
 
 def _generate(artefacts: Artefacts, inputs: list[list[int]]) -> tuple[list[Answer], list[Answer]]:
-    """Answers alone and in company. Only as much cache is taken as they need."""
+    """Returns the answers alone and in a batch. Allocates only as much cache as they need."""
     limits = dict(artefacts.manifest["limits"])
     block = int(limits["tokens_per_block"])
     longest = max(len(ids) for ids in inputs) + NEW_TOKENS

@@ -21,7 +21,7 @@ from build_engines.targets.trial import try_on_triton
 from orchestrator.contract.catalogue import Model
 
 _PLAIN = ("float16", "bfloat16")
-#: ModelOpt's file: the checkpoint was quantised before.
+#: ModelOpt's file: it says that the checkpoint is quantised already.
 _QUANTISED = "hf_quant_config.json"
 _TOKENS_PER_BLOCK = 32
 _HOST_SLACK_BYTES = 4 * GIB
@@ -29,13 +29,13 @@ _DISK_SLACK_BYTES = 64 << 20
 
 
 class LlmApiTarget:
-    """For architectures without a TensorRT engine, and for TensorRT-LLM without engines."""
+    """Builds for architectures without a TensorRT engine, and for TensorRT-LLM without engines."""
 
     name: TargetName = "llmapi"
     version = 2
 
     def plan(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> Plan:
-        """Nothing is converted: the weights are linked where the disk allows, else copied."""
+        """Plans no conversion: the weights are linked if the disk allows it, else copied."""
         _check_precision(model, checkpoint)
         network, stored = read_network(checkpoint), _stored(checkpoint)
         check_length(model, network)
@@ -58,7 +58,7 @@ class LlmApiTarget:
         )
 
     def check(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> None:
-        """Needs GPUs that fit and TensorRT-LLM. Raises: PlanError."""
+        """Checks that there are suitable GPUs and TensorRT-LLM. Raises: PlanError."""
         if not machine.gpus:
             raise PlanError("there is no NVIDIA GPU here; `--target cpu` needs none")
         if not machine.tensorrt_llm:
@@ -66,7 +66,7 @@ class LlmApiTarget:
         check_gpus(model, read_network(checkpoint), machine)
 
     def parameters(self, model: Model, folder: Path) -> Mapping[str, str]:
-        """What our backend reads."""
+        """Returns the parameters that our backend reads."""
         del folder
         return {
             "exclude_input_in_output": "true",
@@ -78,7 +78,7 @@ class LlmApiTarget:
     def build(
         self, model: Model, checkpoint: Checkpoint, plan: Plan, place: Workplace
     ) -> BuiltEngine:
-        """Puts the checkpoint and its arguments into the folder."""
+        """Writes the checkpoint and its arguments to the folder."""
         del plan
         place.journal.stage("linking the weights")
         for file in [*checkpoint.files(), *_extra_files(checkpoint)]:
@@ -90,12 +90,12 @@ class LlmApiTarget:
         return _describe(model, checkpoint)
 
     def self_test(self, model: Model, place: Workplace) -> Mapping[str, Any]:
-        """Through a Triton of its own. Raises: SelfTestError."""
+        """Runs the test on a separate Triton. Raises: SelfTestError."""
         return try_on_triton(model, place)
 
 
 def llm_arguments(model: Model) -> dict[str, Any]:
-    """Keyword arguments of `tensorrt_llm.LLM`; `kv_cache_config` is those of its own class."""
+    """Returns arguments of `tensorrt_llm.LLM`; `kv_cache_config` holds those of its own class."""
     engine = model.engine
     cache: dict[str, Any] = {
         "free_gpu_memory_fraction": engine.kv_cache_fraction,
@@ -113,14 +113,14 @@ def llm_arguments(model: Model) -> dict[str, Any]:
         "max_num_tokens": engine.max_num_tokens,
         "max_seq_len": model.context_tokens,
         "guided_decoding_backend": "xgrammar",
-        # Code that a checkpoint brings along is not run.
+        # Code in a checkpoint is never run.
         "trust_remote_code": False,
         "kv_cache_config": cache,
     }
 
 
 def _check_precision(model: Model, checkpoint: Checkpoint) -> None:
-    """What is quantised must have been quantised before. Raises: CheckpointError."""
+    """Checks that the checkpoint is quantised if `dtype` is. Raises: CheckpointError."""
     dtype = model.engine.dtype
     is_quantised = (checkpoint.path / _QUANTISED).is_file()
     is_quantised = is_quantised or bool(checkpoint.config.get("quantization_config"))
@@ -137,7 +137,7 @@ def _extra_files(checkpoint: Checkpoint) -> list[Path]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link keeps these very bytes whatever becomes of the checkpoint's folder."""
+    """Links the file: a hard link keeps the bytes even if the checkpoint's folder changes."""
     try:
         os.link(source.resolve(), target)
     except OSError:

@@ -1,4 +1,4 @@
-"""The targets there are, and which one a model is built for by default."""
+"""The table of targets, and the default target of a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.contract.catalogue import Model
 
 
 def default_target(model: Model, root: Path, machine: Machine) -> TargetName:
-    """The best kind of engine that this machine and the model's architecture both have."""
+    """Returns the best kind of engine that both this machine and the architecture support."""
     best = machine.default_target
     if best == "cpu":
         return best
@@ -22,14 +22,14 @@ def default_target(model: Model, root: Path, machine: Machine) -> TargetName:
         location = locate(model.engine.for_target(best), root)
         family = family_of(open_checkpoint(location.path).architecture)
     except CheckpointError:
-        # The build says what is wrong.
+        # The build reports what is wrong.
         return best
     names: tuple[TargetName, ...] = (best, "llmapi", "cpu")
     return next((name for name in names if name in family.targets), best)
 
 
 def load_target(name: str) -> Target:
-    """The target called `name`, which must be one of `TARGETS`."""
+    """Returns the target called `name`, which must be one of `TARGETS`."""
     return TARGETS[name]()
 
 
@@ -51,5 +51,5 @@ def _llmapi() -> Target:
     return LlmApiTarget()
 
 
-#: Loaded on demand: each pulls in the libraries of its engine only when it is used.
+#: Loaded on demand: each imports the libraries of its engine only when it is used.
 TARGETS: Mapping[str, Callable[[], Target]] = {"cpu": _cpu, "trtllm": _trtllm, "llmapi": _llmapi}

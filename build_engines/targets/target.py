@@ -1,4 +1,4 @@
-"""What a kind of engine must offer to be built, and the table of those kinds."""
+"""The protocol of a target, which builds one kind of engine."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from orchestrator.contract.catalogue import Model
 
 @dataclass(frozen=True, slots=True)
 class BuiltEngine:
-    """What a target made: goes into `manifest.json` and `config.pbtxt`."""
+    """The result of a target, for `manifest.json` and `config.pbtxt`."""
 
     limits: Mapping[str, int]
     features: Mapping[str, Any]
     embedding: Mapping[str, Any] | None
     versions: Mapping[str, str]
     runtime: Mapping[str, Any] = field(default_factory=dict)
-    #: Programs that ran, word for word.
+    #: The exact command lines of programs that ran.
     commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """Where one build works: `folder` is filled and then renamed to `final`."""
+    """The folders of one build: `folder` is filled and then renamed to `final`."""
 
     folder: Path
     final: Path
@@ -42,17 +42,17 @@ class Target(Protocol):
     """One kind of engine."""
 
     name: TargetName
-    #: Raised whenever the same inputs would give other artefacts.
+    #: Increase it whenever the same inputs would give other artefacts.
     version: int
 
     def plan(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> Plan:
-        """What a build would do. Raises: CheckpointError, PlanError."""
+        """Returns the plan of a build. Raises: CheckpointError, PlanError."""
 
     def check(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> None:
-        """Refuses what cannot be built on this machine. Raises: PlanError."""
+        """Refuses a model that cannot be built on this machine. Raises: PlanError."""
 
     def parameters(self, model: Model, folder: Path) -> Mapping[str, str]:
-        """The parameters of `config.pbtxt` for artefacts that lie in `folder`."""
+        """Returns the parameters of `config.pbtxt` for artefacts in `folder`."""
 
     def build(
         self, model: Model, checkpoint: Checkpoint, plan: Plan, place: Workplace
@@ -60,7 +60,7 @@ class Target(Protocol):
         """Writes the artefacts into `place.folder`. Raises: CheckpointError, PlanError."""
 
     def self_test(self, model: Model, place: Workplace) -> Mapping[str, Any]:
-        """Runs the engine over the golden prompts: the document `selftest.json`.
+        """Runs the engine on the golden prompts; returns the document `selftest.json`.
 
-        The folder holds manifest and configuration by then. Raises: SelfTestError.
+        The folder must already hold manifest and configuration. Raises: SelfTestError.
         """

@@ -1,6 +1,6 @@
-"""Tries a fresh engine on a Triton of its own before it is put into service.
+"""Tries a new engine on a separate Triton before it is put into service.
 
-For engines that only run inside the GPU image, whose server and backends lie under /opt.
+For engines that only run inside the GPU image, whose server and backends are under /opt.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _POLL_S = 0.5
 
 
 def try_on_triton(model: Model, place: Workplace, triton: Path = TRITON) -> Mapping[str, Any]:
-    """`selftest.json` as a real server answers it, installed in `triton`. Raises: SelfTestError."""
+    """Returns `selftest.json` from a real server, installed in `triton`. Raises: SelfTestError."""
     manifest = json.loads((place.folder / MANIFEST_FILE).read_bytes())
     limits, dtype = manifest["limits"], model.engine.dtype
     inputs = golden_inputs(place.folder, int(limits["max_input_len"]))
@@ -52,7 +52,7 @@ def try_on_triton(model: Model, place: Workplace, triton: Path = TRITON) -> Mapp
 def server_arguments(
     triton: Path, model: str, repository: Path, backends: Path, socket: Path, world_size: int
 ) -> tuple[str, ...]:
-    """The server's command line: one process for each rank, the first of which answers."""
+    """Returns the server's command line: one process for each rank, the first of which answers."""
     shared = (
         str(triton / "bin" / "tritonserver"),
         f"--model-repository={repository}",
@@ -102,7 +102,7 @@ def _serving(model: Model, place: Workplace, triton: Path, world_size: int) -> I
 
 
 def _assemble(model: Model, place: Workplace, triton: Path, folder: Path) -> Path:
-    """A repository of this one version, and the image's backends beside our own."""
+    """Creates a repository of this one version, with the image's backends and our own."""
     served = folder / "repository" / model.name
     served.mkdir(parents=True)
     (served / CONFIG_FILE).write_bytes((place.folder / CONFIG_FILE).read_bytes())

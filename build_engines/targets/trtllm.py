@@ -36,19 +36,19 @@ ENGINE_FOLDER = "engine"
 TOKENS_PER_BLOCK = 32
 _EXAMPLES = Path("/app/examples")
 _GUIDES = ["json", "json_schema", "regex", "ebnf_grammar"]
-#: What TensorRT keeps beside the weights, and the converters' own.
+#: Host memory of TensorRT and of the converters, in addition to the weights.
 _HOST_SLACK_BYTES = 4 * GIB
 _DISK_SLACK_BYTES = GIB // 4
 
 
 class TrtLlmTarget:
-    """Chat for TensorRT-LLM's C++ backend, embeddings for our `trtllm_embed`."""
+    """Builds chat models for TensorRT-LLM's C++ backend, embeddings for our `trtllm_embed`."""
 
     name: TargetName = "trtllm"
     version = 2
 
     def plan(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> Plan:
-        """Commands with the names of their folders in place of the folders."""
+        """Plans commands with placeholders instead of their folders."""
         _check_readable(checkpoint)
         family, engine = family_of(checkpoint.architecture), model.engine
         network = read_network(checkpoint)
@@ -80,7 +80,7 @@ class TrtLlmTarget:
         )
 
     def check(self, model: Model, checkpoint: Checkpoint, machine: Machine) -> None:
-        """Needs GPUs that fit and TensorRT-LLM's programs. Raises: PlanError."""
+        """Checks that there are suitable GPUs and TensorRT-LLM's programs. Raises: PlanError."""
         if family_of(checkpoint.architecture).task == "transcribe":
             raise PlanError("transcription engines are planned and not built: nothing serves them")
         if not machine.gpus:
@@ -100,7 +100,7 @@ class TrtLlmTarget:
             )
 
     def parameters(self, model: Model, folder: Path) -> Mapping[str, str]:
-        """TensorRT-LLM's keys for chat; for embeddings the manifest says all."""
+        """Returns TensorRT-LLM's keys for chat; none for embeddings, where the manifest has all."""
         return {} if model.task == "embed" else engine_parameters(model, folder, ENGINE_FOLDER)
 
     def build(
@@ -129,7 +129,7 @@ class TrtLlmTarget:
         return replace(built, embedding=embedding, limits=limits, features={})
 
     def self_test(self, model: Model, place: Workplace) -> Mapping[str, Any]:
-        """Through a Triton of its own. Raises: SelfTestError."""
+        """Runs the test on a separate Triton. Raises: SelfTestError."""
         return try_on_triton(model, place)
 
 
@@ -153,7 +153,7 @@ def _commands(
 
 
 def _check_readable(checkpoint: Checkpoint) -> None:
-    """The converters run code that a checkpoint brings along; this one must not bring any."""
+    """Refuses a checkpoint with code in it, because the converters would run that."""
     check_unquantised(checkpoint)
     if checkpoint.config.get("auto_map"):
         raise CheckpointError(
@@ -190,7 +190,7 @@ def _describe(
         "max_input_len": int(build["max_input_len"]),
         "max_seq_len": int(build.get("max_seq_len") or model.context_tokens),
         "max_num_tokens": int(build["max_num_tokens"]),
-        # The projection is cut into equal parts.
+        # The projection is split into equal parts.
         "vocab_size": -(-width // spread) * spread,
         "tokens_per_block": TOKENS_PER_BLOCK,
     }

@@ -1,4 +1,4 @@
-"""TensorRT-LLM's programs as command lines, for every family and precision.
+"""Command lines of TensorRT-LLM's programs, for every family and precision.
 
 Written for version 1.2.1. Sources: its examples/models/core/*/convert_checkpoint.py,
 examples/quantization/quantize.py and `trtllm-build --help`.
@@ -17,7 +17,7 @@ from orchestrator.contract.catalogue import Model
 VERSION = "1.2.1"
 PRECISIONS = ("float32", "float16", "bfloat16", "fp8", "int8", "int4", "int4_awq", "nvfp4")
 
-#: Names of quantize.py for what the catalogue calls `dtype`.
+#: The names in quantize.py for the catalogue's `dtype`.
 _FORMATS: Mapping[str, str] = {
     "fp8": "fp8",
     "int8": "int8_wo",
@@ -25,7 +25,7 @@ _FORMATS: Mapping[str, str] = {
     "int4_awq": "int4_awq",
     "nvfp4": "nvfp4",
 }
-#: These look at texts to find their scales.
+#: These need sample texts to find their scales.
 CALIBRATED = frozenset({"fp8", "int4_awq", "nvfp4"})
 _WEIGHT_ONLY = frozenset({"int8", "int4"})
 
@@ -37,9 +37,9 @@ _WHISPER_TOKENS = 114
 def build_commands(
     family: Family, model: Model, *, checkpoint: Path, work: Path, engine: Path, examples: Path
 ) -> tuple[Command, ...]:
-    """All programs of one build, in order. Raises: CheckpointError.
+    """Returns all programs of one build, in order. Raises: CheckpointError.
 
-    `work` is for what lies between the checkpoint and the engine; it may be thrown away afterwards.
+    `work` is for intermediate files; it may be deleted afterwards.
     """
     check_precision(family, model)
     scripts = _Scripts(examples, checkpoint, work)
@@ -51,7 +51,7 @@ def build_commands(
 
 
 def check_precision(family: Family, model: Model) -> None:
-    """Refuses what the family's converter cannot do. Raises: CheckpointError."""
+    """Refuses a precision that the family's converter does not support. Raises: CheckpointError."""
     engine = model.engine
     known: tuple[str, ...] = PRECISIONS
     if family.task == "embed":
@@ -80,12 +80,12 @@ def check_precision(family: Family, model: Model) -> None:
 
 
 def needs_calibration(model: Model) -> bool:
-    """Whether the build looks at sample texts."""
+    """Whether the build needs sample texts."""
     return model.engine.dtype in CALIBRATED or model.engine.kv_cache_dtype is not None
 
 
 class _Scripts:
-    """Where the converters lie, what they read and where they write."""
+    """The paths of the converters, of their input and of their output."""
 
     def __init__(self, examples: Path, checkpoint: Path, work: Path) -> None:
         self._examples = examples
@@ -101,13 +101,13 @@ class _Scripts:
 
 
 def _convert(family: Family, model: Model, scripts: _Scripts) -> Command:
-    """Calibration and a quantised cache are quantize.py's, everything else the converter's."""
+    """Uses quantize.py for calibration and a quantised cache, else the converter."""
     if needs_calibration(model):
         return _quantize(model, scripts)
     engine = model.engine
     arguments = scripts.converter(family)
     if family.name == "gemma":
-        # The one converter with hyphens, and without pipelines.
+        # The only converter with hyphens in its options, and without pipelines.
         arguments += ["--ckpt-type", "hf", "--model-dir", str(scripts.checkpoint)]
         arguments += ["--output-model-dir", str(scripts.work)]
         arguments += ["--world-size", str(engine.tensor_parallel)]
@@ -119,7 +119,7 @@ def _convert(family: Family, model: Model, scripts: _Scripts) -> Command:
     if engine.dtype in _WEIGHT_ONLY:
         arguments += ["--use_weight_only", "--weight_only_precision", engine.dtype]
     if family.name in ("llama", "mistral"):
-        # Otherwise the host holds the whole checkpoint several times over.
+        # Otherwise the host memory holds the whole checkpoint several times.
         arguments += ["--load_by_shard"]
     if family.name == "gemma":
         arguments += ["--load_model_on_cpu"]
@@ -165,7 +165,7 @@ def _build(model: Model, work: Path, engine_dir: Path) -> Command:
         arguments += ["--weight_streaming"]
     if engine.max_lora_rank:
         arguments += ["--lora_plugin", "auto", "--max_lora_rank", str(engine.max_lora_rank)]
-        # Tells the builder which matrices are adapted.
+        # Shows the builder which matrices are adapted.
         assert engine.lora_checkpoint is not None
         arguments += ["--lora_dir", engine.lora_checkpoint, "--lora_ckpt_source", "hf"]
     return Command("building the engine", tuple(arguments))
@@ -173,13 +173,13 @@ def _build(model: Model, work: Path, engine_dir: Path) -> Command:
 
 def _gemm_plugin(model: Model) -> str:
     if model.engine.weight_streaming:
-        # A plugin keeps its weights on the GPU.
+        # A plugin would keep its weights on the GPU.
         return "disable"
     return "nvfp4" if model.engine.dtype == "nvfp4" else "auto"
 
 
 def _fp8_attention(model: Model) -> bool:
-    """Needs activations and cache of fp8 both."""
+    """Whether both activations and cache are fp8, which fp8 attention needs."""
     return model.engine.dtype == "fp8" and model.engine.kv_cache_dtype == "fp8"
 
 
@@ -195,7 +195,7 @@ def _convert_encoder(family: Family, model: Model, scripts: _Scripts) -> Command
 
 
 def _build_encoder(model: Model, work: Path, engine_dir: Path) -> Command:
-    """A packed engine: texts lie one behind the other, without padding."""
+    """Returns the command for a packed engine: texts are concatenated without padding."""
     engine = model.engine
     arguments = [
         *_builder(work, engine_dir),
@@ -211,7 +211,9 @@ def _build_encoder(model: Model, work: Path, engine_dir: Path) -> Command:
 def _whisper(
     family: Family, model: Model, scripts: _Scripts, engine_dir: Path
 ) -> tuple[Command, ...]:
-    """Encoder and decoder. The converter reads the weights that OpenAI published, named by size."""
+    """Returns the commands for encoder and decoder. The converter reads OpenAI's published weights,
+    named by size.
+    """
     engine = model.engine
     convert = [
         *scripts.converter(family),
@@ -248,6 +250,6 @@ def _builder(work: Path, engine_dir: Path) -> list[str]:
 
 
 def _compute_type(model: Model) -> str:
-    """The type of what is not quantised: the checkpoint's own where the catalogue names none."""
+    """Returns the type of weights that are not quantised: by default the checkpoint's own."""
     dtype = model.engine.dtype
     return dtype if dtype in ("float32", "float16", "bfloat16") else "auto"

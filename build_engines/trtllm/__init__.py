@@ -1,1 +1,1 @@
-"""TensorRT engines: planned, converted and built by TensorRT-LLM's own programs."""
+"""TensorRT engines: settings, packing of texts, and the embedder."""

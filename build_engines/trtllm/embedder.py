@@ -33,7 +33,7 @@ class TensorRtEmbedder:
         self._max_num_tokens = int(manifest["limits"]["max_num_tokens"])
 
     def embed(self, texts: list[Text]) -> npt.NDArray[np.float32]:
-        """Vectors float32[len(texts), dimension], in the order of `texts`."""
+        """Returns vectors float32[len(texts), dimension], in the order of `texts`."""
         parts = groups(texts, self._max_batch_size, self._max_num_tokens)
         return np.concatenate([self._run(part) for part in parts])
 
@@ -60,7 +60,7 @@ class TensorRtEmbedder:
 
 
 def open_embedder(artefacts: Artefacts) -> TensorRtEmbedder:
-    """An embedder over a version folder. Raises: ValueError when it was built elsewhere."""
+    """Opens the embedder of a version folder. Raises: ValueError when it was built elsewhere."""
     versions = {name: metadata.version(name) for name in ("tensorrt_llm", "tensorrt")}
     check_runtime(artefacts, versions, torch.cuda.get_device_capability())
     return TensorRtEmbedder(artefacts.folder / ENGINE_FOLDER, artefacts)

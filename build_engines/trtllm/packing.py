@@ -1,4 +1,4 @@
-"""Texts as the packed tensors of an encoder engine, and its hidden states as one vector a text.
+"""Packs texts into an encoder engine's tensors, and pools its hidden states to a vector per text.
 
 Source: TensorRT-LLM, examples/models/core/bert: packed engines take texts one behind the other.
 """
@@ -14,14 +14,14 @@ import numpy.typing as npt
 from build_engines.checkpoint.pooling import Pooling
 from build_engines.serving.texts import Text
 
-#: What torch.nn.functional.normalize divides by at least.
+#: The smallest divisor in torch.nn.functional.normalize.
 _MIN_NORM = 1e-12
 
 
 def pack(texts: list[Text], position_offset: int) -> dict[str, npt.NDArray[np.int32]]:
-    """The engine's inputs: int32[tokens] each, but `input_lengths` int32[texts].
+    """Returns the engine's inputs: int32[tokens] each, but `input_lengths` int32[texts].
 
-    `max_input_length` says how long the longest text is by its shape alone.
+    Only the shape of `max_input_length` matters: it is the length of the longest text.
     """
     lengths = np.array([len(text.ids) for text in texts], np.int32)
     positions = [np.arange(length, dtype=np.int32) + position_offset for length in lengths]
@@ -37,7 +37,7 @@ def pack(texts: list[Text], position_offset: int) -> dict[str, npt.NDArray[np.in
 def pool(
     hidden: npt.NDArray[Any], lengths: npt.NDArray[np.int32], pooling: Pooling, *, normalize: bool
 ) -> npt.NDArray[np.float32]:
-    """One vector for each text, float32[texts, hidden], from states [tokens, hidden]."""
+    """Returns one vector for each text, float32[texts, hidden], from states [tokens, hidden]."""
     ends = np.cumsum(lengths)
     begins = ends - lengths
     states = hidden.astype(np.float32)
@@ -54,7 +54,7 @@ def pool(
 
 
 def groups(texts: list[Text], max_batch_size: int, max_num_tokens: int) -> list[list[Text]]:
-    """`texts` in order, cut so that each part fits the engine."""
+    """Splits `texts`, in order, into parts that fit the engine."""
     parts: list[list[Text]] = []
     tokens = 0
     for text in texts:
@@ -67,6 +67,6 @@ def groups(texts: list[Text], max_batch_size: int, max_num_tokens: int) -> list[
 
 
 def embedding_settings(manifest: Mapping[str, Any]) -> tuple[Pooling, bool, int]:
-    """Pooling, normalisation and the first position, as the builder recorded them."""
+    """Returns pooling, normalisation and the first position, as the builder recorded them."""
     embedding = manifest["embedding"]
     return embedding["pooling"], bool(embedding["normalize"]), int(embedding["position_offset"])

@@ -14,7 +14,7 @@ _WORKER = "/opt/tritonserver/backends/tensorrtllm/trtllmExecutorWorker"
 
 
 def engine_parameters(model: Model, folder: Path, engine: str) -> Mapping[str, str]:
-    """For artefacts that Triton will find in `folder`: TensorRT-LLM takes whole paths only."""
+    """Returns the parameters for artefacts in `folder`: TensorRT-LLM needs absolute paths."""
     recipe, folder = model.engine, folder.absolute()
     parameters = {
         "max_beam_width": "1",
@@ -25,14 +25,14 @@ def engine_parameters(model: Model, folder: Path, engine: str) -> Mapping[str, s
         "batch_scheduler_policy": "guaranteed_no_evict",
         "kv_cache_free_gpu_mem_fraction": f"{recipe.kv_cache_fraction:g}",
         "exclude_input_in_output": "true",
-        # The C++ backend hands no salt to the executor, so it cannot keep tenants apart.
+        # The C++ backend passes no salt to the executor, so it cannot separate tenants.
         "enable_kv_cache_reuse": "true" if recipe.shared_prefix_cache else "false",
         "enable_chunked_context": "true",
         "normalize_log_probs": "true",
         "cancellation_check_period_ms": "100",
         "stats_check_period_ms": "100",
         "gpu_weights_percent": "0.5" if recipe.weight_streaming else "1.0",
-        # The backend reads these three whether guides are used or not.
+        # The backend reads these three even if no guides are used.
         "tokenizer_dir": str(folder),
         "guided_decoding_backend": "xgrammar",
         "xgrammar_tokenizer_info_path": str(folder / engine / "xgrammar_tokenizer_info.json"),

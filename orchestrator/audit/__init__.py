@@ -1,1 +1,1 @@
-"""The audit log: its lines, its anchor, refusals of management calls."""
+"""The audit log: its lines, its anchor, and denied requests."""

@@ -1,9 +1,9 @@
-"""The head of the audit, noted in the data folder: what the database cannot forget about itself.
+"""The anchor: the head of the audit chain, saved in the data folder, outside the database.
 
-Whoever can write to the database alone can make a whole chain anew, or cut off its end and move
-`audit_head` back; against the note both show. Whoever can write to the data folder as well can
-change both: against that, note the head somewhere else (`orchestrator audit verify` prints it, and
-takes it back as `--head`).
+An attacker with write access to only the database can build a new chain, or cut off its end and
+move `audit_head` back; the anchor reveals both. An attacker who can also write to the data folder
+can change both: against that, save the head somewhere else (`orchestrator audit verify` prints
+it, and accepts it as `--head`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HASH_CHARS = 64
 
 
 def read_anchor(data_dir: Path) -> ChainHead | None:
-    """The head noted last; `None` before the first. Raises: SettingsError."""
+    """Returns the saved head; `None` if there is none yet. Raises: SettingsError."""
     try:
         return parse_head(read_text(data_dir / _FILE, "data_dir"))
     except FileNotFoundError:
@@ -29,17 +29,17 @@ def read_anchor(data_dir: Path) -> ChainHead | None:
 
 
 def write_anchor(data_dir: Path, head: ChainHead) -> None:
-    """Notes `head`. Raises: SettingsError."""
+    """Saves `head`. Raises: SettingsError."""
     write_private(data_dir / _FILE, format_head(head) + "\n", "data_dir")
 
 
 def format_head(head: ChainHead) -> str:
-    """`<number>:<hash>`."""
+    """Returns `<number>:<hash>`."""
     return f"{head.seq}:{head.hash.hex()}"
 
 
 def parse_head(text: str) -> ChainHead:
-    """What `format_head` wrote. Raises: ValueError."""
+    """Parses the text of `format_head`. Raises: ValueError."""
     number, _, digest = text.partition(":")
     if not number.isascii() or not number.isdigit() or len(digest) != _HASH_CHARS:
         raise ValueError(f"`{text}` is not `<number>:<64 hexadecimal digits>`")

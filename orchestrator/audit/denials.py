@@ -1,10 +1,10 @@
-"""Who was refused what: denials into the audit, off the request's way, and none lost in a crash.
+"""Writes denied requests to the audit: requests do not wait for it, and a crash loses none.
 
-Acts of administration do not come here: they are noted in the transaction that does them
-(`audit/log.py`). A denial goes through a journal. So that a flood of them cannot fill the
-disk, of each key and reason the first `FIRST_ONES` in a clock minute get a line of their own (at
-most `MAX_LINES` of all keys together) and the rest are counted, in one line when the minute ends.
-A crash sets such a count back by a second at most.
+Administrative changes are not handled here: they are written in the transaction that does them
+(`audit/log.py`). A denial goes through a journal. So that a flood of denials cannot fill the disk,
+only the first `FIRST_ONES` for each key and reason in a clock minute get a line each (at most
+`MAX_LINES` for all keys together). The rest are counted in one line when the minute ends.
+A crash loses at most one second of such a count.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ANCHOR_EVERY_TICKS = 5
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """One refused request of a known key. `facts` say more, and hold no secret and no prompt."""
+    """One refused request of a known key. `facts` are details, without secrets and prompts."""
 
     status: int
     reason: str
@@ -64,7 +64,7 @@ class _Group:
 
 
 class AuditTrail:
-    """`start` before use, `close` after the last denial."""
+    """Records denials. Call `start` before use, `close` after the last denial."""
 
     def __init__(self, settings: Settings, *, now: Callable[[], float] = time.time) -> None:
         """Raises: SettingsError."""
@@ -79,17 +79,17 @@ class AuditTrail:
         self._lines = 0
         self._groups: dict[tuple[str, int, str], _Group] = {}
         self._fault: str | None = None
-        """What is wrong with the chain, as far as its noted end shows it."""
+        """What is wrong with the chain, as far as its saved head shows it."""
         self._ticking: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
     def start(self) -> None:
-        """Begins to work, on the journals of dead processes too. Raises: SettingsError."""
+        """Starts the work, also on journals of dead processes. Raises: SettingsError."""
         self._spool.start()
         self._ticking = asyncio.create_task(self._tick_forever())
 
     async def close(self) -> None:
-        """Commits what there is; what the store does not take now waits for the next start."""
+        """Commits what the store accepts; the rest waits for the next start."""
         self._closing.set()
         if self._ticking is not None:
             await self._ticking
@@ -99,14 +99,14 @@ class AuditTrail:
         await self._database.close()
 
     def deny(self, denial: Denial) -> None:
-        """Takes a denial. Returns at once, with it in the operating system or counted."""
+        """Records a denial. Returns at once; it is then counted or written to the journal."""
         minute = int(self._now() // _MINUTE_S)
         if minute != self._minute:
             self._finish_minute()
             self._minute = minute
         key = (denial.key_id, denial.status, denial.reason)
         if key not in self._groups and len(self._groups) >= _MAX_GROUPS:
-            # So many keys at once: the rest is counted together, by reason only.
+            # Too many keys in this minute: count the rest together, by reason only.
             denial = replace(denial, key_id="", tenant_id="", target="", request_id="", facts={})
             key = ("", denial.status, denial.reason)
         group = self._groups.setdefault(key, _Group())
@@ -121,7 +121,7 @@ class AuditTrail:
         group.latest = denial
 
     def tick(self) -> None:
-        """Notes what was counted since the last tick, and ends the minute when it is over."""
+        """Saves the counts since the last tick, and finishes the minute when it has ended."""
         if int(self._now() // _MINUTE_S) != self._minute:
             self._finish_minute()
         for group in self._groups.values():
@@ -140,7 +140,7 @@ class AuditTrail:
         end_at: int | None,
         limit: int,
     ) -> list[AuditLine]:
-        """Lines of `tenant_id` from the newest on. Raises: StoreUnavailable."""
+        """Returns lines of `tenant_id`, the newest first. Raises: StoreUnavailable."""
         try:
             async with self._database.reading() as session:
                 return await audit_log.listed(
@@ -157,7 +157,7 @@ class AuditTrail:
             raise StoreUnavailable("The audit cannot be read at the moment.") from error
 
     def problems(self) -> list[str]:
-        """What keeps denials from the store or is wrong there, in sentences for the operator."""
+        """Returns why denials do not reach the store, or its faults, in sentences for operators."""
         return [*self._spool.problems(), *([self._fault] if self._fault is not None else [])]
 
     def _finish_minute(self) -> None:
@@ -191,25 +191,25 @@ class AuditTrail:
                 continue
 
     async def _commit(self, payloads: Sequence[bytes]) -> None:
-        """Adds denials to the chain, those that are not there yet. Raises: StoreError."""
+        """Adds the denials that are not in the chain yet. Raises: StoreError."""
         acts = []
         for payload in payloads:
             try:
                 acts.append(self._decoder.decode(payload))
             except msgspec.DecodeError:
-                # Whole, by its checksum, and of no version of this program that is known here.
+                # The checksum is right, so another version of this program wrote it.
                 logger.exception("an audited denial cannot be read: %r", payload)
         async with self._database.unit_of_work() as session:
             await audit_log.note_all(session, acts)
 
     async def _anchor(self) -> None:
-        """Notes the end of the audit in the data folder, if it has moved on.
+        """Saves the head of the chain in the data folder, if it has moved on.
 
-        A note that the chain no longer passes through stays until an operator accepts the chain:
-        the next line must not hide what was cut off.
+        A saved head that the chain does not pass through any more stays until an operator accepts
+        the chain: otherwise the next line would hide that lines were cut off.
         """
         try:
-            # First what was noted: another process may note a later end meanwhile.
+            # Read the saved head first: another process may save a later one meanwhile.
             noted = read_anchor(self._data_dir)
             async with self._database.reading() as session:
                 is_whole = noted is None or await audit_log.passes_through(session, noted)
@@ -217,7 +217,7 @@ class AuditTrail:
             if is_whole and head is not None and head != noted:
                 write_anchor(self._data_dir, head)
         except StoreError:
-            # The store's outage is told by whoever needs it.
+            # Users of the store report its outage.
             return
         except SettingsError as error:
             logger.error("the end of the audit cannot be noted: %s", error)
@@ -225,7 +225,7 @@ class AuditTrail:
         self._note_fault(None if is_whole else noted)
 
     def _note_fault(self, lost: ChainHead | None) -> None:
-        """`lost` is the noted end that the chain does not pass through."""
+        """Sets the fault. `lost` is the saved head that the chain does not pass through."""
         fault = None
         if lost is not None:
             fault = (

@@ -1,9 +1,9 @@
-"""The audit: one chain of lines for the whole installation, each with the hash of the one before.
+"""The audit: one chain of lines for the whole installation, each with the hash of the previous.
 
-A line's hash is SHA-256 over the hash before it and the canonical JSON of the line (sorted names,
-no spaces). Lines are numbered from 1 without gaps. The chain shows what was altered, removed or
-moved inside it; `audit_head` shows where it ends, and a head noted outside the database shows a
-chain that was made anew, or cut off together with `audit_head`.
+A line's hash is SHA-256 over the previous hash and the canonical JSON of the line (sorted names,
+no spaces). Lines are numbered from 1 without gaps. The chain reveals lines that were altered,
+removed or moved inside it. `audit_head` says where it ends. A head saved outside the database
+reveals a chain that was built again, or was cut off together with `audit_head`.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from orchestrator.store.database import Session, turn
 from orchestrator.store.tables import AuditEntry, AuditHead
 
 NO_HASH = bytes(32)
-"""The hash before the first line."""
+"""The previous hash of the first line."""
 _SECRET_NAMES = frozenset({"secret", "digest", "previous_digest", "pepper", "password_hash"})
 _PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What is to be noted: who (`key:…`, `cli:…`, `system:…`), what, to what, from where.
+    """An act to record: who did it (`key:…`, `cli:…`, `system:…`), what, to what, from where.
 
-    `tenant_id` None is of the installation. `before` and `after` are what JSON can hold; members
-    with the name of a secret are left out.
+    `tenant_id` None means the installation. `before` and `after` must fit into JSON; members
+    with the name of a secret are omitted.
     """
 
     actor: str
@@ -67,7 +67,7 @@ def act_on(
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
 ) -> Act:
-    """What `by` did to something that belongs to a tenant."""
+    """Describes what `by` did to an object of a tenant."""
     return Act(
         actor=by.actor,
         action=action,
@@ -82,7 +82,7 @@ def act_on(
 
 @dataclass(frozen=True, slots=True)
 class AuditLine:
-    """A line of the audit as it stands in the store. `before`, `after`, `origin` are JSON text."""
+    """A line of the audit as it is stored. `before`, `after`, `origin` are JSON text."""
 
     seq: int
     entry_id: str
@@ -100,7 +100,7 @@ class AuditLine:
 
 @dataclass(frozen=True, slots=True)
 class ChainHead:
-    """The end of a chain: its last line's number and hash."""
+    """The head of a chain: the number and hash of its last line."""
 
     seq: int
     hash: bytes
@@ -108,7 +108,7 @@ class ChainHead:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The first line that is not as it was written, and what is wrong with it."""
+    """The first line that was changed after it was written, and what is wrong with it."""
 
     seq: int
     problem: str
@@ -123,7 +123,7 @@ class UnreadableLineError(Exception):
 
 
 def cli_actor() -> str:
-    """Who works at the command line."""
+    """Returns the user of the command line."""
     try:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):
@@ -131,15 +131,15 @@ def cli_actor() -> str:
 
 
 async def note(session: Session, act: Act) -> None:
-    """Adds `act` to the chain, within the caller's transaction.
+    """Adds `act` to the chain, in the caller's transaction.
 
-    To be called last in it: from here to the commit every other writer of the audit waits.
+    Call it last in the transaction: until the commit, all other writers of the audit wait.
     """
     await note_all(session, [act])
 
 
 async def note_all(session: Session, acts: Sequence[Act]) -> None:
-    """As `note`, for several; those whose `entry_id` is there already are passed over."""
+    """Like `note`, for several acts; skips those whose `entry_id` is in the chain already."""
     await turn(session, "audit")
     ids = [act.entry_id for act in acts]
     known = set(
@@ -169,7 +169,7 @@ async def listed(
     end_at: int | None = None,
     limit: int = 100,
 ) -> list[AuditLine]:
-    """Lines from the newest on; of one tenant, or of everybody. Times in milliseconds."""
+    """Returns lines of one tenant or of all, the newest first. Times are in milliseconds."""
     query = select(AuditEntry).order_by(col(AuditEntry.seq).desc()).limit(limit)
     if tenant_id is not None:
         query = query.where(AuditEntry.tenant_id == tenant_id)
@@ -185,7 +185,7 @@ async def listed(
 
 
 async def every_line(session: Session) -> AsyncIterator[AuditLine]:
-    """All lines in the order of their numbers, a page in memory at a time.
+    """Yields all lines in the order of their numbers, with one page in memory at a time.
 
     Raises: UnreadableLineError.
     """
@@ -210,7 +210,7 @@ async def _page(session: Session, after_seq: int, size: int) -> list[AuditLine]:
 
 
 async def _readable(session: Session, after_seq: int) -> list[AuditLine]:
-    """The next line alone, after a page that could not be read. Raises: UnreadableLineError."""
+    """Reads only the next line, after a page failed to load. Raises: UnreadableLineError."""
     await session.rollback()
     query = select(AuditEntry.seq).where(AuditEntry.seq > after_seq).order_by(col(AuditEntry.seq))
     seq = (await session.exec(query.limit(1))).first()
@@ -221,13 +221,13 @@ async def _readable(session: Session, after_seq: int) -> list[AuditLine]:
 
 
 async def head(session: Session) -> ChainHead | None:
-    """Where the store says that the chain ends; `None` before the first line."""
+    """Returns the head that the store has; `None` before the first line."""
     row = await session.get(AuditHead, 1, populate_existing=True)
     return None if row is None else ChainHead(row.seq, row.hash)
 
 
 async def passes_through(session: Session, known: ChainHead) -> bool:
-    """Whether the line that `known` was the end of is still there, and still that line."""
+    """Whether the line that `known` names is still in the chain, unchanged."""
     query = select(AuditEntry.hash).where(AuditEntry.seq == known.seq)
     end = await head(session)
     is_behind = end is None or end.seq < known.seq
@@ -237,12 +237,12 @@ async def passes_through(session: Session, known: ChainHead) -> bool:
 async def first_fault(
     session: Session, *, known_heads: Sequence[ChainHead] = ()
 ) -> tuple[Fault | None, ChainHead]:
-    """The first line that is wrong, and the end of what is right before it.
+    """Returns the first wrong line, and the head of the correct part before it.
 
-    `known_heads` were noted elsewhere while the chain was whole; it must still pass through them.
+    `known_heads` were saved elsewhere while the chain was correct; it must still pass through them.
     """
     end = ChainHead(0, NO_HASH)
-    # Read before the lines: others may append meanwhile.
+    # Read before the lines: other processes may append meanwhile.
     stored = await head(session)
     heads = [*known_heads, *([stored] if stored is not None else [])]
     noted: dict[int, set[bytes]] = {}
@@ -270,7 +270,7 @@ async def first_fault(
 
 
 def as_document(line: AuditLine) -> dict[str, Any]:
-    """`line` as JSON can hold it: what an export writes, and enough to check the chain again."""
+    """Returns `line` as a JSON object, as an export writes it; enough to check the chain again."""
     return {
         "seq": line.seq,
         "id": line.entry_id,
@@ -289,7 +289,7 @@ def as_document(line: AuditLine) -> dict[str, Any]:
 
 
 def line_hash(line: AuditLine) -> bytes:
-    """What the hash of `line` must be."""
+    """Computes the correct hash of `line`."""
     content = {
         "seq": line.seq,
         "entry_id": line.entry_id,
@@ -306,7 +306,7 @@ def line_hash(line: AuditLine) -> bytes:
 
 
 def canonical(content: Mapping[str, Any]) -> str:
-    """The one way to write `content` as JSON."""
+    """Writes `content` as canonical JSON."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
 
 
@@ -336,7 +336,7 @@ def _line(row: AuditEntry) -> AuditLine:
 
 
 def _problem(line: AuditLine, end: ChainHead) -> str | None:
-    """What is wrong with `line`, which should be the one behind `end`."""
+    """Returns what is wrong with `line`, which should follow `end`."""
     if line.seq <= 0:
         return "has a line before it that was never written"
     if line.seq != end.seq + 1:
@@ -344,7 +344,7 @@ def _problem(line: AuditLine, end: ChainHead) -> str | None:
     try:
         is_whole = line_hash(line) == line.hash
     except (TypeError, ValueError):
-        # A damaged column may hold a value of another kind.
+        # A damaged column may hold a value of another type.
         is_whole = False
     if not is_whole:
         return "was altered"
@@ -374,5 +374,5 @@ def _stripped(value: Any) -> Any:
 
 
 def _clean(value: str, most: int) -> str:
-    """What every database takes."""
+    """Returns `value` with only characters that every database accepts."""
     return value.encode("utf-8", "replace").decode().replace("\0", "?")[:most]

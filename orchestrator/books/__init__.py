@@ -1,1 +1,1 @@
-"""Usage records: written once per call, summed by day."""
+"""Usage records: written once for each request, and their sums."""

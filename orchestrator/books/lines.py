@@ -1,4 +1,4 @@
-"""Sums of the books as they are asked for and written down: names of groups, columns, pages."""
+"""Requests for usage sums and their output: names of groups, columns, page positions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.core.timestamps import format_moment
 
 
 def parse_groupings(text: str) -> tuple[Grouping, ...]:
-    """The groupings in `day,key`, each once. Raises: ValueError that names the wrong one."""
+    """Parses a list such as `day,key`, each once. Raises: ValueError that names the wrong one."""
     found: list[Grouping] = []
     for name in text.split(","):
         match name.strip():
@@ -28,7 +28,7 @@ def parse_groupings(text: str) -> tuple[Grouping, ...]:
 
 
 def cells(sums: UsageSum) -> dict[str, str | int]:
-    """One sum as it is written down, by column: groups first, moments as RFC 3339 in UTC."""
+    """Returns one sum for output, by column: groups first, times as RFC 3339 in UTC."""
     groups: dict[str, str | int] = {}
     for name, value in sums.group.items():
         match name:
@@ -55,18 +55,18 @@ def cells(sums: UsageSum) -> dict[str, str | int]:
 
 
 def columns(by: Sequence[Grouping]) -> list[str]:
-    """The names of the columns of `cells`."""
+    """Returns the names of the columns of `cells`."""
     return list(cells(UsageSum(dict.fromkeys(by, 0), 0, 0, 0, 0, 0, 0, 0, 0)))
 
 
 def format_place(sums: UsageSum) -> str:
-    """Where a page ended, for clients that ask for the next one. Opaque to them."""
+    """Returns the end position of a page, for requests of the next page. Opaque to clients."""
     values = json.dumps(list(sums.group.values()), separators=(",", ":"))
     return base64.urlsafe_b64encode(values.encode()).decode().rstrip("=")
 
 
 def parse_place(text: str, by: Sequence[Grouping]) -> tuple[GroupValue, ...]:
-    """What `format_place` wrote of a page with these groups. Raises: ValueError."""
+    """Parses the text of `format_place` for a page with these groups. Raises: ValueError."""
     try:
         values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (binascii.Error, ValueError, RecursionError):

@@ -1,10 +1,9 @@
-"""Queries about the books.
+"""Queries about usage records.
 
-A record is added together with its part of seven sums: those of its tenant, key and model in its
-hour, day and period of days, those of its tenant and model in its hour and day, and those of its
-tenant alone. What is asked for is read from the longest spans that will do, and only at the edges
-of a stretch that does not begin or end with an hour from single records, so an answer costs as much
-as there are groups and not as many calls as there were.
+A record is added together with its part of seven sums: per tenant, key and model in its hour, day
+and period of days; per tenant and model in its hour and day; and per tenant alone. A query reads
+the longest spans possible. It reads single records only at the edges of a time range that does not
+begin or end on an hour. So the cost of an answer grows with the number of groups, not of requests.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ _COUNTED = (
 
 
 class RecordsGoneError(Exception):
-    """The single records of the hour that begins at `hour_at` (ms) are no longer kept."""
+    """The single records of the hour that begins at `hour_at` (ms) were deleted."""
 
     def __init__(self, hour_at: int) -> None:
         super().__init__(f"the records of the hour at {hour_at} are gone")
@@ -59,19 +58,19 @@ class RecordsGoneError(Exception):
 
 
 async def add_all(session: Session, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Adds `entries`, the columns of `UsageEntry`, and counts them in the sums.
+    """Adds `entries`, the columns of `UsageEntry`, and counts them in the sums. Idempotent.
 
-    Those that are there already stay as they are and are not counted again. Each request has one,
-    so they are never made into objects.
+    Existing records stay unchanged and are not counted again. There is one for each request, so for
+    speed no objects are made of them.
     """
     if not entries:
         return
-    # Of an id that comes twice in one batch the first counts.
+    # If an id comes twice in one batch, the first one counts.
     by_id = {entry["record_id"]: entry for entry in reversed(entries)}
     connection = await session.connection()
     statements = _statements(connection.dialect.name)
     if statements.known is not None:
-        # Nothing else writes meanwhile. Asking costs a tenth of having each id returned.
+        # SQLite has no other writer meanwhile. This query costs a tenth of returning each new id.
         given = {"ids": orjson.dumps(list(by_id)).decode()}
         for record_id in (await connection.execute(statements.known, given)).scalars().all():
             del by_id[record_id]
@@ -89,10 +88,9 @@ async def add_all(session: Session, entries: Sequence[Mapping[str, Any]]) -> Non
 
 @dataclass(frozen=True, slots=True)
 class _Statements:
-    """Made once for a database, as making them costs more than running them.
+    """Statements, built once for a database, because building them costs more than running them.
 
-    `known` selects those of `ids`, a JSON list, that are there; without it `add` returns which
-    are new.
+    `known` selects the existing ones of `ids`, a JSON list; without it, `add` returns new ones.
     """
 
     known: Select[Any] | None
@@ -104,7 +102,7 @@ class _Statements:
 @cache
 def _statements(dialect: str) -> _Statements:
     if dialect == "postgresql":
-        # Imported where it is used: that dialect costs 5 MB.
+        # Imported only where it is used: that dialect takes 5 MB.
         from sqlalchemy.dialects.postgresql import insert
 
         new: Any = insert
@@ -121,7 +119,7 @@ def _statements(dialect: str) -> _Statements:
 
 
 def _counting(new: Any, table: type[UsageSums]) -> Any:
-    """Adds rows to `table`, or their numbers to those of rows that are there."""
+    """Builds a statement that adds rows to `table`, or their numbers to existing rows."""
     count = new(table)
     counted = {name: getattr(table, name) + count.excluded[name] for name in _COUNTED}
     names = ["tenant_id", "span", "at", "key_id", "model"]
@@ -131,8 +129,8 @@ def _counting(new: Any, table: type[UsageSums]) -> Any:
 def _sums_of(
     entries: Iterable[Mapping[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows to add to totals and to summaries, in the order of their keys: no two writers wait in a
-    circle.
+    """Returns rows to add to totals and to summaries, in the order of their keys, so that two
+    writers cannot deadlock.
     """
     hours: dict[tuple[Any, ...], list[int]] = {}
     for entry in entries:
@@ -173,9 +171,9 @@ def _rows(sums: Mapping[tuple[Any, ...], list[int]]) -> list[dict[str, Any]]:
 
 
 async def forget_records(session: Session, before_at: int, most: int) -> int:
-    """Removes at most `most` records that began before `before_at`; the sums keep them.
+    """Deletes at most `most` records that started before `before_at`; the sums still include them.
 
-    Returns how many went. `before_at` begins an hour, so that each hour is kept whole or not.
+    Returns the number deleted. `before_at` is the start of an hour, so that no hour is kept partly.
     """
     assert before_at % HOUR_MS == 0
     old = select_columns(col(UsageEntry.record_id)).where(col(UsageEntry.at) < before_at)
@@ -195,9 +193,9 @@ async def summed(
     offset: int = 0,
     after: Sequence[GroupValue] | None = None,
 ) -> list[UsageSum]:
-    """The sums by `by`, in the order of the groups; without `by` one sum of everything.
+    """Returns the sums by `by`, in the order of the groups; without `by`, one sum of everything.
 
-    `after` are the values of the group behind which to begin. Raises: RecordsGoneError.
+    The result begins after the group with the values `after`. Raises: RecordsGoneError.
     """
     parts = pieces(which.start_at, which.end_at, _longest(which, by))
     for piece in parts:
@@ -219,21 +217,21 @@ async def _read(session: Session, query: Select[Any], by: Sequence[Grouping]) ->
 
 
 def _named(which: UsageFilter, by: Sequence[Grouping]) -> set[str]:
-    """Which of key and model a sum is of."""
+    """Which of key and model the sums must distinguish."""
     asked = {name for name in ("key", "model") if name in by}
     asked |= {"key"} if which.key_id is not None else set()
     return asked | ({"model"} if which.model is not None else set())
 
 
 def _longest(which: UsageFilter, by: Sequence[Grouping]) -> Source:
-    """The longest sums that will do. Without keys those of days are few already."""
+    """Returns the longest usable spans. Without keys, the sums of days are few already."""
     if "hour" in by:
         return "hour"
     return "period" if "key" in _named(which, by) and "day" not in by else "day"
 
 
 def _has_many_groups(which: UsageFilter, by: Sequence[Grouping]) -> bool:
-    """Whether there may be a group for each key of each hour or day of a tenant."""
+    """Whether there may be a group for each key and each hour or day of a tenant."""
     is_of_keys = "key" in by and which.key_id is None
     return is_of_keys and bool({"hour", "day"} & set(by)) and which.tenant_id is not None
 
@@ -246,15 +244,15 @@ async def _summed_in_runs(
     limit: int,
     after: Sequence[GroupValue] | None,
 ) -> list[UsageSum]:
-    """The same as one query, which would add up every group for one page of them.
+    """Reads one page of groups in parts; one query would sum every group of the whole range.
 
-    The groups by the first names of `by` are few; those of one run are added up at a time. A group
-    has at least one request, so fewer requests than lines wanted are never enough.
+    There are few groups by the first names of `by`; the groups of one run of them are summed at a
+    time. A group has at least one request, so a run needs at least as many requests as lines.
     """
     last = next(number for number, name in enumerate(by) if name != "model")
     lead = tuple(by[: last + 1])
     start = None if after is None else after[: last + 1]
-    # Each of them has a line at least, but the first may have none behind `after`.
+    # Each of them has at least one line, but the first may have none after `after`.
     leads = await _read(
         session,
         _query(which, lead, _lead_parts(which, lead), start, behind=False).limit(limit + 1),
@@ -308,9 +306,9 @@ def _query(
     *,
     behind: bool = True,
 ) -> Select[Any]:
-    """`behind` leaves out the group `after` itself."""
+    """Builds the query of the sums. `behind` excludes the group `after` itself."""
     if len(parts) == 1:
-        # By itself, so that the order of the table's key can be the order of the groups.
+        # Without a union, so that the database can use the table's key for the order of the groups.
         groups = [_group(name, which, by, parts[0]) for name in by]
         query = _selected(which, by, parts[0], run)
     else:
@@ -325,7 +323,7 @@ def _query(
 
 
 def _selected(which: UsageFilter, by: Sequence[Grouping], piece: Piece, run: Run) -> Select[Any]:
-    """The sums of one piece, by group, of what `run` leaves of it."""
+    """Selects the sums of one piece, by group, restricted to `run`."""
     groups = [_group(name, which, by, piece) for name in by]
     labelled = [group.label(name) for group, name in zip(groups, by, strict=True)]
     table = _table(which, by, piece)
@@ -353,9 +351,9 @@ def _selected(which: UsageFilter, by: Sequence[Grouping], piece: Piece, run: Run
 def _at_its_moments(
     tenant_id: str, span: str, start_at: int | None, end_at: int | None
 ) -> ColumnElement[bool]:
-    """What holds for all moments of a tenant.
+    """Returns a condition on the times of a tenant, as a list of the existing ones.
 
-    The table's key begins with moments: looking into each that there is passes other keys over.
+    The table's key has the time before the key's id: a look-up for each time skips other keys.
     """
     there = aliased(UsageTotal)
     moments = select_columns(col(there.at)).where(
@@ -367,7 +365,7 @@ def _at_its_moments(
 
 
 def _within(table: Any, start_at: int | None, end_at: int | None) -> list[ColumnElement[bool]]:
-    """What holds for moments from `start_at` up to and without `end_at`."""
+    """Returns the conditions for times from `start_at` (included) to `end_at` (excluded)."""
     conditions: list[ColumnElement[bool]] = []
     if start_at is not None:
         conditions.append(col(table.at) >= start_at)
@@ -398,7 +396,7 @@ def _group(
     elif name == piece.source:
         found = at
     else:
-        # Not a parameter: PostgreSQL must see the same expression in SELECT and GROUP BY.
+        # Not a parameter: PostgreSQL needs the same expression in SELECT and GROUP BY.
         step: ColumnElement[int] = literal_column(str(HOUR_MS if name == "hour" else DAY_MS))
         found = at - at % step
     return found
@@ -419,6 +417,6 @@ def _counts(table: type[UsageEntry | UsageSums]) -> list[Any]:
 
 
 def _sum(row: Sequence[Any], by: Sequence[Grouping]) -> UsageSum:
-    # PostgreSQL adds integers up to decimals; the sum of nothing is null.
+    # PostgreSQL returns decimals for sums of integers; an empty sum is null.
     numbers = [int(value or 0) for value in row[len(by) :]]
     return UsageSum(dict(zip(by, row, strict=False)), *numbers)

@@ -1,4 +1,4 @@
-"""Runs of neighbouring groups of the books, of which a page is read one after the other."""
+"""Runs of neighbouring groups of usage sums; a page is read one run after the other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.store.tables import UsageEntry, UsageSums
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What to read of the pieces: keys from `first_key` to `last_key`, and moments."""
+    """What to read of the pieces: keys from `first_key` to `last_key`, and a time range."""
 
     first_key: str | None = None
     last_key: str | None = None
@@ -24,7 +24,7 @@ class Run:
     model: str | None = None
 
     def conditions(self, table: type[UsageEntry | UsageSums]) -> list[ColumnElement[bool]]:
-        """What holds for its keys and its model; moments are cut out of the pieces."""
+        """Returns the conditions on keys and model; `within` handles the time."""
         found: list[ColumnElement[bool]] = []
         if self.first_key is not None:
             found.append(col(table.key_id) >= self.first_key)
@@ -35,7 +35,7 @@ class Run:
         return found
 
     def within(self, piece: Piece) -> tuple[int | None, int | None]:
-        """Where what it has of `piece` begins, and the first moment behind it."""
+        """Returns the start (included) and end (excluded) of its part of `piece`."""
         return _later(piece.start_at, self.start_at), _sooner(piece.end_at, self.end_at)
 
 
@@ -43,12 +43,12 @@ EVERYTHING = Run()
 
 
 def go_together(one: UsageSum, other: UsageSum) -> bool:
-    """Whether both can be of one run: it has one model, if it has models at all."""
+    """Whether both can be in one run: a run has at most one model."""
     return one.group.get("model") == other.group.get("model")
 
 
 def run_of(leads: Sequence[UsageSum], name: Grouping) -> Run:
-    """What the groups `leads` are of; they differ in `name` alone."""
+    """Returns the run of the groups `leads`, which differ only in `name`."""
     first, last = leads[0].group[name], leads[-1].group[name]
     model = leads[0].group.get("model")
     of_model = None if model is None else str(model)

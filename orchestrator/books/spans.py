@@ -1,4 +1,4 @@
-"""A stretch of time cut into periods of days, days, hours, and what is left at its edges."""
+"""Cuts a time range into periods of days, days, hours, and the rest at its edges."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Literal
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 PERIOD_MS = 16 * DAY_MS
-"""A year has 23, and the edges of a stretch take 30 days at most."""
+"""A year has 23 of them, and the edges of a time range take at most 30 days."""
 
 Source = Literal["period", "day", "hour", "record"]
-"""Where the numbers of a piece are read: sums of so much time, or single records."""
+"""Where the numbers of a piece are read: from sums of this span, or from single records."""
 
 _LENGTHS: Mapping[Source, int] = {"period": PERIOD_MS, "day": DAY_MS, "hour": HOUR_MS}
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """From `start_at` up to and without `end_at`, in milliseconds; `None` has no end there."""
+    """From `start_at` (included) to `end_at` (excluded), in milliseconds; `None` is unbounded."""
 
     source: Source
     start_at: int | None
@@ -27,7 +27,7 @@ class Piece:
 
 
 def pieces(start_at: int | None, end_at: int | None, longest: Source) -> list[Piece]:
-    """The fewest pieces that cover the stretch exactly once, none of sums over `longest`."""
+    """Returns the fewest pieces that cover the range exactly once, with no span above `longest`."""
     if start_at is not None and end_at is not None and start_at >= end_at:
         return []
     sources = list(_LENGTHS)

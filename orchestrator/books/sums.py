@@ -1,4 +1,4 @@
-"""Sums of usage, and which records count in them."""
+"""Sums of usage, and which records they include."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GroupValue = str | int
 
 @dataclass(frozen=True, slots=True)
 class UsageFilter:
-    """Which records count. Times in milliseconds; `end_at` is the first moment that does not."""
+    """Which records count. Times are in milliseconds; `end_at` is excluded."""
 
     tenant_id: str | None = None
     start_at: int | None = None
@@ -25,10 +25,10 @@ class UsageFilter:
 
 @dataclass(frozen=True, slots=True)
 class UsageSum:
-    """What the records of one group add up to.
+    """The sum of the records of one group.
 
-    `group` has a value for each grouping asked for; those of `hour` and `day` are the milliseconds
-    at which it begins, in UTC.
+    `group` has a value for each requested grouping; for `hour` and `day` it is the start in
+    milliseconds, in UTC.
     """
 
     group: Mapping[Grouping, GroupValue]
@@ -43,5 +43,5 @@ class UsageSum:
 
     @property
     def total_tokens(self) -> int:
-        """Prompt and completion together: what was charged."""
+        """Prompt and completion tokens together: the tokens charged."""
         return self.prompt_tokens + self.completion_tokens

@@ -1,7 +1,7 @@
-"""The books: one record for each request that was let in.
+"""The books: one usage record for each admitted request.
 
-What is promised or recorded is in the operating system before the call returns, so before the
-caller can have seen the end of its answer; `store/spool.py` says how it goes on from there.
+When `promise` or `record` returns, the operating system has the record. So it is safe before the
+client sees the end of its answer; `store/spool.py` says how it gets to the database.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _FORGET_AT_ONCE = 2000
 
 
 class UsageRecord(msgspec.Struct, frozen=True, gc=False):
-    """One request. `at` is Unix seconds of its start; `first_token_s` None when none came.
+    """One request. `at` is its start in Unix seconds; `first_token_s` is None without a token.
 
-    The tokens are those that are charged, and `wasted_tokens` what the engine did beside them; see
-    `orchestrator.core.costs`. `record_id` names the record for ever: however often it arrives, it
+    The tokens are those charged; `wasted_tokens` are those that the engine computed in addition;
+    see `orchestrator.core.costs`. `record_id` identifies the record: however often it arrives, it
     counts once.
     """
 
@@ -57,45 +57,45 @@ class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     outcome: Outcome
     record_id: str = msgspec.field(default_factory=partial(new_id, "use"))
     wasted_tokens: int = 0
-    """Lines that an older version left in a journal lack it."""
+    """It has a default because journal lines of an older version lack it."""
 
 
 class Books(Protocol):
-    """Takes records and loses none."""
+    """Takes usage records and loses none."""
 
     def check(self) -> None:
         """Raises: StoreUnavailable when no more can be taken, so that no work is done unbooked."""
         ...
 
     def promise(self, entry: UsageRecord) -> None:
-        """Takes `entry` for the case that no record of the same id follows, as after a crash.
+        """Writes a provisional record, used only if no record of the same id follows (a crash).
 
-        To be called before the reader gets its end. Returns at once.
+        Call it before the client gets the end of its answer. Returns at once.
         """
         ...
 
     def record(self, entry: UsageRecord) -> None:
-        """Takes `entry`. Returns at once: what is slow happens behind it."""
+        """Writes the final record. Returns at once: slow work is done in the background."""
         ...
 
 
 class NoBooks:
-    """Keeps no record."""
+    """Books that discard all records."""
 
     def check(self) -> None:
-        """Always takes more."""
+        """Never raises."""
 
     def promise(self, entry: UsageRecord) -> None:
-        """Forgets `entry`."""
+        """Discards `entry`."""
         del entry
 
     def record(self, entry: UsageRecord) -> None:
-        """Forgets `entry`."""
+        """Discards `entry`."""
         del entry
 
 
 class StoredBooks:
-    """Books in the store, through a journal. `start` before use, `close` after the last record."""
+    """Books in the store, through a journal. Call `start` first, `close` after the last record."""
 
     def __init__(
         self, settings: Settings, database: Database, *, now: Callable[[], float] = time.time
@@ -111,13 +111,13 @@ class StoredBooks:
         self._decoder = msgspec.json.Decoder(UsageRecord)
 
     def start(self) -> None:
-        """Begins to work, on the journals of dead processes too. Raises: SettingsError."""
+        """Starts the work, also on journals of dead processes. Raises: SettingsError."""
         self._spool.start()
         if self._keep_s:
             self._forgetting = asyncio.create_task(self._forget_forever())
 
     async def close(self) -> None:
-        """Commits what there is; what the database does not take now waits for the next start."""
+        """Commits what the database accepts; the rest waits for the next start."""
         self._closing.set()
         if self._forgetting is not None:
             await self._forgetting
@@ -128,19 +128,19 @@ class StoredBooks:
         self._spool.check()
 
     def promise(self, entry: UsageRecord) -> None:
-        """Takes `entry` in case that no record follows."""
+        """Writes a provisional record, used only if no final one follows."""
         self._spool.promise(entry.record_id, self._encoder.encode(entry))
 
     def record(self, entry: UsageRecord) -> None:
-        """Takes `entry` for good."""
+        """Writes the final record."""
         self._spool.record(entry.record_id, self._encoder.encode(entry))
 
     def problems(self) -> list[str]:
-        """What keeps records from the database, in sentences for the operator."""
+        """Returns what keeps records from the database, in sentences for the operator."""
         return self._spool.problems()
 
     async def total(self, which: UsageFilter) -> UsageSum:
-        """The sum of everything. Raises: StoreUnavailable, InvalidRequest."""
+        """Returns the sum of everything. Raises: StoreUnavailable, InvalidRequest."""
         (total,) = await self.page(which, ())
         return total
 
@@ -153,7 +153,7 @@ class StoredBooks:
         offset: int = 0,
         after: Sequence[GroupValue] | None = None,
     ) -> list[UsageSum]:
-        """The sums by `by`, at most `limit` of those behind `after`.
+        """Returns the sums by `by`, at most `limit` of those after `after`.
 
         Raises: StoreUnavailable, InvalidRequest.
         """
@@ -178,17 +178,17 @@ class StoredBooks:
                 await asyncio.wait_for(self._closing.wait(), _FORGET_EVERY_S)
 
     async def forget_old(self) -> None:
-        """Removes the single records that are older than they are kept. Raises: StoreError."""
+        """Deletes the single records that are older than the settings say. Raises: StoreError."""
         before = int((self._now() - self._keep_s) * 1000)
         before -= before % HOUR_MS
         gone = _FORGET_AT_ONCE
-        # In small transactions: the writers of the books wait for each.
+        # In small transactions, because writers of records wait for each.
         while gone == _FORGET_AT_ONCE and not self._closing.is_set():
             async with self._database.unit_of_work() as session:
                 gone = await usage_queries.forget_records(session, before, _FORGET_AT_ONCE)
 
     async def _commit(self, payloads: Sequence[bytes]) -> None:
-        """Puts records into the store, those that are not there yet. Raises: StoreError."""
+        """Adds the records that are not in the store yet. Raises: StoreError."""
         entries = [entry for payload in payloads if (entry := self._entry(payload)) is not None]
         async with self._database.unit_of_work() as session:
             await usage_queries.add_all(session, entries)
@@ -197,14 +197,14 @@ class StoredBooks:
         try:
             record = self._decoder.decode(payload)
         except msgspec.DecodeError:
-            # Whole, by its checksum, and of no version of this program that is known here.
+            # The checksum is right, so another version of this program wrote it.
             logger.exception("a usage record cannot be read: %r", payload)
             return None
         return _row(record)
 
 
 def _inside_an_hour(which: UsageFilter, hour_at: int) -> InvalidRequest:
-    """The refusal of a stretch that cuts an hour of which only the sum is kept."""
+    """Returns the refusal of a time range that cuts an hour of which only the sum is left."""
     begins = which.start_at is not None and which.start_at // HOUR_MS * HOUR_MS == hour_at
     name, given = ("start_time", which.start_at) if begins else ("end_time", which.end_at)
     assert given is not None
@@ -216,7 +216,7 @@ def _inside_an_hour(which: UsageFilter, hour_at: int) -> InvalidRequest:
 
 
 def _row(record: UsageRecord) -> dict[str, Any]:
-    """The columns of `UsageEntry`."""
+    """Returns the columns of `UsageEntry`."""
     first_s = record.first_token_s
     return {
         "record_id": record.record_id,

@@ -1,4 +1,4 @@
-"""Arguments that several commands take, and what their texts become."""
+"""Arguments that several commands share, and their parsers."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ PLANS = ("free", "standard", "pro", "enterprise")
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
-    """The options of limits and plans, under the names of the HTTP interface."""
+    """Adds the options of limits and plans, with the names of the HTTP interface."""
     for name, meaning in LIMITS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=count, metavar="N", help=meaning)
     parser.add_argument("--plan", choices=PLANS, help="a template; explicit numbers override it")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """The option that every command has."""
+    """Adds the option that every command has."""
     parser.add_argument("--json", action="store_true", help="for scripts")
 
 
 def label(text: str) -> str:
-    """A label that can be shown on one line. Raises: ArgumentTypeError."""
+    """Parses a label that fits on one line. Raises: ArgumentTypeError."""
     stripped = text.strip()
     if not 1 <= len(stripped) <= _MAX_LABEL or not stripped.isprintable():
         raise argparse.ArgumentTypeError(f"must be 1 to {_MAX_LABEL} printable characters")
@@ -38,7 +38,7 @@ def label(text: str) -> str:
 
 
 def comma_list(text: str) -> tuple[str, ...]:
-    """The parts of `a,b`. Raises: ArgumentTypeError."""
+    """Parses a list such as `a,b`. Raises: ArgumentTypeError."""
     parts = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     if not all(parts):
         raise argparse.ArgumentTypeError("must be names with commas between")
@@ -46,21 +46,21 @@ def comma_list(text: str) -> tuple[str, ...]:
 
 
 def count(text: str) -> int:
-    """A whole number of one or more. Raises: ArgumentTypeError."""
+    """Parses a whole number of one or more. Raises: ArgumentTypeError."""
     if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"`{text}` is not a whole number of 1 or more")
     return int(text)
 
 
 def seconds(text: str) -> int:
-    """A whole number of seconds. Raises: ArgumentTypeError."""
+    """Parses a whole number of seconds. Raises: ArgumentTypeError."""
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise argparse.ArgumentTypeError(f"`{text}` is not a whole number of seconds")
     return int(text)
 
 
 def pair(text: str) -> tuple[str, str]:
-    """The two sides of `name=value`. Raises: ArgumentTypeError."""
+    """Parses `name=value`. Raises: ArgumentTypeError."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise argparse.ArgumentTypeError(f"`{text}` is not name=value")
@@ -68,7 +68,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def rfc3339(text: str) -> int:
-    """Seconds since the epoch of a time in the future. Raises: ArgumentTypeError."""
+    """Parses a future time to seconds since the epoch. Raises: ArgumentTypeError."""
     try:
         when = datetime.fromisoformat(text)
     except ValueError:

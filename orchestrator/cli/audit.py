@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def head(text: str) -> ChainHead:
-    """A head noted earlier. Raises: ArgumentTypeError."""
+    """Parses a head saved earlier. Raises: ArgumentTypeError."""
     from orchestrator.audit.anchor import parse_head
 
     try:
@@ -28,7 +28,7 @@ def head(text: str) -> ChainHead:
 
 
 def reason(text: str) -> str:
-    """Why something is done. Raises: ArgumentTypeError."""
+    """Parses the reason for an action. Raises: ArgumentTypeError."""
     if not 0 < len(text.strip()) <= _MAX_REASON:
         raise argparse.ArgumentTypeError(
             f"must have 1 to {_MAX_REASON} characters; {len(text)} were given"
@@ -37,7 +37,7 @@ def reason(text: str) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentParser, ...]:
-    """The commands below `audit`: verify, accept, export."""
+    """Adds the commands of `audit`: verify, accept, export."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     verify = commands.add_parser("verify", help="name the first line that is not as written")
     verify.add_argument(
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentPar
 
 
 async def verify(settings: Settings, parsed: argparse.Namespace) -> int:
-    """Checks the whole chain; 1 when it is not whole. Raises: StoreError, SettingsError."""
+    """Checks the whole chain; returns 1 when it has a fault. Raises: StoreError, SettingsError."""
     from orchestrator.audit import log as audit_log
     from orchestrator.audit.anchor import format_head, read_anchor
 
@@ -96,9 +96,9 @@ async def verify(settings: Settings, parsed: argparse.Namespace) -> int:
 
 
 async def accept(settings: Settings, parsed: argparse.Namespace) -> int:
-    """Notes the end of the chain as it is, in place of one that the chain does not pass through.
+    """Saves the current head of the chain, in place of one that the chain does not pass through.
 
-    The act and its reason become a line of the chain. A chain with a fault inside is refused: 1.
+    The act and its reason become a line of the chain. Returns 1 for a chain with a fault inside.
     Raises: StoreError, SettingsError.
     """
     from orchestrator.audit import log as audit_log
@@ -128,7 +128,7 @@ async def accept(settings: Settings, parsed: argparse.Namespace) -> int:
         async with database.unit_of_work() as session:
             await audit_log.note(session, act)
             head = await audit_log.head(session)
-        # Only when it is committed: a note of a line that is not there would be wrong again.
+        # Only after the commit: the head of a line that does not exist would be wrong again.
         assert head is not None
         write_anchor(settings.data_dir, head)
     sys.stdout.write(f"Accepted, and noted in line {head.seq}.\nHead  {format_head(head)}\n")

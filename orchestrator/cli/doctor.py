@@ -21,7 +21,7 @@ _WIDTH = 80
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """Adds the options of the command."""
     parser.add_argument(
         "--deep", action="store_true", help="read every engine whole and compare its hashes"
     )
@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(settings: Settings, parsed: argparse.Namespace) -> int:
-    """Looks at everything. The exit code is that of the worst finding: 0, 1 or 2."""
+    """Checks everything. The exit code is that of the worst finding: 0, 1 or 2."""
     from orchestrator.doctor import examine
 
-    # What is wrong is told as a finding; the parts' own log lines would stand between them.
+    # Problems are reported as findings; log lines would appear between them.
     logging.disable()
     findings = await examine(settings, deep=parsed.deep)
     worst = max((finding.level for finding in findings), key=EXIT_CODES.__getitem__)
@@ -53,7 +53,7 @@ async def run(settings: Settings, parsed: argparse.Namespace) -> int:
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """One line for each finding, wrapped at 80 columns; what to do stands below."""
+    """Returns one line for each finding, wrapped at 80 columns, with what to do below."""
     level_width = max(len(level) for level in EXIT_CODES)
     subject_width = min(24, max(len(finding.subject) for finding in findings))
     indent = " " * (level_width + subject_width + 4)

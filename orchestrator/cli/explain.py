@@ -1,7 +1,7 @@
-"""`orchestrator keys explain`: what a call would meet, asked of the running server.
+"""`orchestrator keys explain`: asks the running server what would happen to a call.
 
-Only the server knows what is loaded and what of each budget is used up, so this command speaks to
-it with an admin-scoped key.
+Only the server knows which models are loaded and how much of each budget is used, so this command
+calls it with an admin-scoped key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SHOWN = ("allow", "status", "error", "decision", "route", "route_reason", "limi
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the command."""
+    """Adds the arguments of the command."""
     parser.add_argument("id", metavar="ID", help="as `keys list` shows it")
     parser.add_argument(
         "--request", required=True, metavar="FILE", help="the body of the call; - reads it here"
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def explain(settings: Settings, parsed: argparse.Namespace) -> int:
-    """Prints the explanation. 1 when the server cannot be asked or refuses to tell."""
+    """Prints the explanation. Returns 1 when the server is unreachable or refuses."""
     url = parsed.url or _own_url(settings)
     try:
         secret = _admin_key(settings, parsed.admin_key_file)
@@ -77,13 +77,13 @@ def explain(settings: Settings, parsed: argparse.Namespace) -> int:
 
 
 class _NoKeyError(Exception):
-    """No admin-scoped key is at hand."""
+    """No admin-scoped key was found."""
 
 
 def _admin_key(settings: Settings, file: Path | None) -> str:
-    """The key in `file`, or the first key of the install. Raises: OSError, _NoKeyError.
+    """Returns the key in `file`, or the first key of the install. Raises: OSError, _NoKeyError.
 
-    An install whose first key came from outside has no file `first-key`.
+    An install whose first key was given in the settings has no file `first-key`.
     """
     bootstrap = settings.bootstrap
     first = settings.data_dir / "first-key"
@@ -97,13 +97,13 @@ def _admin_key(settings: Settings, file: Path | None) -> str:
 
 
 def _own_url(settings: Settings) -> str:
-    """Where the server of these settings answers on this machine."""
+    """Returns the URL of this machine's server, from the settings."""
     host = loopback_of(settings.server.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
 
 
 def _post(url: str, path: str, secret: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Raises: OSError, HTTPException, ValueError."""
+    """Sends a JSON request. Raises: OSError, HTTPException, ValueError."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.netloc, timeout=TIMEOUT_S)
@@ -118,7 +118,7 @@ def _post(url: str, path: str, secret: str, body: dict[str, Any]) -> tuple[int, 
 
 
 def _write_lines(answer: dict[str, Any]) -> None:
-    """One line for each thing that is told."""
+    """Writes one line for each member of the answer."""
     for name in _SHOWN:
         if (value := answer.get(name)) is not None:
             text = value if isinstance(value, str) else json.dumps(value)

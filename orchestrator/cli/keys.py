@@ -32,7 +32,7 @@ _CLEARABLE = (*LIMITS, "plan", "route_policy", "expires_at", "metadata")
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """The commands about keys."""
+    """Adds the commands about keys."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     create = commands.add_parser("create", help="make a key and show its secret once")
@@ -114,7 +114,7 @@ _Work = Callable[["Settings", "Database", "Keys", argparse.Namespace], Awaitable
 
 
 def _run(work: _Work) -> Callable[[Settings, argparse.Namespace], int]:
-    """A command that runs `work` on the opened store."""
+    """Returns a command that runs `work` on the opened store."""
 
     async def run(settings: Settings, parsed: argparse.Namespace) -> int:
         from orchestrator.core.errors import GatewayError, NotFound
@@ -135,7 +135,7 @@ def _run(work: _Work) -> Callable[[Settings, argparse.Namespace], int]:
 async def _create(
     settings: Settings, database: Database, keys: Keys, parsed: argparse.Namespace
 ) -> int:
-    """Makes a key. Its secret is shown here and never again."""
+    """Creates a key. Its secret is shown only here."""
     from orchestrator.core.limits import Limits
     from orchestrator.keys import tenants
     from orchestrator.keys.tenant_service import Tenants
@@ -233,7 +233,7 @@ async def _show(
 async def _patch(
     settings: Settings, database: Database, keys: Keys, parsed: argparse.Namespace
 ) -> int:
-    """Changes what is named, and nothing else."""
+    """Changes only the named members."""
     del database
     from orchestrator.keys.values import Patch
 
@@ -265,7 +265,7 @@ async def _patch(
 async def _rotate(
     settings: Settings, database: Database, keys: Keys, parsed: argparse.Namespace
 ) -> int:
-    """Gives a key a new secret. It is shown here and never again."""
+    """Gives a key a new secret. It is shown only here."""
     del settings, database
     view, secret = await keys.rotate(None, parsed.id, parsed.overlap_s, cli_actor())
     return _show_secret(view, secret, parsed)
@@ -274,7 +274,7 @@ async def _rotate(
 async def _revoke(
     settings: Settings, database: Database, keys: Keys, parsed: argparse.Namespace
 ) -> int:
-    """Ends a key; running servers follow within `store.key_cache_s`."""
+    """Revokes a key; running servers apply this within `store.key_cache_s`."""
     del settings, database
     view, is_new = await keys.revoke(None, parsed.id, cli_actor())
     if parsed.json:
@@ -313,7 +313,7 @@ def _write_members(view: KeyView) -> None:
 
 
 def _note_unknown_models(settings: Settings, names: tuple[str, ...]) -> None:
-    """A name that the catalogue lacks is allowed, a later one may have it, but may be a slip."""
+    """Warns of names that are not in the catalogue; a later catalogue may have them."""
     from orchestrator.contract.catalogue import CatalogueError, load_catalogue
 
     try:

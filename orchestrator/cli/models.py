@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show_all(settings: Settings, *, as_json: bool) -> int:
-    """Lists the catalogue and what of it is built. Raises: CatalogueError."""
+    """Lists the catalogue and which models are built. Raises: CatalogueError."""
     models = load_catalogue(settings.catalogue).models
     built = {model.id: _built_versions(settings.triton.repository, model) for model in models}
     if as_json:
@@ -51,6 +51,6 @@ def show_all(settings: Settings, *, as_json: bool) -> int:
 
 
 def _built_versions(repository: Path, model: Model) -> list[int]:
-    """The version folders that hold a manifest, which a build writes last."""
+    """Returns the versions with a manifest, which a build writes last."""
     manifests = (repository / model.name).glob("*/manifest.json")
     return sorted(int(found.parent.name) for found in manifests if found.parent.name.isdecimal())

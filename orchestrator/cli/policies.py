@@ -24,11 +24,11 @@ _Work = Callable[["PolicyAdmin", str, argparse.Namespace], Awaitable[int]]
 
 
 class _Unreadable(Exception):
-    """A file that an option names cannot be used; the message says why."""
+    """The file of an option cannot be used; the message says why."""
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """The commands about policies."""
+    """Adds the commands about policies."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, help_: str, work: _Work, *, takes_id: bool) -> argparse.ArgumentParser:
@@ -70,7 +70,7 @@ def _add_candidate(parser: argparse.ArgumentParser) -> None:
 
 
 def _moment(text: str) -> int:
-    """Seconds since the epoch. Raises: ArgumentTypeError."""
+    """Parses a time to seconds since the epoch. Raises: ArgumentTypeError."""
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
@@ -85,7 +85,7 @@ def _run(settings: Settings, parsed: argparse.Namespace, work: _Work) -> int:
 
 
 async def _with_admin(settings: Settings, parsed: argparse.Namespace, work: _Work) -> int:
-    """Raises: StoreError, SettingsError."""
+    """Runs `work` with the policies' service. Raises: StoreError, SettingsError."""
     from orchestrator.core.errors import GatewayError
     from orchestrator.keys import tenants
     from orchestrator.policy.service import PolicyAdmin
@@ -233,7 +233,7 @@ async def _replay(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespace
 
 
 async def _version(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespace) -> PolicyVersion:
-    """The candidate of a replay. Raises: GatewayError, _Unreadable."""
+    """Returns the candidate of a replay. Raises: GatewayError, _Unreadable."""
     from orchestrator.policy.question import version_of
 
     written = (await admin.get(tenant_id, parsed.id, parsed.version)).written
@@ -244,7 +244,7 @@ async def _version(admin: PolicyAdmin, tenant_id: str, parsed: argparse.Namespac
 
 
 def _candidate(parsed: argparse.Namespace, document: Any, module: Any) -> tuple[Any, Any]:
-    """What the options give, and otherwise what is given here. Raises: _Unreadable."""
+    """Returns document and module from the options, or else the given ones. Raises: _Unreadable."""
     if parsed.document is not None:
         document = _json(parsed.document, "--document")
         if not isinstance(document, Mapping):

@@ -1,4 +1,4 @@
-"""The store as commands use it."""
+"""Opens the store for commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Database]:
-    """The store, at the schema of this program. Raises: SettingsError, StoreError."""
+    """Opens the store and checks its schema. Raises: SettingsError, StoreError."""
     database = existing(settings)
     try:
         await database.check_schema()
@@ -26,7 +26,7 @@ async def opened(settings: Settings) -> AsyncIterator[Database]:
 
 
 def existing(settings: Settings) -> Database:
-    """The store, which must be there: opening an SQLite file that is not would make it.
+    """Returns the store, which must exist: opening a missing SQLite file would create it.
 
     Raises: SettingsError, StoreError.
     """
@@ -42,7 +42,7 @@ def existing(settings: Settings) -> Database:
 
 
 def cli_actor() -> Actor:
-    """Who works at the command line, for the audit."""
+    """Returns the user of the command line, for the audit."""
     from orchestrator.audit.log import cli_actor
     from orchestrator.core.actor import Actor
 
@@ -50,6 +50,6 @@ def cli_actor() -> Actor:
 
 
 def fail(sentence: str) -> int:
-    """Says why a command could not be done; its exit code."""
+    """Writes why a command failed; returns its exit code."""
     sys.stderr.write(f"orchestrator: {sentence}\n")
     return 1

@@ -21,7 +21,7 @@ _CLEARABLE = (*LIMITS, "plan")
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """The commands about tenants."""
+    """Adds the commands about tenants."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     create = commands.add_parser("create", help="make a tenant")
@@ -63,7 +63,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 async def _create(settings: Settings, parsed: argparse.Namespace) -> int:
-    """Makes a tenant. Raises: StoreError, SettingsError."""
+    """Creates a tenant. Raises: StoreError, SettingsError."""
     if parsed.name.startswith("ten_"):
         return fail("a tenant's name must not look like an id")
     async with opened(settings) as database:
@@ -102,7 +102,7 @@ async def _list(settings: Settings, parsed: argparse.Namespace) -> int:
 
 
 async def _limits(settings: Settings, parsed: argparse.Namespace) -> int:
-    """Changes a tenant's limits; running servers follow within `store.key_cache_s`.
+    """Changes a tenant's limits; running servers apply this within `store.key_cache_s`.
 
     Raises: StoreError, SettingsError.
     """
@@ -129,7 +129,7 @@ async def _limits(settings: Settings, parsed: argparse.Namespace) -> int:
 
 
 def _service(database: Database) -> Tenants:
-    # Imported where it is used, as everything that takes time to import.
+    # Imported only where it is used, like all imports that take time.
     from orchestrator.keys.tenant_service import Tenants
 
     return Tenants(database)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def moment(text: str) -> int:
-    """Milliseconds since the epoch. Raises: ArgumentTypeError."""
+    """Parses a time to milliseconds since the epoch. Raises: ArgumentTypeError."""
     try:
         return parse_moment(text)
     except (ValueError, OverflowError):
@@ -26,7 +26,7 @@ def moment(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """Adds the options of the command."""
     parser.add_argument("--start", type=moment, metavar="TIME", help="the first moment that counts")
     parser.add_argument("--end", type=moment, metavar="TIME", help="the first that no longer does")
     parser.add_argument("--tenant", metavar="NAME", help="name or id; default: all tenants")
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def show(settings: Settings, parsed: argparse.Namespace) -> int:
-    """Writes sums of the books. Raises: StoreError, SettingsError."""
+    """Writes usage sums. Raises: StoreError, SettingsError."""
     from orchestrator.books import lines as usage_lines
     from orchestrator.books import queries as usage_queries
     from orchestrator.books.sums import UsageFilter

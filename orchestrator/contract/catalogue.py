@@ -1,7 +1,7 @@
-"""The catalogue: what this appliance offers, read from `model_repository/catalogue.toml`.
+"""The catalogue: the models of this appliance, read from `model_repository/catalogue.toml`.
 
-Read by the engine builder, by the `config.pbtxt` renderer and by the orchestrator, so it knows the
-standard library only.
+The engine builder, the `config.pbtxt` renderer and the orchestrator read it, so this module imports
+only the standard library.
 """
 
 from __future__ import annotations
@@ -35,15 +35,14 @@ class CatalogueError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class EngineRecipe:
-    """How a model is built.
+    """How to build a model.
 
-    `checkpoint` is a folder (relative ones start at the project root) or a hub id with its
-    `revision`; `sha256` pins its files to a digest that the builder prints. `dtype` is how the
-    weights are stored: `int8` and `int4` are weight-only, and only the GPU knows the last three.
-    `max_batch_size` counts sequences that run together, `kv_cache_tokens` the tokens that the
-    key/value cache holds over all of them (`None`: every sequence at full length). With
-    `shared_prefix_cache` what is cached of one tenant's prompts serves all others, which counts
-    and times then show.
+    `checkpoint` is a folder (relative to the project root) or a hub id with `revision`; `sha256`
+    pins its files to a digest that the builder prints. `dtype` is the storage type of the weights:
+    `int8` and `int4` are weight-only, and only the GPU supports the last three. `max_batch_size`
+    is the number of concurrent sequences, `kv_cache_tokens` the tokens that the key/value cache
+    holds for all of them (`None`: every sequence at full length). With `shared_prefix_cache`, all
+    tenants use each other's cached prompts; token counts and latencies then reveal that.
     `overrides` are other values of the same keys for one target: `[model.engine.trtllm]`.
     """
 
@@ -68,16 +67,16 @@ class EngineRecipe:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def for_target(self, target: str) -> EngineRecipe:
-        """This recipe with what `target` has of its own in it."""
+        """Returns this recipe with the overrides of `target` applied."""
         return replace(self, **self.overrides.get(target, {}), overrides={})
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One entry. `id` and `aliases` are what callers say, `name` is Triton's directory.
+    """One entry. Callers use `id` and `aliases`; `name` is Triton's directory.
 
-    `tritons` are the servers that it runs on, by their names in the settings; none is the one
-    Triton of the appliance.
+    `tritons` are the servers that it runs on, by their names in the settings; empty means the
+    appliance's only Triton.
     """
 
     id: str
@@ -100,7 +99,7 @@ class Catalogue:
     models: tuple[Model, ...]
 
     def find(self, name: str) -> Model | None:
-        """The model whose id or alias is `name`."""
+        """Returns the model whose id or alias is `name`."""
         for model in self.models:
             if name == model.id or name in model.aliases:
                 return model
@@ -108,7 +107,7 @@ class Catalogue:
 
 
 def load_catalogue(path: Path) -> Catalogue:
-    """The catalogue at `path`. Raises: CatalogueError."""
+    """Reads the catalogue at `path`. Raises: CatalogueError."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -155,7 +154,7 @@ def _tritons(where: str, names: object) -> tuple[str, ...]:
 
 
 def _recipe(where: str, entry: Mapping[str, Any]) -> EngineRecipe:
-    """The recipe of an `engine` table; its tables of targets become `overrides`."""
+    """Returns the recipe of an `engine` table; its tables of targets become `overrides`."""
     if "overrides" in entry:
         raise CatalogueError(f"{where}: unknown key `overrides`")
     targets = [name for name in get_args(Target) if name in entry]
@@ -171,7 +170,7 @@ def _recipe(where: str, entry: Mapping[str, Any]) -> EngineRecipe:
 
 
 def _checked(where: str, shape: type, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """`entry` as keyword arguments of the dataclass `shape`; unknown and missing keys are named."""
+    """Returns `entry` as arguments of the dataclass `shape`; unknown or missing keys raise."""
     known = {f.name: f for f in fields(shape)}
     for key in entry:
         if key not in known:

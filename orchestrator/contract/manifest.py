@@ -12,7 +12,7 @@ from typing import Any, Literal
 PrefixCache = Literal["", "salted", "shared", "off"]
 FORMAT = 1
 NO_TOKEN = -1
-"""What engines take for an end id that no token has."""
+"""The end id for engines that no token has."""
 
 _SERVED = re.compile(r"version_policy\s*:?\s*{\s*specific\s*:?\s*{\s*versions\s*:\s*\[?\s*(\d+)")
 
@@ -23,15 +23,14 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A built model's limits and token ids, and the folder that holds its artefacts.
+    """A built model's limits and token ids, and the folder of its artefacts.
 
-    `prefix_cache` says who finds what the engine has cached of prompts: with `salted` requests
-    with the same salt, with `shared` all requests, with `off` none; empty where it is not known.
-
-    `vocab_size` is the width of the engine's logits, which may exceed the tokenizer's.
-    `extra_end_ids` end an answer as `end_id` does. `dimension` is 0 for a model that generates.
-    `guides` are the kinds of guided decoding that the engine knows, in TensorRT-LLM's words.
-    `supports_top_log_probs` means alternatives beside the drawn token, which TensorRT-LLM lacks.
+    `prefix_cache` says which requests share cached prompts: with `salted` those with the same salt,
+    with `shared` all, with `off` none; it is empty if unknown.
+    `vocab_size` is the width of the engine's logits, which may be larger than the tokenizer's.
+    `extra_end_ids` end an answer like `end_id`. `dimension` is 0 for a generative model.
+    `guides` are the kinds of guided decoding that the engine supports, with TensorRT-LLM's names.
+    `supports_top_log_probs` means alternatives to the sampled token, which TensorRT-LLM lacks.
     """
 
     directory: Path
@@ -57,9 +56,9 @@ class Manifest:
 
 
 def served_version(model_directory: Path) -> Path | None:
-    """The version folder that Triton serves: the one that `config.pbtxt` names, else the newest.
+    """Returns the version folder that Triton serves: named by `config.pbtxt`, or else the newest.
 
-    None when it holds no manifest.
+    Returns None when it holds no manifest.
     """
     if not model_directory.is_dir():
         return None
@@ -74,7 +73,7 @@ def served_version(model_directory: Path) -> Path | None:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest in the version folder `directory`. Raises: ManifestError."""
+    """Reads the manifest in the version folder `directory`. Raises: ManifestError."""
     path = directory / "manifest.json"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

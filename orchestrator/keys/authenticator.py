@@ -1,10 +1,10 @@
-"""Who calls: turns the secret of a request into a frozen `Principal`.
+"""Authentication: turns the secret of a request into a frozen `Principal`.
 
-A key that is known costs one hash and two dict look-ups. Once in `store.key_cache_s` the store is
-asked whether any key has changed (`keys/changes.py`), and only those that have are read anew,
-so what is known of a key is never older than that, however many keys there are. While it is out of
-reach a key verified less than `store.key_grace_s` ago is still believed; any other caller gets
-503, never 401, because nobody knows whether the key is good.
+A cached key costs one hash and two dict look-ups. Once in `store.key_cache_s` the store is asked
+which keys have changed (`keys/changes.py`), and only those are read again. So a cached key is
+never older than that, however many keys there are. While the store is unreachable, a key verified
+less than `store.key_grace_s` ago is still accepted; any other caller gets 503, never 401, because
+the key may be good.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 _MAX_UNKNOWN_KEYS = 10_000
 _UNKNOWN_KEYS_AT_ONCE = 4
-"""Look-ups of keys never seen before that run together; connections are left for known keys."""
+"""Max concurrent look-ups of unknown keys; the other connections are for known keys."""
 _RETRY_S = 1.0
 _RECORD_USE_EVERY_S = 30.0
 
@@ -53,16 +53,16 @@ class _Known:
     principal: Principal
     revoked: bool
     expires_at: float
-    """Wall clock; infinite for a key without an end."""
+    """Wall clock; infinite for a key that does not expire."""
     replaced_at: float
-    """Wall clock: when a secret from before a rotation stops to be good; else infinite."""
+    """Wall clock: when a secret from before a rotation expires; infinite for a current secret."""
     verified_at: float
     ask_again_at: float
     use: tuple[str, bytes]
-    """Its key and its digest, by which its last use is noted."""
+    """The key's id and digest, under which its last use is recorded."""
 
     def fault(self, now: float) -> Unauthenticated | None:
-        """Why the key is not good at `now`, if it is not."""
+        """Returns why the key is not valid at `now`, or `None` if it is valid."""
         principal = self.principal
         if self.revoked or now >= self.replaced_at:
             return _refusal("key_revoked", principal)
@@ -72,9 +72,9 @@ class _Known:
 
 
 class Authenticator:
-    """Checks keys against the store, and remembers what it found for a short while.
+    """Checks keys against the store and caches the results for a short time.
 
-    `start` before use, `close` afterwards. The clocks are arguments for the tests' sake.
+    Call `start` before use and `close` afterwards. The clocks are arguments for the tests.
     """
 
     def __init__(
@@ -91,18 +91,18 @@ class Authenticator:
         self._previous_peppers = load_previous_peppers(settings)
         self._database = Database(settings)
         self._known: BoundedCache[bytes, _Known] = BoundedCache(settings.store.key_cache_keys)
-        # The digests of secrets that were good, by their marks. A digest says nothing of whether
-        # a key still is, so nothing here is ever out of date.
+        # The digests of valid secrets, by their marks. A digest does not say whether the key is
+        # still valid, so these entries never become stale.
         self._digests: BoundedCache[bytes, bytes] = BoundedCache(settings.store.key_cache_keys)
         self._mark_key = secrets.token_bytes(32)
-        # Apart from the known ones, so that a flood of made-up keys pushes no good key out.
+        # Separate from the known keys, so that a flood of invented keys evicts no valid key.
         self._unknown_keys: dict[bytes, float] = {}
         self._unknown_key_turns = asyncio.Semaphore(_UNKNOWN_KEYS_AT_ONCE)
         self._lookups: dict[bytes, asyncio.Task[_Known | None]] = {}
         self._running: set[asyncio.Task[_Known | None]] = set()
         self._changes = 0
-        # Monotonic: when the last look at changes began that was answered, and until when what is
-        # known is good by it.
+        # Monotonic: when the last successful check for changes began, and until when cached keys
+        # are fresh because of it.
         self._checked_at = self._fresh_until = -math.inf
         self._seen: set[int] = set()
         self._checking: asyncio.Task[None] | None = None
@@ -123,35 +123,35 @@ class Authenticator:
         self._workers = [asyncio.create_task(one) for one in work]
 
     async def close(self) -> None:
-        """Writes down the last uses and closes the store."""
+        """Writes the last uses to the store and closes it."""
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
         self._workers = []
-        # Not cancelled: a connection whose query is cut off cannot be closed cleanly. Each ends
-        # by itself within the busy timeout.
+        # Not cancelled: a connection whose query is interrupted cannot be closed cleanly. Each
+        # task ends by itself within the busy timeout.
         checking = [] if self._checking is None else [self._checking]
         await asyncio.gather(*self._running, *checking, return_exceptions=True)
         await self.record_use()
         await self._database.close()
 
     def problems(self) -> list[str]:
-        """What keeps keys from being looked up, in sentences for the operator."""
+        """Returns what prevents the look-up of keys, in sentences for the operator."""
         return ["the store of keys does not answer"] if self._down else []
 
     def forget(self, key_id: str) -> None:
-        """Believes nothing that was known of the key: what has just been written counts at once.
+        """Drops the cached key, so that a change just written takes effect at once.
 
-        To be called after the commit.
+        Call it after the commit.
         """
         self._changes += 1
         for digest in [at for at, known in self._known.items() if known.principal.key_id == key_id]:
             self._known.drop(digest)
-        # Whoever comes now must not wait for an answer that may be from before the change.
+        # New requests must not wait for a look-up that may have read the key before the change.
         self._lookups.clear()
 
     def believes_somebody(self) -> bool:
-        """Whether there is a key that would be let in without the store."""
+        """Whether any cached key would be accepted without the store."""
         since, now = self._monotonic() - self._grace_s, self._now()
         return any(
             self._verified_at(known) > since and known.fault(now) is None
@@ -161,9 +161,9 @@ class Authenticator:
     async def principal_of(
         self, tenant_id: str, key_id: str
     ) -> tuple[Principal, Unauthenticated | None] | None:
-        """Who would call with that key, and why it would be refused, if so; read from the store.
+        """Reads a key from the store: its principal, and why it would be refused, if it would be.
 
-        `None` when the tenant has no such key. Raises: StoreError.
+        Returns `None` when the tenant has no such key. Raises: StoreError.
         """
         async with self._database.reading() as session:
             row = await key_queries.find(session, key_id, tenant_id=tenant_id)
@@ -175,9 +175,9 @@ class Authenticator:
         return known.principal, known.fault(self._now())
 
     def recall(self, secret: str | None) -> Principal | None:
-        """The caller behind `secret`, if its key was good a short while ago and still is.
+        """Returns the caller of `secret` if its key is cached, fresh and still valid.
 
-        Anything else is for `authenticate` to tell.
+        In all other cases call `authenticate`.
         """
         if not secret:
             return None
@@ -196,7 +196,7 @@ class Authenticator:
         return known.principal
 
     async def authenticate(self, secret: str | None) -> Principal:
-        """The caller behind `secret`. Raises: Unauthenticated, StoreUnavailable."""
+        """Returns the caller of `secret`. Raises: Unauthenticated, StoreUnavailable."""
         if (recalled := self.recall(secret)) is not None:
             return recalled
         if not secret:
@@ -220,12 +220,12 @@ class Authenticator:
         return known.principal
 
     def _is_fresh(self, known: _Known) -> bool:
-        """Whether what is known needs no question now."""
+        """Whether the cached key can be used now without asking the store."""
         now = self._monotonic()
         return now < self._fresh_until or now < known.ask_again_at
 
     def _verified_at(self, known: _Known) -> float:
-        """When it was last known to be as the store has it."""
+        """When the cached key was last known to agree with the store."""
         return max(known.verified_at, self._checked_at)
 
     def _note_use(self, known: _Known, now: float) -> None:
@@ -233,12 +233,12 @@ class Authenticator:
         self._used_at[known.use] = int(now)
 
     def _mark(self, secret: str) -> bytes:
-        """What a secret is known by within this process, made faster than its digest."""
+        """Returns a keyed hash that identifies a secret in this process; faster than its digest."""
         text = secret.encode("latin-1", "replace")
         return hashlib.blake2b(text, digest_size=32, key=self._mark_key).digest()
 
     async def _asked(self, digest: bytes, secret: str, known: _Known | None) -> _Known:
-        """What the store says now, or else what it said a while ago."""
+        """Returns the store's current answer, or during an outage the cached one."""
         now = self._monotonic()
         believed = known is not None and now - self._verified_at(known) < self._grace_s
         if known is None and self._unknown_keys.get(digest, -math.inf) > now:
@@ -246,7 +246,7 @@ class Authenticator:
         if self._down and not believed and now < self._retry_at:
             raise self._unavailable()
         lookup = self._lookup(digest, secret)
-        # In an outage nobody whose key is believed waits: the look-up goes on in the background.
+        # In an outage, an accepted key does not wait: the look-up goes on in the background.
         if not (self._down and believed):
             await asyncio.wait({lookup}, timeout=self._timeout_s)
             if lookup.done() and lookup.exception() is None:
@@ -260,7 +260,7 @@ class Authenticator:
         raise self._unavailable()
 
     def _lookup(self, digest: bytes, secret: str) -> asyncio.Task[_Known | None]:
-        """The running look-up of `digest`; all who ask for the same key share one."""
+        """Returns the running look-up of `digest`; requests with the same key share it."""
         task = self._lookups.get(digest)
         if task is None:
             task = asyncio.create_task(self._look_up(digest, secret))
@@ -275,13 +275,13 @@ class Authenticator:
             del self._lookups[digest]
         if task.cancelled():
             return
-        # Asked for here because everybody who waited may have gone.
+        # Retrieved here because all callers that waited may have disconnected.
         error = task.exception()
         if error is not None and not isinstance(error, StoreError):
             _log.error("looking up a key failed", exc_info=error)
 
     async def _look_up(self, digest: bytes, secret: str) -> _Known | None:
-        """Asks the store and remembers the answer. Raises: StoreError."""
+        """Reads the key from the store and caches it. Raises: StoreError."""
         candidates = [digest, *(pepper.digest(secret) for pepper in self._previous_peppers)]
         known = self._known.get(digest)
         changes = self._changes
@@ -307,19 +307,19 @@ class Authenticator:
         return self._remember(digest, found, changed=self._changes != changes)
 
     def _checked(self) -> asyncio.Task[None]:
-        """The running look at what has changed; all who need one share it."""
+        """Returns the running check for changed keys; concurrent callers share it."""
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._check())
         return self._checking
 
     async def _check(self) -> None:
-        """Forgets the keys that have changed; the others are good again. Raises: StoreError."""
+        """Drops the keys that have changed and marks the others as fresh. Raises: StoreError."""
         began_at = self._monotonic()
         async with self._database.reading() as session:
             changes = await key_changes.recent(session)
         new = [change for change in changes if change.seq not in self._seen]
         self._seen = {change.seq for change in changes}
-        # Of what was known before, changes may have been missed if the last look is too long ago.
+        # If the last check is too long ago, changes of the cached keys may have been missed.
         horizon = began_at - key_changes.WINDOW_S / 2
         is_gap = self._checked_at < horizon
         if new or is_gap:
@@ -331,7 +331,7 @@ class Authenticator:
                 if is_missed or caller.key_id in ids or caller.tenant_id in tenants:
                     self._known.drop(digest)
         if new:
-            # Answers that are on their way may be from before the change.
+            # Look-ups that are still running may have read the key before the change.
             self._changes += 1
             self._lookups.clear()
         self._checked_at = began_at
@@ -339,7 +339,7 @@ class Authenticator:
         self._note_success()
 
     async def _check_forever(self) -> None:
-        """Looks ahead of the requests, so that none waits; not while there are none."""
+        """Checks for changes in advance, so that no request waits; pauses without requests."""
         while True:
             await asyncio.sleep(self._cache_s / 2)
             if self._is_used:
@@ -353,7 +353,7 @@ class Authenticator:
             return await key_queries.find_by_digests(session, digests)
 
     async def _digest_anew(self, found: FoundKey, digest: bytes) -> None:
-        """Leaves the old pepper behind; should it fail, the next look-up tries again."""
+        """Replaces a digest of an old pepper; if that fails, the next look-up tries again."""
         try:
             async with self._database.unit_of_work() as session:
                 await key_queries.digest_anew(session, found.digest, digest, self._pepper)
@@ -361,7 +361,10 @@ class Authenticator:
             _log.warning("key %s keeps its old pepper for now: %s", found.key.id, error)
 
     def _remember(self, digest: bytes, found: FoundKey | None, *, changed: bool) -> _Known | None:
-        """`changed`: something was written meanwhile, so the answer serves those who wait only."""
+        """Caches the look-up's result, unless `changed`: then only its waiting callers get it.
+
+        `changed` says that something was written while the look-up ran.
+        """
         now = self._monotonic()
         if changed:
             return (
@@ -398,7 +401,7 @@ class Authenticator:
             await self.record_use()
 
     async def record_use(self) -> None:
-        """Writes the last use of the keys seen; what cannot be written waits for next time."""
+        """Writes the last use of the keys seen; what it cannot write is kept for the next call."""
         used_at, self._used_at = self._used_at, {}
         if not used_at:
             return

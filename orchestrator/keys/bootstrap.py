@@ -28,24 +28,24 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FirstKey:
-    """A key that was made up and not shown yet. It also lies at `path`, mode 0600."""
+    """A generated key that was not shown yet. It is also in the file `path`, mode 0600."""
 
     key_id: str
     secret: str = field(repr=False)
     path: Path
 
     def shown(self) -> None:
-        """No later start shows it again."""
+        """Marks the key as shown, so that no later start shows it again."""
         _marker(self.path).unlink(missing_ok=True)
 
 
 async def bootstrap(settings: Settings) -> FirstKey | None:
-    """Gives an empty store its tenant and its first admin key; to be called after `migrate`.
+    """Creates the tenant and the first admin key of an empty store; call it after `migrate`.
 
-    Returns the key that was made up here, at this start or at one that failed before it could be
-    shown. A key given by `bootstrap.admin_key` or
-    `bootstrap.admin_key_file` is made sure of at every start, so an unattended install may run
-    again and again. Raises: SettingsError, StoreError.
+    Returns the generated key, from this start or from an earlier one that failed before it was
+    shown. A key given by `bootstrap.admin_key` or `bootstrap.admin_key_file` is added at every
+    start if it is missing, so an unattended install may run again and again.
+    Raises: SettingsError, StoreError.
     """
     given = _given_key(settings)
     pepper = load_pepper(settings)
@@ -63,7 +63,7 @@ async def bootstrap(settings: Settings) -> FirstKey | None:
                 return await _not_shown_yet(session, path, (pepper, *previous))
             secret = new_key_secret()
             key_id = await _add(session, settings, secret, pepper)
-            # Written before the commit: a key that nobody knows must not be left in the store.
+            # Written before the commit: the store must not hold a key whose secret is lost.
             write_private(path, secret + "\n", "data_dir")
             write_private(_marker(path), "", "data_dir")
             return FirstKey(key_id, secret, path)
@@ -72,7 +72,7 @@ async def bootstrap(settings: Settings) -> FirstKey | None:
 
 
 def _marker(path: Path) -> Path:
-    """There as long as the key at `path` was not shown."""
+    """The path of the file that exists until the key at `path` has been shown."""
     return path.with_name(f"{path.name}.not-shown")
 
 
@@ -93,7 +93,7 @@ async def _not_shown_yet(
 
 
 def _given_key(settings: Settings) -> str | None:
-    """The first key from outside, if any. Raises: SettingsError, never with the key in it."""
+    """The configured first key, if any. Raises: SettingsError, never with the key in it."""
     given = settings.bootstrap
     if given.admin_key is not None and given.admin_key_file is not None:
         raise SettingsError(
@@ -143,7 +143,7 @@ async def _add(session: Session, settings: Settings, secret: str, pepper: Pepper
 
 
 async def _refuse_foreign_pepper(session: Session, peppers: tuple[Pepper, ...]) -> None:
-    """With another pepper every good key would be answered as unknown, without a reason."""
+    """Refuses another pepper: with it every valid key would be rejected as unknown."""
     counts = await key_queries.count_active_by_pepper(session)
     if counts and counts.keys().isdisjoint(pepper.id for pepper in peppers):
         raise SettingsError(

@@ -1,7 +1,7 @@
-"""What has changed of keys and tenants lately, so that caches of them need not read them anew.
+"""Recent changes of keys and tenants, so that caches need not read unchanged ones again.
 
-Triggers of the database note each change of what callers are judged by (see the migration
-`20261130_2`), in any process; when a key was last used is no such change.
+Database triggers record every change that affects authentication, made by any process (see the
+migration `20261130_2`). The last use of a key is not recorded as a change.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from sqlalchemy import TextClause, text
 from orchestrator.store.database import Session
 
 WINDOW_S = 180
-"""How far back `recent` looks. A transaction on PostgreSQL that committed after one with a higher
-number is seen for as long; the limits of time on transactions are far below."""
+"""How far back `recent` looks. On PostgreSQL, a transaction may commit after one with a higher
+number; it is still seen within this time, far above the time limits of transactions.
+"""
 _KEEP_S = 3600
 
 _NOW_MS = {
     "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
     "postgresql": "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
 }
-"""The database's own clock: several boxes write, and theirs may differ."""
+"""The database's own clock: several machines write, and their clocks may differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyChange:
-    """A key that has changed, or with `key_id` None all keys of a tenant."""
+    """A changed key, or all keys of a tenant when `key_id` is None."""
 
     seq: int
     tenant_id: str
@@ -34,14 +35,14 @@ class KeyChange:
 
 
 async def recent(session: Session) -> list[KeyChange]:
-    """The changes of the last `WINDOW_S` that are committed."""
+    """Returns the committed changes of the last `WINDOW_S`."""
     connection = await session.connection()
     rows = await connection.execute(_RECENT[connection.dialect.name])
     return [KeyChange(*row) for row in rows]
 
 
 async def forget_old(session: Session) -> None:
-    """Removes what no worker reads any more."""
+    """Removes changes that are too old for any worker to read."""
     connection = await session.connection()
     await connection.execute(_FORGET[connection.dialect.name])
 

@@ -1,4 +1,4 @@
-"""The audit's word that prompts and completions of a key go into spans."""
+"""Audit lines which say that prompts and completions of a key go into spans."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ ACTION = "telemetry.content"
 
 
 async def note_content_keys(settings: Settings) -> None:
-    """Notes each key of `telemetry.content_keys`, in the audit of its own tenant.
+    """Writes a line for each key of `telemetry.content_keys` to the audit of the key's tenant.
 
-    At every start, because it says what is in force from then on.
+    Done at every start, because it says what applies from then on.
     Raises: SettingsError when there is no such key, StoreError.
     """
     key_ids = settings.telemetry.content_keys

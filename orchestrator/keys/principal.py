@@ -1,4 +1,4 @@
-"""The caller of a request, as its key says."""
+"""The caller of a request, as its key identifies it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from orchestrator.store.tables import DEFAULT_POLICY_ID
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The caller behind a good key. `allowed_models` of `("*",)` means all.
+    """The caller with a valid key. `allowed_models` of `("*",)` means all.
 
-    `limits` are those of the key itself, its plan included, and `tenant_limits` those of its
-    tenant; both bind. What the key's policy adds is not in them.
+    `limits` are those of the key, its plan included; `tenant_limits` are those of its tenant.
+    Both apply. Limits that the key's policy adds are not included.
     """
 
     key_id: str
@@ -31,4 +31,4 @@ class Principal:
     deployment_id: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     api_disabled: bool = False
-    """The tenant's switch: everything is refused."""
+    """Whether the tenant's API is turned off: every request is refused."""

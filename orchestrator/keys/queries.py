@@ -18,12 +18,12 @@ from orchestrator.store.tables import DEFAULT_POLICY_ID, KeyScope, Tenant, Virtu
 ALL_MODELS = ("*",)
 
 KeyState = Literal["active", "expired", "revoked"]
-"""What a key is at a moment; the row knows of no clock."""
+"""The state of a key at a given time; the row does not hold it, because it depends on the clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What a key is to be. Times are seconds since the epoch; `limits` are the explicit ones."""
+    """The values of a new key. Times are seconds since the epoch; `limits` only explicit ones."""
 
     label: str
     tenant_id: str
@@ -40,9 +40,9 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class FoundKey:
-    """A key, and which of the digests that were asked for is its own.
+    """A key, and which of the requested digests belongs to it.
 
-    `previous` tells that it is the one from before the last rotation.
+    `previous` says that the digest is the one from before the last rotation.
     """
 
     key: VirtualKey
@@ -53,10 +53,10 @@ class FoundKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyFilter:
-    """Which keys are listed. Times in seconds since the epoch.
+    """Which keys are listed. Times are in seconds since the epoch.
 
-    `label` is a part of it, A to Z in either case. The last use is that of either secret of a key;
-    one that was never used was last used before any moment.
+    `label` matches a part of the label; A to Z match in either case. The last use of a key is the
+    later use of its two secrets; a key that was never used counts as used before any time.
     """
 
     label: str | None = None
@@ -69,7 +69,7 @@ class KeyFilter:
 async def create(
     session: Session, new: NewKey, secret: str, pepper: Pepper, now: int
 ) -> VirtualKey:
-    """Adds a key; of `secret` only its digest, its prefix and its last four characters stay."""
+    """Adds a key; stores only the digest, the prefix and the last four characters of `secret`."""
     key = VirtualKey(
         id=new_id("key"),
         tenant_id=new.tenant_id,
@@ -99,12 +99,12 @@ async def create(
 
 
 async def find_by_digest(session: Session, digest: bytes) -> VirtualKey | None:
-    """The key with that digest, whatever its status."""
+    """Returns the key with that digest, whatever its status."""
     return (await session.exec(select(VirtualKey).where(VirtualKey.digest == digest))).one_or_none()
 
 
 async def find_by_digests(session: Session, digests: Sequence[bytes]) -> FoundKey | None:
-    """The key that one of `digests` belongs to, now or before its last rotation."""
+    """Returns the key that one of `digests` belongs to, now or before its last rotation."""
     current, previous = col(VirtualKey.digest), col(VirtualKey.previous_digest)
     query = (
         select(VirtualKey, Tenant)
@@ -124,7 +124,7 @@ async def find_by_digests(session: Session, digests: Sequence[bytes]) -> FoundKe
 async def find(
     session: Session, key_id: str, *, tenant_id: str | None = None, to_write: bool = False
 ) -> VirtualKey | None:
-    """The key of that id, of that tenant when one is given. `to_write` locks its row."""
+    """Returns the key of that id, and of that tenant if one is given. `to_write` locks its row."""
     query = select(VirtualKey).where(VirtualKey.id == key_id)
     if tenant_id is not None:
         query = query.where(VirtualKey.tenant_id == tenant_id)
@@ -134,7 +134,7 @@ async def find(
 
 
 async def listed(session: Session) -> Sequence[VirtualKey]:
-    """All keys, the oldest first."""
+    """Returns all keys, the oldest first."""
     order = (col(VirtualKey.created_at), col(VirtualKey.id))
     return (await session.exec(select(VirtualKey).order_by(*order))).all()
 
@@ -148,10 +148,10 @@ async def page(
     after: str | None,
     limit: int,
 ) -> tuple[Sequence[VirtualKey], bool]:
-    """At most `limit` keys of a tenant behind the key `after`, the newest first, and whether more
-    follow.
+    """Returns at most `limit` keys of a tenant after the key `after`, the newest first, and whether
+    more follow.
 
-    Ids sort by the time they were made, so a page does not move when keys are added.
+    Ids sort by creation time, so a page does not move when keys are added.
     """
     query = select(VirtualKey).where(VirtualKey.tenant_id == tenant_id, *_conditions(which, now))
     if after is not None:
@@ -184,7 +184,7 @@ def _conditions(which: KeyFilter, now: int) -> list[ColumnElement[bool]]:
 
 
 async def revoke(session: Session, key_id: str, now: int) -> tuple[VirtualKey, bool] | None:
-    """The key, and whether this call revoked it; `None` when there is no such key."""
+    """Revokes the key. Returns it and whether this call did that; `None` if there is no key."""
     key = await find(session, key_id, to_write=True)
     if key is None:
         return None
@@ -199,9 +199,9 @@ async def revoke(session: Session, key_id: str, now: int) -> tuple[VirtualKey, b
 async def rotate(
     session: Session, key: VirtualKey, secret: str, pepper: Pepper, *, ends_at: int
 ) -> None:
-    """Gives `key` a new secret; the one it had stays good until `ends_at`.
+    """Gives `key` a new secret; the current one stays valid until `ends_at`.
 
-    A secret from before an earlier rotation is good no longer, whatever time it had left.
+    A secret from before an earlier rotation becomes invalid at once, even if it had time left.
     """
     key.previous_digest = key.digest
     key.previous_pepper_id = key.pepper_id
@@ -216,7 +216,7 @@ async def rotate(
 
 
 async def digest_anew(session: Session, old: bytes, new: bytes, pepper: Pepper) -> None:
-    """Puts `new`, made with `pepper`, in the place of `old`, wherever that still stands."""
+    """Replaces the digest `old`, if still stored, with `new`, made with `pepper`."""
     current, previous = col(VirtualKey.digest), col(VirtualKey.previous_digest)
     await session.exec(
         update(VirtualKey).where(current == old).values(digest=new, pepper_id=pepper.id)
@@ -229,12 +229,12 @@ async def digest_anew(session: Session, old: bytes, new: bytes, pepper: Pepper) 
 
 
 async def is_empty(session: Session) -> bool:
-    """Whether there has never been a key."""
+    """Whether the store has no keys at all."""
     return (await session.exec(select(VirtualKey.id).limit(1))).first() is None
 
 
 async def count_active_by_pepper(session: Session) -> dict[str, int]:
-    """How many active keys were made with which pepper."""
+    """Returns the number of active keys for each pepper."""
     query = (
         select(VirtualKey.pepper_id, func.count())
         .where(VirtualKey.status == "active")
@@ -244,9 +244,9 @@ async def count_active_by_pepper(session: Session) -> dict[str, int]:
 
 
 async def record_use(session: Session, used_at: Mapping[tuple[str, bytes], int]) -> None:
-    """Moves the last use of each secret, known by its key and digest, forward and never back.
+    """Moves the last use of each secret, identified by key and digest, forward, never back.
 
-    Other processes write it too, so all take the rows in the order of the keys.
+    Other processes write it too: to avoid deadlocks, all update the rows in the order of the keys.
     """
     given = [{"of": digest, "moment": when} for (_, digest), when in sorted(used_at.items())]
     connection = await session.connection()

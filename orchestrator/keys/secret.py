@@ -1,4 +1,4 @@
-"""The secret of a virtual key: its format, and the digest that stands for it in the store."""
+"""The secret of a virtual key: its format, and the digest that the store holds instead of it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MIN_PEPPER_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Pepper:
-    """The secret half of every digest. `id` says which one a stored digest was made with."""
+    """The secret input of every digest. `id` says which pepper a stored digest was made with."""
 
     id: str
     secret: bytes = field(repr=False)
 
     def digest(self, key: str) -> bytes:
-        """HMAC-SHA256 of a key's secret, 32 bytes.
+        """Returns HMAC-SHA256 of a key's secret, 32 bytes.
 
         A slow hash would add nothing: keys hold 144 random bits and are not chosen by people.
         """
@@ -31,7 +31,7 @@ class Pepper:
 
 
 def new_key_secret() -> str:
-    """A new secret in the usual format."""
+    """Returns a new secret in the usual format."""
     return f"op_live_{secrets.token_hex(2)}_{secrets.token_hex(16)}"
 
 
@@ -41,12 +41,12 @@ def is_key_secret(text: str) -> bool:
 
 
 def public_prefix(key: str) -> str:
-    """The part of a key that may be shown: `op_live_26f2`."""
+    """Returns the part of a key that may be shown: `op_live_26f2`."""
     return key.rpartition("_")[0]
 
 
 def load_pepper(settings: Settings) -> Pepper:
-    """The configured pepper, or the one kept in the data folder, made up the first time.
+    """Returns the configured pepper, or the one in the data folder, generated the first time.
 
     Raises: SettingsError.
     """
@@ -70,7 +70,7 @@ def load_pepper(settings: Settings) -> Pepper:
 
 
 def load_previous_peppers(settings: Settings) -> tuple[Pepper, ...]:
-    """The peppers under which older keys may still lie. Raises: SettingsError."""
+    """Returns the peppers with which older keys may have been stored. Raises: SettingsError."""
     security = settings.security
     if security.previous_peppers and security.previous_peppers_file is not None:
         raise SettingsError(

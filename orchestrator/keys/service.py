@@ -1,6 +1,6 @@
-"""Virtual keys and those who manage them: the rules, whoever asks.
+"""The rules for managing virtual keys, for HTTP and the command line.
 
-Each act is one transaction, with its line in the audit in it, and counts at once in this process.
+Each change is one transaction with its audit line; it takes effect in this process at once.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _PART = 200
 
 
 class Keys:
-    """Makes, shows, changes and ends keys.
+    """Creates, shows, changes and revokes keys.
 
-    `tenant_id` says whose: a key of another tenant is one that does not exist. `None`, for the
-    command line, is everybody's. Every method raises StoreError.
+    `tenant_id` says whose keys: a key of another tenant does not exist. `None`, for the command
+    line, means all tenants. Every method raises StoreError.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class Keys:
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`authenticator` is the one of this process, which forgets what is changed here."""
+        """`authenticator` is the one of this process; it drops the keys that are changed here."""
         self._database = database
         self._pepper = pepper
         self._authenticator = authenticator
         self._now = now
 
     async def create(self, tenant_id: str, wanted: KeySpec, by: Actor) -> tuple[KeyView, str]:
-        """A new key and its secret, which is nowhere afterwards. Raises: InvalidRequest."""
+        """Creates a key. Returns it and its secret, which is not stored. Raises: InvalidRequest."""
         now = int(self._now())
         check_values(wanted.values(), now)
         secret = new_key_secret()
@@ -96,9 +96,10 @@ class Keys:
         after: str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[tuple[list[KeyView], bool]]:
-        """The keys behind `after`, the newest first: all of them, or at most `limit`.
+        """Yields the keys after `after`, the newest first: all of them, or at most `limit`.
 
-        Comes in parts, each with whether more keys follow it, so that many do not hold up others.
+        They come in parts, each with whether more keys follow, so that a long list does not delay
+        other requests.
         Raises: InvalidRequest.
         """
         if limit is not None and not 1 <= limit <= MAX_PAGE:
@@ -125,7 +126,7 @@ class Keys:
     async def everything(
         self, tenant_id: str | None = None, which: KeyFilter = EVERY_KEY
     ) -> list[KeyView]:
-        """All keys, of one tenant or of everybody: tenant by tenant, the newest first."""
+        """Returns all keys of one tenant or of all tenants: tenant by tenant, the newest first."""
         async with self._database.reading() as session:
             owners = [tenant.id for tenant in await tenants.listed(session)]
         return [
@@ -137,14 +138,14 @@ class Keys:
         ]
 
     async def get(self, tenant_id: str | None, key_id: str) -> KeyView:
-        """The key of that id. Raises: NotFound."""
+        """Returns the key of that id. Raises: NotFound."""
         await self._write_uses()
         async with self._database.reading() as session:
             row = await _existing(session, tenant_id, key_id)
             return view_of(row, await _tenant(session, row.tenant_id), int(self._now()))
 
     async def patch(self, tenant_id: str | None, key_id: str, patch: Patch, by: Actor) -> KeyView:
-        """The key with some of it changed. Raises: NotFound, InvalidRequest."""
+        """Changes a key and returns it. Raises: NotFound, InvalidRequest."""
         now = int(self._now())
         changes = patch.changes()
         check_values(changes, now)
@@ -171,9 +172,9 @@ class Keys:
     async def rotate(
         self, tenant_id: str | None, key_id: str, overlap_s: int, by: Actor
     ) -> tuple[KeyView, str]:
-        """The key with a new secret; its old one stays good for `overlap_s`.
+        """Gives the key a new secret; the old one stays valid for `overlap_s`.
 
-        Only the two newest secrets are ever good. Raises: NotFound, InvalidRequest.
+        Only the two newest secrets are ever valid. Raises: NotFound, InvalidRequest.
         """
         if not 0 <= overlap_s <= MAX_OVERLAP_S:
             raise InvalidRequest(
@@ -199,7 +200,7 @@ class Keys:
         return view, secret
 
     async def revoke(self, tenant_id: str | None, key_id: str, by: Actor) -> tuple[KeyView, bool]:
-        """The key, ended for good, and whether it was this call that did it. Raises: NotFound."""
+        """Revokes the key for good; returns it and whether this call did that. Raises: NotFound."""
         now = int(self._now())
         async with self._database.unit_of_work() as session:
             row = await _existing(session, tenant_id, key_id, to_write=True)
@@ -222,7 +223,7 @@ class Keys:
             self._authenticator.forget(key_id)
 
     async def _write_uses(self) -> None:
-        """What this process has seen of its keys' last uses is not left out of an answer."""
+        """Writes the last uses seen by this process, so that the answer includes them."""
         if self._authenticator is not None:
             await self._authenticator.record_use()
 

@@ -1,4 +1,4 @@
-"""Tenants and who manages them: the rules, whatever asks. Each act is one transaction."""
+"""The rules for managing tenants. Each change is one transaction."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from orchestrator.store.tables import Tenant
 
 LIMITS = ("rpm_limit", "images_rpm_limit", "tpd_limit", "concurrency_limit")
 CLEARABLE = (*LIMITS, "plan")
-"""What may be taken away from a tenant."""
+"""The values of a tenant that may be removed."""
 CHANGEABLE = (*CLEARABLE, "api_disabled")
 
 
 class Tenants:
-    """Makes, lists and changes tenants. Every method raises StoreError."""
+    """Creates, lists and changes tenants. Every method raises StoreError."""
 
     def __init__(self, database: Database, *, now: Callable[[], float] = time.time) -> None:
         self._database = database
         self._now = now
 
     async def ensure(self, name: str, by: Actor) -> tuple[Tenant, bool]:
-        """The tenant of that name or id, and whether it was made here."""
+        """Returns the tenant of that name or id, and whether this call created it."""
         async with self._database.unit_of_work() as session:
             known = await tenants.find(session, name)
             if known is not None:
@@ -39,12 +39,12 @@ class Tenants:
         return tenant, True
 
     async def listed(self) -> Sequence[Tenant]:
-        """All tenants by name."""
+        """Returns all tenants by name."""
         async with self._database.reading() as session:
             return await tenants.listed(session)
 
     async def change(self, name: str, changes: Mapping[str, Any], by: Actor) -> Tenant:
-        """The tenant of that name or id after `changes` of `CHANGEABLE`. Raises: NotFound."""
+        """Applies `changes` of `CHANGEABLE` to a tenant and returns it. Raises: NotFound."""
         assert set(changes) <= set(CHANGEABLE)
         async with self._database.unit_of_work() as session:
             found = await tenants.find(session, name)

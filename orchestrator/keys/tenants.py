@@ -12,12 +12,12 @@ from orchestrator.store.tables import Tenant
 
 
 async def get(session: Session, tenant_id: str, *, to_write: bool = False) -> Tenant | None:
-    """The tenant of that id. `to_write` locks its row."""
+    """Returns the tenant of that id. `to_write` locks its row."""
     return await session.get(Tenant, tenant_id, with_for_update=True if to_write else None)
 
 
 async def find(session: Session, name_or_id: str) -> Tenant | None:
-    """The tenant of that id, or else of that name."""
+    """Returns the tenant of that id, or else of that name."""
     by_id = await session.get(Tenant, name_or_id)
     if by_id is not None:
         return by_id
@@ -25,7 +25,7 @@ async def find(session: Session, name_or_id: str) -> Tenant | None:
 
 
 async def ensure(session: Session, name: str, now: int) -> Tenant:
-    """The tenant of that name or id, made when there is none."""
+    """Returns the tenant of that name or id; creates it if there is none."""
     tenant = await find(session, name)
     if tenant is None:
         await turn(session, "tenants")
@@ -38,5 +38,5 @@ async def ensure(session: Session, name: str, now: int) -> Tenant:
 
 
 async def listed(session: Session) -> Sequence[Tenant]:
-    """All tenants by name."""
+    """Returns all tenants by name."""
     return (await session.exec(select(Tenant).order_by(col(Tenant.name)))).all()

@@ -1,4 +1,4 @@
-"""What a key is asked to be, how it is shown, and which values no key can have."""
+"""The requested values of a key, how a key is shown, and which values are invalid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ID = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class KeySpec:
-    """A key that is asked for. `limits` are explicit numbers, over those of the plan."""
+    """The requested values of a key. `limits` are explicit numbers; they override the plan's."""
 
     label: str
     policy_id: str
@@ -42,7 +42,7 @@ class KeySpec:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
-        """What is to be checked, by the names of the HTTP interface."""
+        """Returns the values to check, by their names in the HTTP interface."""
         return {
             "label": self.label,
             "allowed_models": self.allowed_models,
@@ -55,7 +55,7 @@ class KeySpec:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """What is to change. `None` takes a value away."""
+    """The requested changes. `None` removes a value."""
 
     label: str | Unset = UNSET
     policy_id: str | Unset = UNSET
@@ -71,14 +71,14 @@ class Patch:
     metadata: Mapping[str, str] | Unset = UNSET
 
     def changes(self) -> dict[str, Any]:
-        """The members that are to change."""
+        """Returns the members that change."""
         given = {member.name: getattr(self, member.name) for member in fields(self)}
         return {name: value for name, value in given.items() if value is not UNSET}
 
 
 @dataclass(frozen=True, slots=True)
 class KeyView:
-    """A key as those see it who manage it: everything but its secret. `limits`: plan included."""
+    """A key as it is shown to its managers, without its secret. `limits` include the plan's."""
 
     id: str
     label: str
@@ -103,7 +103,7 @@ class KeyView:
     metadata: Mapping[str, str]
 
     def as_json(self) -> dict[str, Any]:
-        """The `virtual_key` object of the HTTP interface and of the command line."""
+        """Returns the `virtual_key` object of the HTTP interface and of the command line."""
         return {
             "id": self.id,
             "object": "virtual_key",
@@ -207,7 +207,7 @@ def check_within(limits: Limits, tenant: Tenant) -> None:
 
 
 def changed_limits(changes: Mapping[str, Any]) -> Limits:
-    """The numbers that a patch gives."""
+    """Returns the limits that a patch gives."""
     return Limits(
         rpm=changes.get("rpm_limit"),
         images_rpm=changes.get("images_rpm_limit"),
@@ -217,7 +217,7 @@ def changed_limits(changes: Mapping[str, Any]) -> Limits:
 
 
 def named(limits: Limits) -> dict[str, int | None]:
-    """Limits under the names of the HTTP interface."""
+    """Returns limits by their names in the HTTP interface."""
     return {
         "rpm_limit": limits.rpm,
         "images_rpm_limit": limits.images_rpm,
@@ -227,7 +227,7 @@ def named(limits: Limits) -> dict[str, int | None]:
 
 
 def view_of(row: VirtualKey, tenant: Tenant, now: int) -> KeyView:
-    """The key as it is shown at `now`."""
+    """Returns the key as it is shown at `now`."""
     own = limits_of(row.plan, explicit_limits(row))
     status: KeyState = "revoked" if row.status == "revoked" else "active"
     if status == "active" and row.expires_at is not None and row.expires_at <= now:
@@ -260,6 +260,6 @@ def view_of(row: VirtualKey, tenant: Tenant, now: int) -> KeyView:
 def differences(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What was and what is, of the members that differ."""
+    """Returns the old and the new values of the members that differ."""
     names = [name for name in after if before[name] != after[name]]
     return {name: before[name] for name in names}, {name: after[name] for name in names}

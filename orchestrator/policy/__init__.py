@@ -1,4 +1,4 @@
-"""Who may do what: the protocol of a policy engine, and the one that allows all."""
+"""Which requests are allowed: the protocol of a policy engine, and one that allows all."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ DEFAULT_POLICY = "pol_default"
 
 
 class PolicyInput(msgspec.Struct, frozen=True):
-    """What a decision is made on; never any text of a prompt.
+    """The facts that a decision is based on; never any prompt text.
 
     A struct, because one is made for each request.
-
-    `at` is the moment that is asked about, in Unix seconds; `None` is now. `model_names` are the
+    `at` is the time to decide for, in Unix seconds; `None` is now. `model_names` are the
     model's id and its aliases, `requested` the one that the caller used.
     """
 
@@ -43,11 +42,11 @@ class PolicyInput(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`rule` names what decided, `reason` is a sentence for the caller of a refused request.
+    """A decision. `rule` names the deciding rule, `reason` is a sentence for a refused caller.
 
-    `word` is the reason in one word, for programs; `param` the member of the request that is to
-    blame, if one is. `limits` are the policy's own, for each key that has it. `cache_tenants` are
-    the ids of the tenants that the policy shares the prefix cache with.
+    `word` is the reason in one word, for programs; `param` the member of the request that caused
+    the refusal, if any. `limits` are the policy's own, for each key that has it. `cache_tenants`
+    are the ids of the tenants that the policy shares the prefix cache with.
     """
 
     allow: bool
@@ -66,15 +65,15 @@ class PolicyEngine(Protocol):
     """Decides about one request."""
 
     async def decide(self, asked: PolicyInput) -> Decision:
-        """The decision. Raises: PolicyUnavailable when none can be had, which refuses."""
+        """Returns the decision. Raises: PolicyUnavailable when none can be had, which refuses."""
         ...
 
 
 class AllowAll:
-    """Allows all that the key itself allows, and routes it to this appliance."""
+    """Allows everything that the key allows, and routes it to this appliance."""
 
     async def decide(self, asked: PolicyInput) -> Decision:
-        """Yes, if the key names the model or all models."""
+        """Allows the request if the key names the model or all models."""
         allowed = asked.allowed_models
         if "*" in allowed or any(name in allowed for name in (asked.model, *asked.model_names)):
             return _ALLOWED

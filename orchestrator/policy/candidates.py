@@ -1,4 +1,4 @@
-"""Candidates of policies: checked before one is kept, and tried on questions, within bounds."""
+"""Candidate policies: checks one before it is stored, and tries it on questions, within limits."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from orchestrator.rego import BoundExceededError, Bounds, EvaluatorsError, NoAns
 from orchestrator.rego.pool import Evaluators
 
 MAX_NAMES = 5000
-"""Names of models and plans in one document."""
+"""Max names of models and plans in one document."""
 _PATIENCE_S = 30.0
 _MAX_CPU_S = 10.0
 
 
 class Candidates:
-    """Has candidates evaluated, each in its tenant's turn."""
+    """Evaluates candidates, each in its tenant's turn."""
 
     def __init__(self, evaluators: Evaluators, *, timeout_s: float) -> None:
-        """`timeout_s` is the processor time of one evaluation, as it is for requests."""
+        """`timeout_s` is the processor time of one evaluation, the same as for requests."""
         self._evaluators = evaluators
-        # Less time to compile than requests have: what is kept can be used on a slower day.
+        # Less compile time than requests have, so that a stored version works on a busy machine.
         self._of_check = Bounds(COMPILE_S / 2, timeout_s)
         self._of_trial = Bounds(COMPILE_S, timeout_s)
 
     async def check(self, version: PolicyVersion, tenant_id: str, param: str = "module") -> None:
-        """Sees that `version` can be evaluated.
+        """Checks that `version` can be evaluated.
 
         Raises: InvalidRequest, with line and column, when it cannot; PolicyUnavailable when that
         cannot be found out.
@@ -57,7 +57,7 @@ class Candidates:
     async def judge(
         self, version: PolicyVersion, asked: Sequence[PolicyInput], tenant_id: str
     ) -> list[Decision]:
-        """One decision each; where none can be had, one that says why.
+        """Returns one decision for each question; where the evaluation fails, one that says why.
 
         Raises: InvalidRequest when all together take too long; PolicyUnavailable when nothing can
         be evaluated.
@@ -77,7 +77,7 @@ class Candidates:
     async def _judged(
         self, version: PolicyVersion, asked: PolicyInput, tenant_id: str
     ) -> tuple[Decision, float]:
-        """The decision, and the processor time in seconds."""
+        """Returns the decision and the processor time in seconds."""
         document = question(version, asked, clock=version.module is not None).document()
         try:
             async with self._evaluators.place(tenant_id, _PATIENCE_S) as place:

@@ -1,4 +1,4 @@
-"""Queries about recorded decisions. Their inputs hold no text of a prompt."""
+"""Queries about recorded decisions. Their inputs hold no prompt text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from orchestrator.store.tables import StoredDecision
 
 @dataclass(frozen=True, slots=True)
 class RecordedDecision:
-    """A decision, and what the candidate of that time would have said. `at` in milliseconds."""
+    """A decision, and what the candidate at that time would have decided. `at` is in
+    milliseconds.
+    """
 
     id: str
     at: int
@@ -33,7 +35,7 @@ class RecordedDecision:
 
 
 async def add(session: Session, decisions: Sequence[RecordedDecision]) -> None:
-    """Writes `decisions` down."""
+    """Stores `decisions`."""
     session.add_all(
         StoredDecision(
             id=one.id,
@@ -64,7 +66,7 @@ async def listed(
     most: int = 1000,
     differing: bool = False,
 ) -> list[RecordedDecision]:
-    """The newest decisions from `since` (ms) on; `differing` where the shadow said otherwise."""
+    """Returns the newest decisions since `since` (ms); if `differing`, where the shadow differs."""
     query = select(StoredDecision).where(
         StoredDecision.tenant_id == tenant_id,
         StoredDecision.policy_id == policy_id,
@@ -80,7 +82,7 @@ async def listed(
 
 
 async def prune(session: Session, before: int) -> None:
-    """Forgets decisions made before `before` (ms)."""
+    """Deletes decisions made before `before` (ms)."""
     await session.exec(delete(StoredDecision).where(col(StoredDecision.at) < before))
 
 

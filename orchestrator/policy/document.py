@@ -1,4 +1,4 @@
-"""The document of a policy: what it says besides a Rego module of its own."""
+"""The document of a policy: all its rules except an optional Rego module."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TENANT_ID = re.compile(r"ten_[A-Za-z0-9]{1,40}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class TimeWindow:
-    """Days and the minutes of each, in `timezone`. An end at or before the start is tomorrow's."""
+    """Days and minutes, in `timezone`. An end at or before the start is on the next day."""
 
     days: frozenset[int]
     from_minute: int
@@ -35,14 +35,14 @@ class TimeWindow:
     timezone: ZoneInfo
 
     def holds(self, at: float) -> bool:
-        """Whether the moment `at` (Unix seconds) lies inside."""
+        """Whether the time `at` (Unix seconds) is inside the window."""
         local = datetime.fromtimestamp(at, self.timezone)
         minute = local.hour * 60 + local.minute
         if self.from_minute < self.to_minute:
             return local.weekday() in self.days and self.from_minute <= minute < self.to_minute
         if minute >= self.from_minute:
             return local.weekday() in self.days
-        # What began yesterday evening is yesterday's.
+        # After midnight, the window that began yesterday still applies.
         yesterday = (local - timedelta(days=1)).weekday()
         return minute < self.to_minute and yesterday in self.days
 
@@ -51,9 +51,9 @@ class TimeWindow:
 class PolicyDocument:
     """A checked document. An empty one allows everything that the key allows.
 
-    `networks` or `window` of `None` is no restriction; an empty `networks` lets nobody in.
-    `cache_tenants` are the ids of the tenants that share the prefix cache with this one, as far as
-    their policies name it, and each other, too.
+    `networks` or `window` of `None` is no restriction; an empty `networks` admits no client.
+    `cache_tenants` are the ids of the tenants that share the prefix cache with this one, provided
+    that their policies also name this one and each other.
     """
 
     limits: Limits = UNLIMITED
@@ -66,23 +66,23 @@ class PolicyDocument:
     cache_tenants: tuple[str, ...] = ()
 
     def admits(self, client_ip: str | None) -> bool:
-        """Whether a client of that address is inside the networks; an unknown one never is."""
+        """Whether the client's address is inside the networks; an unknown address never is."""
         if self.networks is None:
             return True
         address = address_of(client_ip or "")
         return address is not None and any(address in network for network in self.networks)
 
     def open_at(self, at: float) -> bool:
-        """Whether the moment `at` (Unix seconds) is inside the time window."""
+        """Whether the time `at` (Unix seconds) is inside the time window."""
         return self.window is None or self.window.holds(at)
 
     def local_time(self, at: float) -> datetime:
-        """`at` in the time zone of the window, or in UTC."""
+        """Returns `at` in the time zone of the window, or in UTC."""
         return datetime.fromtimestamp(at, self.window.timezone if self.window else UTC)
 
 
 def parse_document(given: Mapping[str, Any], where: str = "document") -> PolicyDocument:
-    """The checked document. Raises: InvalidRequest that names the member."""
+    """Returns the checked document. Raises: InvalidRequest that names the member."""
     for name in given:
         if name not in _MEMBERS:
             raise InvalidRequest(
@@ -181,7 +181,7 @@ def _timezone(where: str, given: Any) -> ZoneInfo:
     if isinstance(given, str):
         try:
             return ZoneInfo(given)
-        # An unknown name, one that leads out of the folder, or one that is a folder.
+        # An unknown name, a path that leads out of the folder, or the name of a folder.
         except (KeyError, ValueError, OSError):
             pass
     raise _wrong(where, "must be a time zone such as Europe/Berlin")

@@ -1,7 +1,7 @@
-"""Rego by rego-cpp: the product's rules in this process, operators' modules in others.
+"""Evaluates Rego with rego-cpp: the product's rules in this process, operators' modules in others.
 
-No answer refuses. A version that gave none, or took more than it may, is not evaluated again by
-every request: `faults.py` says when.
+Without an answer the request is refused. A version that gave no answer or exceeded its limits is
+not evaluated again for every request: `faults.py` says when.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ logger = logging.getLogger(__name__)
 
 REGO_FOLDER = Path(__file__).parent / "rego"
 COMPILE_S = 2.0
-"""Processor time to compile a module that is kept; `candidates.py` grants less."""
+"""Processor time to compile a stored module; `candidates.py` allows less."""
 _MAX_REMEMBERED = 20_000
 _MAX_MODELS_HERE = 100
-"""With more names of models the product's rules take milliseconds, and are not evaluated here."""
+"""With more model names the product's rules take milliseconds; they then run in an evaluator."""
 _PATIENCE = 4
-"""Callers wait so many times the time of an evaluation: others may come first."""
+"""Callers wait this many times the time of one evaluation, because others may come first."""
 _START_S = 2.0
-"""And so much longer, as a process may have to be started."""
+"""Additional wait, because a process may have to be started."""
 _LOG_EVERY_S = 10.0
 
 
 def gateway_rules() -> str:
-    """The source of the product's rules."""
+    """Returns the source of the product's rules."""
     return (REGO_FOLDER / "gateway.rego").read_text(encoding="utf-8")
 
 
 class EmbeddedRego:
-    """Evaluates versions of policies, the product's rules and an operator's own together.
+    """Evaluates versions of policies: the product's rules together with an operator's module.
 
-    The product's rules about a short document are quick and run on the event loop. Everything else
-    has `timeout_s` of processor time in one of the `evaluators`.
+    The product's rules for a short document are fast and run on the event loop. Everything else
+    gets `timeout_s` of processor time in one of the `evaluators`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class EmbeddedRego:
         faults: Faults | None = None,
         most_remembered: int = _MAX_REMEMBERED,
     ) -> None:
-        """`tally` counts the decisions that were remembered, and the others."""
+        """`tally` counts cache hits and misses of decisions."""
         self._evaluators = evaluators
         self._tally = tally or Tally()
         self._bounds = Bounds(COMPILE_S, timeout_s)
@@ -73,9 +73,9 @@ class EmbeddedRego:
         self._logged_at = float("-inf")
 
     async def decide(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
-        """The decision of `version`. Raises: PolicyUnavailable."""
+        """Returns the decision of `version`. Raises: PolicyUnavailable."""
         asking = question(version, asked, clock=version.module is not None)
-        # The version is kept beside the decision, so that its id is nobody else's meanwhile.
+        # The cache also holds the version, so that no other object can get its id.
         key = (id(version), asking.key)
         if (known := self._remembered.get(key)) is not None:
             self._tally.hits += 1
@@ -88,26 +88,26 @@ class EmbeddedRego:
         return decision
 
     def is_constant(self, version: PolicyVersion) -> bool:
-        """Whether neither its window nor a module, which is told the minute, looks at the clock."""
+        """Whether decisions do not depend on the time, which only a window or a module reads."""
         return version.module is None and version.document.window is None
 
     def problems(self) -> Sequence[str]:
-        """The versions that cannot be evaluated, and whether modules can be at all."""
+        """Returns the versions that cannot be evaluated, and a line if no module can be."""
         problem = self._evaluators.problem()
         return [*([f"modules: {problem}"] if problem else []), *self._faults.problems()]
 
     def forget(self, tenant_id: str, policy_id: str) -> None:
-        """Evaluates the versions of that policy again, whatever happened before."""
+        """Drops the faults of that policy, so that its versions are evaluated again."""
         self._faults.forget(tenant_id, policy_id)
 
     async def close(self) -> None:
-        """Waits for no evaluation that is still at work."""
+        """Cancels the running evaluations."""
         for task in self._asking.values():
             task.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
 
     def evaluate(self, asking: Question) -> Decision:
-        """The decision of the product's rules, here and now. Raises: PolicyUnavailable."""
+        """Evaluates the product's rules in this process at once. Raises: PolicyUnavailable."""
         try:
             if self._here is None:
                 self._here = compile_rules(gateway_rules(), None)
@@ -117,14 +117,14 @@ class EmbeddedRego:
             raise unavailable() from error
 
     async def _decided_elsewhere(self, key: tuple[int, Key], asking: Question) -> Decision:
-        """Equal questions share one evaluation. Raises: PolicyUnavailable."""
+        """Evaluates elsewhere; equal questions share one run. Raises: PolicyUnavailable."""
         if (fault := self._faults.in_the_way(_name(asking), asking.asked.key_id)) is not None:
             raise _refusal(_name(asking), *fault).error()
         task = self._asking.get(key)
         if task is None:
             task = self._asking[key] = asyncio.create_task(self._evaluated(key, asking))
             task.add_done_callback(lambda _: self._asking.pop(key))
-        # An answer that comes too late for one caller is remembered for the next.
+        # An answer that comes too late for this caller is cached for the next.
         await asyncio.wait({task}, timeout=self._patience_s)
         if not task.done():
             reason = f"no answer within {self._patience_s:g} s"
@@ -136,7 +136,7 @@ class EmbeddedRego:
         raise answer.error()
 
     async def _evaluated(self, key: tuple[int, Key], asking: Question) -> Decision | _Refusal:
-        """The decision of another process, or what callers get in its place."""
+        """Returns the decision of another process, or the refusal that callers get instead."""
         name, key_id = _name(asking), asking.asked.key_id
         try:
             async with self._evaluators.place(name.tenant_id, self._patience_s) as place:
@@ -165,7 +165,7 @@ class EmbeddedRego:
         return _refusal(name, fault, fault.wait_s)
 
     def _log(self, message: str, name: Name, error: object) -> None:
-        """As one line of many: what is wrong with this process would fill the log."""
+        """Logs at most one line per `_LOG_EVERY_S`: a fault of this process would fill the log."""
         now = time.monotonic()
         if now - self._logged_at > _LOG_EVERY_S:
             self._logged_at = now
@@ -178,7 +178,7 @@ def _name(asking: Question) -> Name:
 
 
 def _is_short(asking: Question) -> bool:
-    """Whether the product's rules alone decide, about few names."""
+    """Whether only the product's rules decide, with few names."""
     version, allowed = asking.version, asking.asked.allowed_models
     return version.module is None and version.names + len(allowed) <= _MAX_MODELS_HERE
 
@@ -190,13 +190,13 @@ def _refusal(name: Name, fault: Fault, left_s: float) -> _Refusal:
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """Why there is no decision. Each caller gets an error of its own: replies write into them."""
+    """Why there is no decision. Each caller gets its own error object: replies write into it."""
 
     message: str = ""
     retry_after_s: float = RETRY_AFTER_S
 
     def error(self) -> PolicyUnavailable:
-        """The error of one caller."""
+        """Returns a new error for one caller."""
         if not self.message:
             return unavailable()
         return unavailable(self.message, retry_after_s=self.retry_after_s)

@@ -1,4 +1,4 @@
-"""The policy stage: the policy in force, decided by an evaluator, noted by the recorder."""
+"""The policy stage: an evaluator applies the policy in force; the recorder stores the decision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.policy.recorder import Recorder
 from orchestrator.telemetry.instruments import Tally
 
 _OPEN = version_of("pol_check", 0, {}, None)
-"""What a new tenant's policy says: nothing beyond what keys allow."""
+"""The policy of a new tenant: it adds no restriction to what keys allow."""
 _MAX_REMEMBERED = 20_000
 
 
@@ -33,18 +33,18 @@ class RegoPolicies:
         tally: Tally | None = None,
         most_remembered: int = _MAX_REMEMBERED,
     ) -> None:
-        """`tally` is that of the evaluator's memory."""
+        """`tally` is that of the evaluator's cache."""
         self.tally = tally or Tally()
         self._policies = policies
         self._evaluator = evaluator
         self._recorder = recorder
         self._now = now
-        # By the id of the question, which is kept, so that the id is nobody else's meanwhile.
+        # By the id of the question; the cache holds it too, so that no other object gets its id.
         self._constant: BoundedCache[int, tuple[PolicyInput, PolicyVersion, Decision]]
         self._constant = BoundedCache(most_remembered)
 
     async def decide(self, asked: PolicyInput) -> Decision:
-        """The decision of the policy in force. Raises: PolicyUnavailable."""
+        """Returns the decision of the policy in force. Raises: PolicyUnavailable."""
         found = await self._policies.find(asked.tenant_id, asked.policy_id)
         if (active := found.active) is None:
             return Decision(
@@ -73,20 +73,20 @@ class RegoPolicies:
         return decision
 
     async def check(self) -> None:
-        """Has a question decided that is noted nowhere. Raises: PolicyUnavailable."""
+        """Evaluates a test question that is not recorded. Raises: PolicyUnavailable."""
         await evaluate_open(self._evaluator, self._now())
 
     def forget(self, tenant_id: str, policy_id: str) -> None:
-        """Puts a change of that policy in force with the next request."""
+        """Drops the cached policy, so that a change applies from the next request on."""
         self._policies.forget(tenant_id, policy_id)
         self._evaluator.forget(tenant_id, policy_id)
 
     def problems(self) -> Sequence[str]:
-        """The versions that cannot be evaluated."""
+        """Returns the versions that cannot be evaluated."""
         return self._evaluator.problems()
 
     async def close(self) -> None:
-        """Writes down what is noted, and lets go of everything."""
+        """Writes the waiting decisions and releases everything."""
         if self._recorder is not None:
             await self._recorder.close()
         await self._policies.close()
@@ -94,7 +94,7 @@ class RegoPolicies:
 
 
 async def evaluate_open(evaluator: Evaluator, now: float) -> None:
-    """A question to a policy that allows all, to see that one is answered.
+    """Evaluates a policy that allows all, to see that the evaluator works.
 
     Raises: PolicyUnavailable.
     """

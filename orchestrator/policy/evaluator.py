@@ -1,4 +1,4 @@
-"""What evaluates a policy: the protocol of the embedded evaluator and of OPA."""
+"""The protocol of policy evaluators: the embedded one and OPA."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ class Evaluator(Protocol):
     """Runs the rules of one version of a policy."""
 
     async def decide(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
-        """The decision; `asked.at` is set. Raises: PolicyUnavailable."""
+        """Returns the decision; `asked.at` must be set. Raises: PolicyUnavailable."""
         ...
 
     def is_constant(self, version: PolicyVersion) -> bool:
-        """Whether `version` always decides the same about the same facts, whatever the time is."""
+        """Whether `version` always decides the same for the same facts, at any time."""
         ...
 
     def problems(self) -> Sequence[str]:
-        """What it cannot evaluate, by policy and version; requests of other policies go on."""
+        """Returns what it cannot evaluate, by policy and version; other policies still work."""
         ...
 
     def forget(self, tenant_id: str, policy_id: str) -> None:
-        """Evaluates a policy that was changed again, whatever happened before."""
+        """Drops the faults of a changed policy, so that it is evaluated again."""
         ...
 
     async def close(self) -> None:
-        """Lets go of what it holds."""
+        """Releases its resources."""
         ...

@@ -1,4 +1,4 @@
-"""Versions of policies that could not be evaluated, and when each may be tried again."""
+"""Policy versions that could not be evaluated, and when each may be tried again."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from orchestrator.core.caches import remember
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 60.0
 _FORGOTTEN_AFTER_S = 600.0
-"""A fault that was not seen again for so long is none any more."""
+"""A fault that did not occur again for this long is dropped."""
 _MAX_KEYS = 3
-"""With faults for so many keys, a version waits as a whole."""
+"""With faults for this many keys, the whole version must wait."""
 _MAX_FAULTS = 1000
 _MAX_NAMED = 10
 _EVERY_KEY = ""
@@ -31,7 +31,7 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`at` is in Unix seconds, `retry_at` by the monotonic clock."""
+    """A failed evaluation. `at` is in Unix seconds, `retry_at` by the monotonic clock."""
 
     reason: str
     at: float
@@ -40,7 +40,7 @@ class Fault:
 
 
 class Faults:
-    """Remembers faults by version and key: a module may fail for the label of one key only."""
+    """Stores faults by version and key: a module may fail only for the label of one key."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Faults:
         self._faults: dict[tuple[Name, str], Fault] = {}
 
     def in_the_way(self, name: Name, key_id: str) -> tuple[Fault, float] | None:
-        """The fault that an evaluation must wait for, and for how many seconds more."""
+        """Returns the fault that delays an evaluation, and the seconds still to wait."""
         if not self._faults:
             return None
         for key in (_EVERY_KEY, key_id):
@@ -63,7 +63,7 @@ class Faults:
         return None
 
     def note(self, name: Name, key_id: str, reason: str) -> tuple[Fault, bool]:
-        """A fault, and whether it is the version's first."""
+        """Records a fault. Returns it and whether it is the version's first."""
         known = self._of(name)
         fault = self._noted(name, key_id, reason)
         others = known.keys() - {_EVERY_KEY, key_id}
@@ -72,20 +72,20 @@ class Faults:
         return fault, not known
 
     def answered(self, name: Name, key_id: str) -> bool:
-        """The version was evaluated for that key. Whether that ends its last fault."""
+        """Records a successful evaluation; returns whether that ends the version's last fault."""
         if not self._faults:
             return False
         found = [self._faults.pop((name, key), None) for key in (_EVERY_KEY, key_id)]
         return any(found) and not self._of(name)
 
     def forget(self, tenant_id: str, policy_id: str) -> None:
-        """Lets every version of that policy be tried anew."""
+        """Drops the faults of every version of that policy."""
         for name, key in list(self._faults):
             if name[:2] == (tenant_id, policy_id):
                 del self._faults[name, key]
 
     def problems(self) -> list[str]:
-        """One line for each version with a fault: its policy, its number, why and since when."""
+        """Returns a line for each version with a fault: policy, number, reason and start time."""
         oldest = self._now() - _FORGOTTEN_AFTER_S
         self._faults = {key: fault for key, fault in self._faults.items() if fault.at > oldest}
         latest = {name: fault for (name, _), fault in self._faults.items()}

@@ -1,7 +1,7 @@
-"""The policies in force: read from the store, remembered, and asked for again within a second.
+"""The policies in force: read from the store, cached, and read again within a second.
 
-A request never waits for the store while what is remembered is young. While the store is out of
-reach the last known version stays in force; a policy that was never read refuses.
+A request does not wait for the store while the cached policy is fresh. While the store is
+unreachable, the last known version stays in force; a policy that was never read refuses.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from orchestrator.store.database import Database, StoreError
 logger = logging.getLogger(__name__)
 
 _REFRESH_SHARE = 0.5
-"""Of the time that an answer is good for: after it the next one is asked for in the background."""
+"""After this share of the time that an answer is fresh, it is read again in the background."""
 _MAX_KNOWN = 10_000
 _RETRY_S = 0.5
 
 Name = tuple[str, str]
-"""Tenant and policy."""
+"""Ids of tenant and policy."""
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class InForce:
 
 
 class Policies:
-    """What the store says about policies, at most `fresh_s` old while it can be asked."""
+    """A cache of the store's policies, at most `fresh_s` old while the store is reachable."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Policies:
         self._retry_at = 0.0
 
     async def find(self, tenant_id: str, policy_id: str) -> InForce:
-        """The policy as it is. Raises: PolicyUnavailable when that was never known."""
+        """Returns the current policy. Raises: PolicyUnavailable when that was never known."""
         name = (tenant_id, policy_id)
         known = self._known.get(name)
         now = self._monotonic()
@@ -83,21 +83,21 @@ class Policies:
         return _or_unavailable(known)
 
     def forget(self, tenant_id: str, policy_id: str) -> None:
-        """Has the store asked again before the next decision, because the policy was changed."""
+        """Makes the next decision read the changed policy from the store again."""
         name = (tenant_id, policy_id)
-        # An answer on its way may be from before the change.
+        # A read that is still running may be from before the change.
         self._asking.pop(name, None)
         if (known := self._known.get(name)) is not None:
             known.checked_at = float("-inf")
         self._retry_at = 0.0
 
     async def close(self) -> None:
-        """Waits for what was asked."""
+        """Waits for the running reads."""
         while self._asking:
             await asyncio.wait(list(self._asking.values()))
 
     def _ask(self, name: Name) -> asyncio.Task[InForce]:
-        """The running question; all who ask for the same policy share one."""
+        """Returns the running read; concurrent requests for the same policy share it."""
         task = self._asking.get(name)
         if task is None:
             task = self._asking[name] = asyncio.create_task(self._read(name))
@@ -149,7 +149,7 @@ class Policies:
 
 
 def _same(known: InForce | None, number: int) -> PolicyVersion | None:
-    """The version of that number, if it is remembered: versions never change."""
+    """Returns the version of that number, if it is cached: versions never change."""
     if known is None:
         return None
     for version in (known.active, known.shadow):

@@ -1,8 +1,8 @@
-"""Policies by an OPA server over HTTP, which has the same .rego files loaded.
+"""Evaluates policies on an OPA server over HTTP, which has the same .rego files loaded.
 
-`gateway.rego` lies in `orchestrator/policy/rego`; an operator's `package gateway.custom` is loaded
-into that server beside it, and is then there for every policy. `input.tenant.id` and
-`input.policy.id` tell them apart.
+`gateway.rego` is in `orchestrator/policy/rego`. An operator's `package gateway.custom` is loaded
+into that server next to it, and then applies to every policy. `input.tenant.id` and
+`input.policy.id` distinguish them.
 Source: Open Policy Agent documentation, REST API, data API.
 """
 
@@ -29,22 +29,22 @@ _MAX_ANSWER_BYTES = 65_536
 _MAX_ASKED = 64
 _MAX_OF_A_TENANT = 16
 _MAX_WAITING = 1024
-"""Questions: at the server at once, those of one tenant, and those of one that wait."""
+"""Max questions: in flight, of one tenant in flight, and of one tenant waiting."""
 
 
 class OpaHttp:
-    """Asks the server for every decision: it may have been given other rules meanwhile."""
+    """Asks the server for every decision, because its rules may have changed."""
 
     def __init__(self, url: str, *, timeout_s: float, token: str | None = None) -> None:
         self._url = url.rstrip("/") + "/v1/data/gateway/authz"
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._timeout_s = timeout_s
-        # Rules that are slow for one tenant leave room for the questions of others.
+        # Slow rules of one tenant leave room for the questions of others.
         self._turns = Turns(_MAX_ASKED, per_owner=_MAX_OF_A_TENANT, most_waiting=_MAX_WAITING)
         self._session: aiohttp.ClientSession | None = None
 
     async def decide(self, version: PolicyVersion, asked: PolicyInput) -> Decision:
-        """The decision of `version`. Raises: PolicyUnavailable."""
+        """Returns the decision of `version`. Raises: PolicyUnavailable."""
         try:
             if version.module is not None:
                 raise NoAnswerError("it has a module of its own, which belongs on the OPA server")
@@ -71,26 +71,26 @@ class OpaHttp:
             raise unavailable() from error
 
     def is_constant(self, version: PolicyVersion) -> bool:
-        """Never: rules and data of the server may change."""
+        """Returns false: rules and data of the server may change."""
         del version
         return False
 
     def problems(self) -> Sequence[str]:
-        """None by policy: the server's rules are the same for all."""
+        """Returns nothing: the server's rules are the same for all policies."""
         return ()
 
     def forget(self, tenant_id: str, policy_id: str) -> None:
-        """Nothing is remembered."""
+        """Does nothing: there is no cache."""
 
     async def close(self) -> None:
         """Closes the connections."""
         if self._session is not None:
             await self._session.close()
-            # Connections are gone one turn of the loop later. Source: aiohttp, graceful shutdown.
+            # Connections close one loop iteration later. Source: aiohttp, graceful shutdown.
             await asyncio.sleep(0)
 
     async def _answer(self, document: dict[str, Any]) -> Any:
-        """Rego's `decision`. Raises: NoAnswerError, ClientError, TimeoutError, ValueError."""
+        """Gets Rego's `decision`. Raises: NoAnswerError, ClientError, TimeoutError, ValueError."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=_MAX_ASKED), headers=self._headers
@@ -114,6 +114,6 @@ class OpaHttp:
 
 
 def without_password(url: str) -> str:
-    """`url` as it may be told: without the user and the password that it may hold."""
+    """Returns `url` for messages: without user and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,4 +1,4 @@
-"""Queries about policies. `pol_default` is there for every tenant, with or without a row."""
+"""Queries about policies. `pol_default` exists for every tenant, with or without a row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT_NAME = "default"
 
 @dataclass(frozen=True, slots=True)
 class PolicyHead:
-    """Which versions of a policy are in force and in the shadow."""
+    """A policy's name and which of its versions are in force and in shadow."""
 
     active: int
     candidate: int | None
@@ -28,7 +28,7 @@ class PolicyHead:
 
 @dataclass(frozen=True, slots=True)
 class WrittenVersion:
-    """One version as it was written."""
+    """One stored version."""
 
     version: int
     document: Mapping[str, Any]
@@ -39,7 +39,7 @@ class WrittenVersion:
 
 @dataclass(frozen=True, slots=True)
 class NewVersion:
-    """What a version is to hold, who wrote it and when (seconds since the epoch)."""
+    """The content of a new version, who wrote it and when (seconds since the epoch)."""
 
     document: Mapping[str, Any]
     module: str | None
@@ -52,7 +52,7 @@ _BUILT_IN_VERSION = WrittenVersion(1, {}, None, 0, "system")
 
 
 async def head(session: Session, tenant_id: str, policy_id: str) -> PolicyHead | None:
-    """The policy's head, or `None` when the tenant has no such policy."""
+    """Returns the policy's head, or `None` when the tenant has no such policy."""
     row = await session.get(Policy, (tenant_id, policy_id))
     if row is not None and row.deleted_at is None:
         return PolicyHead(row.active_version, row.candidate_version, row.name, row.created_at)
@@ -60,7 +60,7 @@ async def head(session: Session, tenant_id: str, policy_id: str) -> PolicyHead |
 
 
 async def exists(session: Session, tenant_id: str, policy_id: str) -> bool:
-    """Whether the tenant has that policy; it stays until the caller's transaction ends."""
+    """Whether the tenant has that policy; locks it until the caller's transaction ends."""
     row = await session.get(Policy, (tenant_id, policy_id), with_for_update={"read": True})
     if row is None:
         return policy_id == DEFAULT_POLICY_ID
@@ -70,7 +70,7 @@ async def exists(session: Session, tenant_id: str, policy_id: str) -> bool:
 async def version(
     session: Session, tenant_id: str, policy_id: str, number: int
 ) -> WrittenVersion | None:
-    """That version of a policy, the built-in one included."""
+    """Returns that version of a policy, also the built-in one."""
     row = await session.get(PolicyVersion, (tenant_id, policy_id, number))
     if row is not None:
         return WrittenVersion(row.version, row.document, row.module, row.created_at, row.created_by)
@@ -80,7 +80,7 @@ async def version(
 
 
 async def listed(session: Session, tenant_id: str) -> Sequence[tuple[str, PolicyHead]]:
-    """The tenant's policies with their ids, the default one first, then the oldest."""
+    """Returns the tenant's policies with their ids: the default one, then the others by age."""
     rows = await session.exec(
         select(Policy)
         .where(Policy.tenant_id == tenant_id, col(Policy.deleted_at).is_(None))
@@ -105,7 +105,7 @@ async def create(session: Session, tenant_id: str, name: str, new: NewVersion) -
 
 
 async def add_version(session: Session, tenant_id: str, policy_id: str, new: NewVersion) -> int:
-    """Adds a version that is neither in force nor in the shadow yet. Returns its number."""
+    """Adds a version that is neither in force nor in shadow yet. Returns its number."""
     await _locked(session, tenant_id, policy_id)
     largest = (
         await session.exec(
@@ -128,14 +128,14 @@ async def update(
     active: int,
     candidate: int | None,
 ) -> None:
-    """Puts versions in force and in the shadow, and names the policy."""
+    """Sets the versions in force and in shadow, and the policy's name."""
     row = await _locked(session, tenant_id, policy_id)
     row.name, row.active_version, row.candidate_version = name, active, candidate
     await session.flush()
 
 
 async def keys_using(session: Session, tenant_id: str, policy_id: str) -> int:
-    """How many keys that are not revoked have the policy."""
+    """Returns the number of keys with this policy, without revoked ones."""
     query = select(func.count()).where(
         VirtualKey.tenant_id == tenant_id,
         VirtualKey.policy_id == policy_id,
@@ -145,14 +145,14 @@ async def keys_using(session: Session, tenant_id: str, policy_id: str) -> int:
 
 
 async def delete(session: Session, tenant_id: str, policy_id: str, now: int) -> None:
-    """Ends a policy; its versions stay, for decisions that were made with them."""
+    """Marks a policy as deleted; its versions stay, because recorded decisions refer to them."""
     row = await _locked(session, tenant_id, policy_id)
     row.deleted_at = now
     await session.flush()
 
 
 async def _locked(session: Session, tenant_id: str, policy_id: str) -> Policy:
-    """The row, held until the end of the transaction; the default's is made when it is missing."""
+    """Returns the row, locked until the transaction ends; creates a missing default's row."""
     row = await session.get(Policy, (tenant_id, policy_id), with_for_update=True)
     if row is None:
         row = Policy(

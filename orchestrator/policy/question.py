@@ -1,4 +1,4 @@
-"""What a policy is asked: the facts of a request, and the input of Rego that is made of them."""
+"""The question to a policy: the facts of a request, and the Rego input built from them."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class PolicyVersion:
     document: PolicyDocument
     module: str | None = None
     plan_models: Mapping[str, list[str]] = field(default_factory=dict)
-    """Of the document, as Rego is to see it."""
+    """The document's models by plan, in the form that Rego gets."""
     names: int = 0
-    """How many names of models and plans the document holds; evaluating takes time by them."""
+    """The number of model and plan names in the document; the evaluation time grows with it."""
 
 
 def version_of(
     policy_id: str, version: int, document: Mapping[str, Any], module: str | None
 ) -> PolicyVersion:
-    """A version as the store or a caller gives it. Raises: InvalidRequest."""
+    """Parses a version from the store or from a caller. Raises: InvalidRequest."""
     parsed = parse_document(document)
     plans = {plan: list(models) for plan, models in parsed.plan_models.items()}
-    # A plan's name may have any length, those of models have 256 characters at most.
+    # A plan's name may have any length; model names have at most 256 characters.
     names = sum(1 + len(plan) // 256 + len(models) for plan, models in plans.items())
     names += len(parsed.allowed_models)
     return PolicyVersion(policy_id, version, parsed, module or None, plans, names)
@@ -44,19 +44,20 @@ Key = tuple[object, ...]
 
 
 class Question(msgspec.Struct, frozen=True):
-    """A request before one version of a policy. `key` holds all that the answer depends on."""
+    """A request put to one version of a policy. The answer depends only on `key`."""
 
     version: PolicyVersion
     asked: PolicyInput
     in_networks: bool
     in_window: bool
     minute: int | None
-    """Since the epoch, for rules of somebody else. `None` where the product's own, which read
-    neither clock nor address, decide alone."""
+    """Minutes since the epoch, for an operator's rules. `None` where only the product's rules
+    decide, which read neither clock nor address.
+    """
 
     @property
     def key(self) -> Key:
-        """Equal for questions whose `document` is equal, for one version of a policy."""
+        """The cache key: for one version, equal for questions with an equal `document`."""
         asked = self.asked
         return (
             asked.key_id, asked.key_label, asked.admin, asked.plan, asked.allowed_models,
@@ -66,7 +67,7 @@ class Question(msgspec.Struct, frozen=True):
         )  # fmt: skip
 
     def document(self) -> dict[str, Any]:
-        """Rego's `input`."""
+        """Returns Rego's `input`."""
         asked, policy = self.asked, self.version.document
         return {
             "tenant": {"id": asked.tenant_id, "api_disabled": asked.api_disabled},
@@ -102,7 +103,7 @@ class Question(msgspec.Struct, frozen=True):
         return "" if self.minute is None else self.asked.client_ip or ""
 
     def _clock(self) -> dict[str, Any]:
-        """The minute, in the zone of the policy's time window."""
+        """Returns the minute, in the time zone of the policy's window."""
         if self.minute is None:
             return {}
         local = self.version.document.local_time(self.minute * 60)
@@ -116,7 +117,7 @@ class Question(msgspec.Struct, frozen=True):
 
 
 def question(version: PolicyVersion, asked: PolicyInput, *, clock: bool) -> Question:
-    """`asked` put to `version`; `asked.at` must be set. `clock` lets modules see when and where."""
+    """Puts `asked` to `version`; `asked.at` must be set. `clock` shows modules time and address."""
     assert asked.at is not None
     return Question(
         version,
@@ -128,12 +129,12 @@ def question(version: PolicyVersion, asked: PolicyInput, *, clock: bool) -> Ques
 
 
 def as_facts(asked: PolicyInput) -> dict[str, Any]:
-    """`asked` as JSON."""
+    """Returns `asked` as JSON."""
     return asdict(asked)
 
 
 LATEST = 2**37
-"""Moments, in Unix seconds, lie before the year 6300; what comes later no calendar holds."""
+"""Max time in Unix seconds, about the year 6300: a calendar cannot hold all later times."""
 _TEXTS = ("key_id", "tenant_id", "model", "task", "key_label", "policy_id", "requested")
 _MAYBE_TEXTS = ("client_ip", "plan", "route_policy")
 _LISTS = ("allowed_models", "model_names")
@@ -141,7 +142,7 @@ _FLAGS = ("admin", "api_disabled")
 
 
 def from_facts(facts: Mapping[str, Any], where: str = "input") -> PolicyInput:
-    """The facts that `as_facts` wrote, or that somebody made up. Raises: InvalidRequest."""
+    """Parses facts written by `as_facts` or by a caller. Raises: InvalidRequest."""
     known = PolicyInput.__struct_fields__
     given = {
         "key_id": "key_test", "tenant_id": "", "model": "", "task": "generate",

@@ -1,7 +1,7 @@
-"""Decisions written down: a sample of all, and every one that a candidate would change.
+"""Records decisions: a sample of all, and every one that a candidate would change.
 
-Nothing of this is on the way of a request. A request puts its decision into a queue of bounded
-length; when that is full the decision is counted as lost and the request goes on.
+Requests do not wait for this. A request puts its decision into a queue of bounded length; when the
+queue is full, the decision is counted as lost and the request goes on.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _RETRY_S = 1.0
 _PRUNE_EVERY_S = 3600.0
 _CLOSE_TIMEOUT_S = 5.0
 _JUDGED_S = 5.0
-"""The longest that the candidates of one tenant may hold up a batch."""
+"""Max seconds for which the candidates of one tenant may delay a batch."""
 
 _Noted = tuple[PolicyInput, Decision, PolicyVersion | None, bool]
 
 
 class Recorder:
-    """Takes decisions, has the candidate's opinion on them, and writes them in batches.
+    """Takes decisions, evaluates the candidate on them, and writes them in batches.
 
-    `share` is how many of the decisions are written, of one. `start` before use.
+    `share` is the fraction of decisions to write, 0 to 1. Call `start` before use.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class Recorder:
         self.lost = 0
 
     def start(self) -> None:
-        """Begins to write."""
+        """Starts writing."""
         self._task = asyncio.create_task(self._work())
 
     def note(
         self, asked: PolicyInput, decision: Decision, shadow: PolicyVersion | None, at: float
     ) -> None:
-        """Takes a decision that was made `at`, in Unix seconds.
+        """Queues a decision made at `at`, in Unix seconds.
 
-        Not one that is neither in the sample nor before a candidate.
+        Ignores it if it is not in the sample and there is no candidate to compare with.
         """
         sampled = self._share > 0 and random.random() < self._share
         if shadow is None and not sampled:
@@ -87,10 +87,10 @@ class Recorder:
         self._news.set()
 
     async def close(self) -> None:
-        """Writes down what waits, if the store can be reached."""
+        """Writes the waiting decisions if the store is reachable."""
         if self._task is None:
             return
-        # Not cancelled: a batch that is cut off might be written, and written again.
+        # Not cancelled: an interrupted batch might be written twice.
         self._closing = True
         self._news.set()
         await asyncio.wait({self._task}, timeout=_CLOSE_TIMEOUT_S)
@@ -105,7 +105,7 @@ class Recorder:
         while self._waiting or not self._closing:
             await self._news.wait()
             if not self._closing:
-                # A little later there are more of them for the same transaction.
+                # A short wait collects more decisions for the same transaction.
                 await asyncio.sleep(_PAUSE_S)
             batch = self._taken()
             try:
@@ -118,7 +118,7 @@ class Recorder:
                     return
                 await asyncio.sleep(_RETRY_S)
             except Exception:
-                # Recording goes on whatever one batch holds.
+                # A bad batch must not stop the recorder.
                 logger.exception("%d decisions are not recorded", len(batch))
 
     def _taken(self) -> list[_Noted]:
@@ -130,10 +130,10 @@ class Recorder:
         return batch
 
     async def _judged(self, batch: Sequence[_Noted]) -> list[RecordedDecision]:
-        """What is to be written: the sample, and where the candidate differs.
+        """Returns the decisions to write: the sample, and those where the candidate differs.
 
-        Tenants are judged side by side, so that a slow candidate holds up no other tenant's, and
-        the batch for a bounded time only.
+        Tenants are evaluated concurrently, so that a slow candidate does not delay other tenants',
+        and delays the batch only for a bounded time.
         """
         by_tenant: dict[str, list[_Noted]] = {}
         for noted in batch:
@@ -142,7 +142,7 @@ class Recorder:
         return [record for records in judged for record in records]
 
     async def _judged_of(self, batch: Sequence[_Noted]) -> list[RecordedDecision]:
-        """`_judged` for one tenant; what its candidate takes too long for is lost."""
+        """Does `_judged` for one tenant; decisions that its candidate is too slow for are lost."""
         found = []
         ends_at = time.monotonic() + _JUDGED_S
         for number, (asked, decision, shadow, sampled) in enumerate(batch):
@@ -155,14 +155,14 @@ class Recorder:
                     opinion = await self._evaluator.decide(shadow, asked)
                 except PolicyUnavailable:
                     opinion = Decision(allow=False, rule="unavailable", version=shadow.version)
-                # The evaluator may have answered without a pause; requests come first.
+                # The evaluator may have answered without yielding; let requests run first.
                 await asyncio.sleep(0)
             if sampled or (opinion is not None and differ(decision, opinion)):
                 found.append(_record(asked, decision, opinion))
         return found
 
     def _count_lost(self, count: int, reason: str) -> None:
-        """Warns each time that the number of lost decisions has doubled."""
+        """Logs a warning each time that the number of lost decisions has doubled."""
         before, self.lost = self.lost, self.lost + count
         if before.bit_length() != self.lost.bit_length():
             logger.warning("%d decisions could not be recorded: %s", self.lost, reason)
@@ -182,7 +182,7 @@ class Recorder:
 
 
 def differ(one: Decision, other: Decision) -> bool:
-    """Whether a caller would notice: another answer, another rule, or other routes."""
+    """Whether the decisions differ for a caller: in answer, rule, or routes."""
     return (one.allow, one.rule, one.routes) != (other.allow, other.rule, other.routes)
 
 

@@ -1,6 +1,6 @@
-"""Policies and those who manage them: the rules, whoever asks.
+"""The rules for managing policies, for HTTP and the command line.
 
-A change is one transaction, with its line in the audit in it, and counts at once in this process.
+Each change is one transaction with its audit line; it takes effect in this process at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is to change. A `document` or `module` makes a new version, in force unless `shadow`.
+    """The requested changes. A `document` or `module` makes a new version, in force unless
+    `shadow`.
 
     `active` puts an older version, or the candidate, in force; a `candidate` of `None` ends the
     shadow.
@@ -51,7 +52,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class PolicyView:
-    """A policy as those see it who manage it, with one of its versions."""
+    """A policy as it is shown to its managers, with one of its versions."""
 
     id: str
     tenant_id: str
@@ -59,7 +60,7 @@ class PolicyView:
     written: WrittenVersion
 
     def as_json(self) -> dict[str, Any]:
-        """The `policy` object of the HTTP interface and of the command line."""
+        """Returns the `policy` object of the HTTP interface and of the command line."""
         return {
             "id": self.id,
             "object": "policy",
@@ -78,14 +79,14 @@ class PolicyView:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A recorded decision that a candidate would make otherwise."""
+    """A recorded decision that a candidate would change."""
 
     recorded: RecordedDecision
     after: Decision
 
 
 class PolicyAdmin:
-    """Makes, shows, changes, tries and ends policies of one tenant each. Raises: StoreError."""
+    """Creates, shows, changes, tries and deletes policies of a tenant. Raises: StoreError."""
 
     def __init__(
         self,
@@ -96,11 +97,10 @@ class PolicyAdmin:
         modules: bool = True,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`engine` is that of this process, which forgets what is changed here.
+        """`engine` is that of this process; it drops the policies that are changed here.
 
-        `candidates` has what is not in force yet evaluated.
-
-        Without `modules` policies may have none of their own: another server evaluates them.
+        `candidates` evaluates versions that are not in force yet.
+        Without `modules`, policies cannot have a module, because an OPA server evaluates them.
         """
         self._database = database
         self._candidates = candidates
@@ -111,7 +111,7 @@ class PolicyAdmin:
     async def create(
         self, tenant_id: str, name: str, document: Mapping[str, Any], module: str | None, by: Actor
     ) -> PolicyView:
-        """A new policy, its first version in force. Raises: InvalidRequest."""
+        """Creates a policy and puts its first version in force. Raises: InvalidRequest."""
         name = _checked_name(name)
         await self.check(document, module, tenant_id)
         new = NewVersion(document, module or None, by.actor, int(self._now()))
@@ -125,18 +125,18 @@ class PolicyAdmin:
         return view
 
     async def listed(self, tenant_id: str) -> list[PolicyView]:
-        """All policies of the tenant."""
+        """Returns all policies of the tenant."""
         async with self._database.reading() as session:
             heads = await policy_queries.listed(session, tenant_id)
             return [await _view(session, tenant_id, policy_id) for policy_id, _ in heads]
 
     async def get(self, tenant_id: str, policy_id: str, number: int | None = None) -> PolicyView:
-        """One policy, with the version in force or another one. Raises: NotFound."""
+        """Returns one policy, with the version in force or another one. Raises: NotFound."""
         async with self._database.reading() as session:
             return await _view(session, tenant_id, policy_id, number)
 
     async def update(self, tenant_id: str, policy_id: str, change: Change, by: Actor) -> PolicyView:
-        """The policy after `change`. Raises: InvalidRequest, NotFound."""
+        """Applies `change` and returns the policy. Raises: InvalidRequest, NotFound."""
         makes_version = change.document is not UNSET or change.module is not UNSET
         if makes_version and not (change.active is UNSET and change.candidate is UNSET):
             raise InvalidRequest(
@@ -166,7 +166,7 @@ class PolicyAdmin:
         makes_version: bool,
         by: Actor,
     ) -> PolicyView | None:
-        """The policy after `change`, or `None` when what was checked is not what it became."""
+        """Applies `change`; returns `None` if the policy has changed since `merged` was checked."""
         new = NewVersion(merged[0], merged[1], by.actor, int(self._now()))
         async with self._database.unit_of_work() as session:
             await turn(session, f"policy {tenant_id} {policy_id}")
@@ -189,13 +189,13 @@ class PolicyAdmin:
         return after
 
     async def delete(self, tenant_id: str, policy_id: str, by: Actor) -> None:
-        """Ends a policy. Raises: NotFound, Conflict while keys have it."""
+        """Deletes a policy. Raises: NotFound, Conflict while keys have it."""
         if policy_id == DEFAULT_POLICY_ID:
             raise Conflict("The default policy cannot be deleted: keys begin with it.")
         async with self._database.unit_of_work() as session:
             await turn(session, f"policy {tenant_id} {policy_id}")
             view = await _view(session, tenant_id, policy_id)
-            # The row is held before the keys are counted, so that none is given it meanwhile.
+            # The row is locked before the keys are counted, so that no key gets the policy now.
             await policy_queries.delete(session, tenant_id, policy_id, int(self._now()))
             if used := await policy_queries.keys_using(session, tenant_id, policy_id):
                 raise Conflict(f"The policy `{policy_id}` is in use by {used} key(s).")
@@ -212,7 +212,7 @@ class PolicyAdmin:
         *,
         tenant_id: str,
     ) -> list[Decision]:
-        """What a candidate says to made-up inputs. Raises: InvalidRequest."""
+        """Returns a candidate's decisions for given inputs. Raises: InvalidRequest."""
         if not 1 <= len(inputs) <= MAX_INPUTS:
             raise InvalidRequest(f"`inputs` must hold 1 to {MAX_INPUTS}.", param="inputs")
         for index, one in enumerate(inputs):
@@ -240,9 +240,9 @@ class PolicyAdmin:
         since: int = 0,
         most: int = MAX_REPLAYED,
     ) -> tuple[int, list[Changed]]:
-        """How many recorded decisions were tried, and those that `candidate` would change.
+        """Returns how many recorded decisions were tried, and those that `candidate` would change.
 
-        `since` in seconds since the epoch.
+        `since` is in seconds since the epoch.
         """
         async with self._database.reading() as session:
             await _view(session, tenant_id, policy_id)
@@ -261,7 +261,7 @@ class PolicyAdmin:
     async def decisions(
         self, tenant_id: str, policy_id: str, *, differing: bool, most: int
     ) -> list[RecordedDecision]:
-        """The newest recorded decisions; `differing` where the shadow said otherwise."""
+        """Returns the newest recorded decisions; `differing`: only where the shadow differs."""
         async with self._database.reading() as session:
             await _view(session, tenant_id, policy_id)
             return await decisions.listed(
@@ -271,7 +271,7 @@ class PolicyAdmin:
     async def check(
         self, document: Mapping[str, Any], module: str | None, tenant_id: str
     ) -> PolicyVersion:
-        """A candidate that can be evaluated. Raises: InvalidRequest, PolicyUnavailable."""
+        """Returns a checked candidate. Raises: InvalidRequest, PolicyUnavailable."""
         version = version_of("pol_candidate", 0, document, module)
         if version.module is not None and not self._modules:
             raise InvalidRequest(
@@ -291,7 +291,7 @@ _Merged = tuple[Mapping[str, Any], str | None]
 
 
 def _merged(before: PolicyView, change: Change) -> _Merged:
-    """Document and module after `change`."""
+    """Returns document and module after `change`."""
     written = before.written
     return (
         written.document if change.document is UNSET else change.document,
@@ -320,7 +320,7 @@ async def _view(
 async def _versions(
     session: Session, before: PolicyView, change: Change, new: NewVersion | None
 ) -> tuple[int, int | None]:
-    """Which versions are in force and in the shadow after `change`."""
+    """Returns the versions in force and in shadow after `change`."""
     active, candidate = before.head.active, before.head.candidate
     if new is not None:
         made = await policy_queries.add_version(session, before.tenant_id, before.id, new)

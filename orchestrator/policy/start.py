@@ -1,4 +1,4 @@
-"""The policy stage as the settings want it."""
+"""Builds the policy stage from the settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PATIENT_S = 5.0
 
 
 def new_evaluators(settings: Settings) -> Evaluators:
-    """The processes that evaluate modules, none of them started yet; to be closed."""
+    """Returns the processes that evaluate modules, not started yet. The caller closes them."""
     policy = settings.policy
     return Evaluators(
         gateway_rules(), places=policy.evaluators, memory_bytes=policy.evaluator_memory_bytes
@@ -27,14 +27,14 @@ def new_evaluators(settings: Settings) -> Evaluators:
 
 
 def new_candidates(settings: Settings, evaluators: Evaluators) -> Candidates:
-    """What checks and tries candidates, with the bounds that requests have."""
+    """Returns the checker of candidates, with the same limits as requests."""
     return Candidates(evaluators, timeout_s=settings.policy.timeout_s)
 
 
 def start_policies(settings: Settings, database: Database, evaluators: Evaluators) -> RegoPolicies:
-    """The policies of the store, with what evaluates them.
+    """Returns the store's policies with their evaluator.
 
-    `close` it before `database` and `evaluators`.
+    Call `close` on it before `database` and `evaluators`.
     """
     tally = Tally()
     evaluator = _evaluator(settings, evaluators, tally)
@@ -55,7 +55,7 @@ def start_policies(settings: Settings, database: Database, evaluators: Evaluator
 
 
 async def open_question(settings: Settings) -> None:
-    """Has one question decided that nobody asked, in its own time. Raises: PolicyUnavailable."""
+    """Evaluates a built-in policy once, to test the evaluator. Raises: PolicyUnavailable."""
     patient = settings.policy.model_copy(update={"timeout_s": _PATIENT_S})
     evaluators = new_evaluators(settings)
     evaluator = _evaluator(settings.model_copy(update={"policy": patient}), evaluators, Tally())
@@ -77,7 +77,7 @@ def _evaluator(settings: Settings, evaluators: Evaluators, tally: Tally) -> Eval
                 most_remembered=settings.store.key_cache_keys,
             )
         case "opa":
-            # Imported where it is used: an HTTP client costs 5 MB.
+            # Imported only where it is used: an HTTP client takes 5 MB.
             from orchestrator.policy.opa import OpaHttp
 
             token = policy.opa_token.get_secret_value() if policy.opa_token else None

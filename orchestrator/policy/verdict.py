@@ -1,4 +1,4 @@
-"""What an engine answered, checked: anything unexpected is no answer."""
+"""Checks an engine's answer: anything unexpected counts as no answer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def unavailable(
     *,
     retry_after_s: float = RETRY_AFTER_S,
 ) -> PolicyUnavailable:
-    """What a caller gets when no decision can be had."""
+    """Returns the error that a caller gets when there is no decision."""
     return PolicyUnavailable(message, retry_after_s=retry_after_s, retryable=True)
 
 
 def read_verdict(answer: Any, version: PolicyVersion) -> Decision:
-    """The decision in `answer`, Rego's `decision`. Raises: NoAnswerError."""
+    """Parses `answer`, Rego's `decision`. Raises: NoAnswerError."""
     match answer:
         case {
             "allow": bool(allow),
@@ -38,7 +38,7 @@ def read_verdict(answer: Any, version: PolicyVersion) -> Decision:
         } if all(route in ROUTES for route in routes) and (not allow or routes):
             return Decision(
                 allow=allow,
-                # It goes into a header and into the books.
+                # The rule goes into a header and into the usage records.
                 rule=rule if _RULE.fullmatch(rule) else "custom",
                 reason=reason[:_MAX_REASON],
                 routes=cast("tuple[RouteName, ...]", tuple(routes)),

@@ -1,4 +1,4 @@
-"""Decisions as those see them who manage policies: over HTTP and on the command line."""
+"""Decisions as they are shown to managers of policies: over HTTP and on the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.policy.service import Changed
 
 
 def decision_object(decision: Decision) -> dict[str, Any]:
-    """A decision as it is shown."""
+    """Returns a decision as it is shown."""
     return {
         "allow": decision.allow,
         "rule": decision.rule,
@@ -22,7 +22,7 @@ def decision_object(decision: Decision) -> dict[str, Any]:
 
 
 def recorded_object(one: RecordedDecision) -> dict[str, Any]:
-    """A recorded decision as it is shown."""
+    """Returns a recorded decision as it is shown."""
     shadow = None
     if one.shadow_version is not None:
         shadow = {
@@ -45,7 +45,7 @@ def recorded_object(one: RecordedDecision) -> dict[str, Any]:
 
 
 def replay_object(checked: int, changed: Sequence[Changed]) -> dict[str, Any]:
-    """The result of a replay as it is shown."""
+    """Returns the result of a replay as it is shown."""
     return {
         "object": "policy_replay",
         "checked": checked,

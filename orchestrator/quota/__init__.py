@@ -1,4 +1,4 @@
-"""How much a key may use: the protocol of a quota, and the one without limits."""
+"""How much a key may use: the protocol of a quota, and one without limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.core.limits import Bucket, LimitHit, Limits
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose budgets are used: the key's own and its tenant's, both must have room."""
+    """The owner of the budgets: the key and its tenant; both must have room."""
 
     key_id: str
     tenant_id: str
@@ -22,7 +22,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What a request would meet if it came now.
+    """What would happen to a request now.
 
     `refusal` is the error it would get, `first` the limit with the smallest share left after it,
     `None` where there is none.
@@ -33,11 +33,11 @@ class Outlook:
 
 
 class Admission(Protocol):
-    """Requests of one call that were counted together: all or none. Mostly it is one.
+    """Requests of one call, counted together: all or none. Usually there is one.
 
-    Ends exactly once: in `settle`, in `cancel`, or in `split`, whose parts end in its place. A
-    request that is refused before any work was done for it costs nothing. Once its prompt has been
-    worked on (`begin`) it has used its place in the minute, however it ends.
+    It ends exactly once: in `settle`, in `cancel`, or in `split`, whose parts then end instead. A
+    request that is refused before any work was done for it costs nothing. Once the work on its
+    prompt has started (`begin`), it counts as a request of its minute, however it ends.
     """
 
     @property
@@ -46,18 +46,18 @@ class Admission(Protocol):
         ...
 
     def check(self, tokens: int) -> None:
-        """Whether as many as `tokens` were left when it was counted; waits for nothing.
+        """Checks that at least `tokens` were left when the request was counted. Does not wait.
 
-        Raises: RateLimited. The request still has to be ended.
+        Raises: RateLimited. The caller must still end the request.
         """
         ...
 
     def begin(self) -> None:
-        """The work on its prompt begins. May be called in any thread. Idempotent."""
+        """Marks that the work on its prompt starts. May be called in any thread. Idempotent."""
         ...
 
     async def reserve(self, tokens: int) -> None:
-        """Takes `tokens`, the most that all its requests can cost, in one step.
+        """Reserves `tokens`, the max cost of all its requests, in one step.
 
         Raises: RateLimited, QuotaUnavailable; whatever is raised, the request has ended as by
         `cancel`.
@@ -65,36 +65,36 @@ class Admission(Protocol):
         ...
 
     def split(self, tokens: Sequence[int]) -> Sequence[Admission]:
-        """An admission for each of its requests, with the part of its reservation in `tokens`.
+        """Returns one admission for each of its requests, each with its part of the reservation.
 
-        They add up to what was reserved. Takes and returns nothing.
+        `tokens` are the parts; their sum is the reservation. The counters do not change.
         """
         ...
 
     async def settle(self, tokens: int) -> None:
-        """Books what was really used, and gives the rest of the reservation back."""
+        """Records the tokens really used, and releases the rest of the reservation."""
         ...
 
     async def cancel(self) -> None:
-        """Gives everything back: it was refused, or failed before its engine was asked.
+        """Releases everything: the request was refused, or failed before its engine was asked.
 
-        The place in the minute too, unless the work on its prompt had begun.
+        This includes its count in the minute, unless the work on its prompt had started.
         """
         ...
 
 
 class Quota(Protocol):
-    """Takes before the work, settles after it."""
+    """Reserves before the work and settles after it."""
 
     async def admit(self, caller: Caller, bucket: Bucket, requests: int = 1) -> Admission:
-        """Counts `requests` in one step, or none of them.
+        """Counts all `requests` in one step, or none of them.
 
         Raises: RateLimited, QuotaUnavailable, which cost nothing.
         """
         ...
 
     async def outlook(self, caller: Caller, bucket: Bucket, tokens: int) -> Outlook:
-        """What `admit` and then `reserve(tokens)` would do now; nothing is spent.
+        """Returns what `admit` and then `reserve(tokens)` would do now, without counting anything.
 
         Raises: QuotaUnavailable.
         """
@@ -102,15 +102,15 @@ class Quota(Protocol):
 
 
 class Unlimited:
-    """Takes nothing and refuses nobody."""
+    """A quota that counts nothing and refuses no caller."""
 
     async def admit(self, caller: Caller, bucket: Bucket, requests: int = 1) -> Admission:
-        """An admission without a budget."""
+        """Returns an admission without a budget."""
         del caller, bucket, requests
         return NOTHING_TAKEN
 
     async def outlook(self, caller: Caller, bucket: Bucket, tokens: int) -> Outlook:
-        """No refusal and no limit."""
+        """Returns no refusal and no limit."""
         del caller, bucket, tokens
         return Outlook(None, None)
 

@@ -1,9 +1,9 @@
-"""What is counted, and the protocol of whoever counts it.
+"""What is counted, and the protocol of a store of counters.
 
-A counter has a part that is used for good and a part that is held by running requests. Requests a
-minute are used at once, requests at the same time are held, tokens are held first and used later.
-Counters of a minute or a day carry it in their identity, so whatever is settled or given back late
-goes to the period that it was taken from and never becomes credit in a later one.
+A counter has a part that is used for good and a part that running requests hold. Requests per
+minute are used at once, concurrent requests are held, tokens are held first and used later.
+The minute or day is part of a counter's identity. So a late settlement or release goes to the
+period that it was taken from, and never becomes credit in a later one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ ScopeName = Literal["key", "tenant"]
 WINDOW_S = 60
 DAY_S = 86_400
 CONCURRENCY_RETRY_S = 1
-"""Nobody knows when a running request will end; this is when to ask again."""
+"""When to retry after the limit of concurrent requests: their end is not known."""
 
 
 class Counter(NamedTuple):
-    """`period` is the bucket and the start of the minute, the UTC day, or nothing.
+    """The identity of a counter.
 
+    `period` is the bucket and the start of the minute, the UTC day, or empty.
     A tuple, because it is hashed a dozen times for each request.
     """
 
@@ -45,9 +46,9 @@ class Counter(NamedTuple):
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
-    """What is added to the two parts of a counter.
+    """An addition to the two parts of a counter.
 
-    A struct, as the next two, because several of them are made for each request.
+    A struct, like the next two, because several of them are made for each request.
     """
 
     counter: Counter
@@ -56,9 +57,9 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
-    """Room for `cost` under `limit`. A cost of 0 only asks how much is taken.
+    """A request for `cost` under `limit`. A cost of 0 only reads the count.
 
-    `reset_at` is Unix seconds, 0 where nobody knows.
+    `reset_at` is in Unix seconds, 0 if unknown.
     """
 
     counter: Counter
@@ -68,7 +69,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def taken(self) -> Change:
-        """What taking it does to the counter."""
+        """The change of the counter when the claim is taken."""
         if self.counter.kind == "rpm":
             return Change(self.counter, used=self.cost)
         return Change(self.counter, held=self.cost)
@@ -80,7 +81,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
         return Change(self.counter, used=-taken.used, held=-taken.held)
 
     def hit(self, count: int, now: float) -> LimitHit:
-        """This limit with `count` taken."""
+        """Describes this limit with `count` taken."""
         counter = self.counter
         remaining = max(0, self.limit - count)
         reset_at = self.reset_at or int(now) + CONCURRENCY_RETRY_S
@@ -88,8 +89,9 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
 
 class Counted(msgspec.Struct, frozen=True):
-    """`counts` has what is taken of each claim's counter, the claims themselves included if they
-    were taken; `refused` is the index of the first claim without room.
+    """The result of a step. `refused` is the index of the first claim without room.
+
+    `counts` holds the count of each claim's counter, including the claims if they were taken.
     """
 
     refused: int | None
@@ -97,37 +99,37 @@ class Counted(msgspec.Struct, frozen=True):
 
 
 Outage = Literal["refusing", "sharing"]
-"""While Redis is out of reach: callers with limits are refused, or workers grant their shares."""
+"""While Redis is unreachable: callers with limits are refused, or workers grant their shares."""
 
 
 class Counters(Protocol):
-    """Counts for one process or for many."""
+    """Counts for one process or for several."""
 
     async def take(self, claims: Sequence[Claim], *, dry: bool = False) -> Counted:
-        """Takes all claims or none; `dry` takes none and tells what would be.
+        """Takes all claims or none; `dry` takes none and returns what would happen.
 
-        Cancelled, it has taken nothing. Raises: QuotaUnavailable.
+        If cancelled, it has taken nothing. Raises: QuotaUnavailable.
         """
         ...
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Ends what was taken. Returns without waiting for a disk or a network; never raises."""
+        """Settles or releases claims. Does not wait for a disk or a network; never raises."""
         ...
 
     def outage(self) -> Outage | None:
-        """What happens now, if what it counts in is out of reach."""
+        """Returns how callers are treated now, if the store of the counters is unreachable."""
         ...
 
 
 def utc_day(now: float) -> str:
-    """The UTC day as `YYYYMMDD`."""
+    """Returns the UTC day as `YYYYMMDD`."""
     return _day_name(int(now) // DAY_S)
 
 
 def request_claims(caller: Caller, bucket: Bucket, now: float) -> list[Claim]:
-    """One request: in the minute of its bucket, then among those at the same time.
+    """Returns the claims of one request: in the minute of its bucket, then of concurrent requests.
 
-    The same for the whole minute.
+    They are the same for the whole minute.
     """
     start = int(now) // WINDOW_S * WINDOW_S
     period, claims = f"{bucket}:{start}", []
@@ -144,7 +146,7 @@ def request_claims(caller: Caller, bucket: Bucket, now: float) -> list[Claim]:
 
 
 def token_claims(caller: Caller, tokens: int, now: float) -> list[Claim]:
-    """`tokens` of the present UTC day; the same for the whole day but for them."""
+    """Returns the claims of `tokens` in the present UTC day; only the cost varies in a day."""
     reset_at = (int(now) // DAY_S + 1) * DAY_S
     return [
         Claim(Counter("tpd", scope, owner, utc_day(now)), limits.tpd, tokens, reset_at)
@@ -154,7 +156,7 @@ def token_claims(caller: Caller, tokens: int, now: float) -> list[Claim]:
 
 
 def is_past_minute(counter: Counter, now: float) -> bool:
-    """Whether it counts a minute that nobody asks for any more."""
+    """Whether it counts a minute that no request uses any more."""
     if counter.kind != "rpm":
         return False
     return int(counter.period.rpartition(":")[2]) + 2 * WINDOW_S < now

@@ -27,10 +27,10 @@ _MAX_PLANS = 20_000
 
 
 class _Plan(msgspec.Struct, frozen=True):
-    """What one request of `caller` claims in the minute `minute`.
+    """The claims of one request of `caller` in the minute `minute`.
 
-    `days` are its budgets of tokens at a cost of 0: they are asked for together with the request,
-    so that the headers need no question of their own.
+    `days` are its token budgets at a cost of 0: they are read together with the request, so that
+    the headers need no separate step.
     """
 
     caller: Caller
@@ -40,7 +40,7 @@ class _Plan(msgspec.Struct, frozen=True):
 
 
 class Limiter:
-    """Key and tenant must both have room; a caller without limits costs nothing at all."""
+    """Applies limits: key and tenant must both have room; a caller without limits costs nothing."""
 
     def __init__(
         self, counters: Counters, *, now: Clock = time.time, most_remembered: int = _MAX_PLANS
@@ -50,11 +50,11 @@ class Limiter:
         self._plans: BoundedCache[tuple[int, Bucket], _Plan] = BoundedCache(most_remembered)
 
     def outage(self) -> Outage | None:
-        """What becomes of callers with limits, if limits cannot be counted together now."""
+        """Returns how callers with limits are treated, if shared counters are unreachable now."""
         return self._counters.outage()
 
     async def admit(self, caller: Caller, bucket: Bucket, requests: int = 1) -> Admission:
-        """Counts `requests` in one step, or none of them.
+        """Counts all `requests` in one step, or none of them.
 
         Raises: RateLimited, QuotaUnavailable, which cost nothing.
         """
@@ -74,7 +74,7 @@ class Limiter:
         return _Admission(self._counters, self._now, plan, claims, counts)
 
     async def outlook(self, caller: Caller, bucket: Bucket, tokens: int) -> Outlook:
-        """What `admit` and then `reserve(tokens)` would do now; nothing is spent.
+        """Returns what `admit` and then `reserve(tokens)` would do now, without counting anything.
 
         Raises: QuotaUnavailable.
         """
@@ -96,7 +96,7 @@ class Limiter:
         return Outlook(None, min(left, key=lambda hit: hit.remaining / max(1, hit.limit)))
 
     def _plan(self, caller: Caller, bucket: Bucket, now: float) -> _Plan:
-        """Made once a minute for each caller, who is the same object from request to request."""
+        """Returns the caller's plan, made once a minute; a caller is always the same object."""
         minute = int(now) // WINDOW_S
         known = self._plans.get((id(caller), bucket))
         if known is not None and known.caller is caller and known.minute == minute:
@@ -107,7 +107,7 @@ class Limiter:
             request_claims(caller, bucket, now),
             [] if bucket == "count" else token_claims(caller, 0, now),
         )
-        # It keeps the caller, so that its id is nobody else's meanwhile.
+        # The plan holds the caller, so that no other object can get its id.
         self._plans.put((id(caller), bucket), plan)
         return plan
 
@@ -117,7 +117,7 @@ def _costing(claim: Claim, cost: int) -> Claim:
 
 
 class _Admission:
-    """Requests that were counted. `counts` has what is taken of each of `claims`."""
+    """Counted requests. `counts` holds the count of each of `claims`."""
 
     __slots__ = (
         "_begun",
@@ -148,18 +148,18 @@ class _Admission:
         return reply_headers(self._claims, self._counts, self._now())
 
     def check(self, tokens: int) -> None:
-        """Whether so many tokens of the day were left. Raises: RateLimited."""
+        """Checks that this many tokens of the day were left. Raises: RateLimited."""
         for claim, count in zip(self._claims, self._counts, strict=True):
             if claim.counter.kind == "tpd" and count + tokens > claim.limit:
                 now = self._now()
                 raise refusal(claim.hit(count, now), tokens, now, self.headers)
 
     def begin(self) -> None:
-        """The work begins: from now on the place in the minute is used."""
+        """Marks that the work starts: from now on the request counts in its minute."""
         self._begun = True
 
     async def reserve(self, tokens: int) -> None:
-        """Takes `tokens` of the day. Raises: RateLimited, QuotaUnavailable."""
+        """Reserves `tokens` of the day. Raises: RateLimited, QuotaUnavailable."""
         days = self._plan.days
         if not days:
             return
@@ -173,7 +173,7 @@ class _Admission:
         except BaseException:
             await self.cancel()
             raise
-        # The newest counts; those of a day that has ended since go.
+        # Keep the newest counts; drop those of a day that has ended meanwhile.
         requests = len(self._plan.requests)
         self._claims = self._claims[:requests] + claims
         self._counts = [*self._counts[:requests], *counted.counts]
@@ -184,7 +184,7 @@ class _Admission:
         self._reserved = True
 
     def split(self, tokens: Sequence[int]) -> Sequence[Admission]:
-        """One for each of the requests, which share what is known of the counts."""
+        """Returns one admission for each request; they share the known counts."""
         self._ended = True
         requests = len(self._plan.requests)
         parts = []
@@ -199,15 +199,15 @@ class _Admission:
         return parts
 
     async def settle(self, tokens: int) -> None:
-        """Books what was really used on the day that it was reserved on."""
+        """Records the tokens really used, on the day on which they were reserved."""
         self._end(tokens, request=0)
 
     async def cancel(self) -> None:
-        """Gives everything back, the requests too where no work was done for them."""
+        """Releases everything, also the requests if no work was done for them."""
         self._end(0, request=0 if self._begun else -1)
 
     def _end(self, tokens: int, *, request: int) -> None:
-        """Ends what is held: `tokens` of the day are used for good, and the requests of the minute
+        """Ends the reservation: records `tokens` of the day as used, and the requests of the minute
         unless `request` is -1.
         """
         if self._ended:

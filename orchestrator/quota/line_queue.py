@@ -1,4 +1,4 @@
-"""Lines on their way to Redis, in order, and short however long they wait."""
+"""The queue of lines to Redis, in order; it stays short however long Redis is unreachable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_AT_ONCE = 200
 
 
 class LineQueue:
-    """First in, first out. A line that was sent may have arrived, so it is never altered."""
+    """First in, first out. A line that was sent may have arrived, so it is never changed."""
 
     def __init__(self, lines: Iterable[Line] = ()) -> None:
         self._lines = deque(lines)
@@ -23,11 +23,11 @@ class LineQueue:
         return len(self._lines)
 
     def append(self, line: Line) -> None:
-        """Puts `line` at the end."""
+        """Adds `line` at the end."""
         self._lines.append(line)
 
     def send(self) -> list[Line]:
-        """The oldest lines of one owner, sent from now on; they stay until `arrived`."""
+        """Returns the oldest lines of one owner, marked as sent; they stay until `arrived`."""
         group: list[Line] = []
         for line in self._lines:
             if line.owner != self._lines[0].owner or len(group) == _MAX_AT_ONCE:
@@ -43,7 +43,7 @@ class LineQueue:
         self._sent = max(0, self._sent - count)
 
     def shorten(self, now: float) -> None:
-        """Makes one line of all that were not sent and have one owner; drops minutes long over."""
+        """Merges the unsent lines of each owner into one; drops minutes that ended long ago."""
         lines = list(self._lines)
         kept = lines[: self._sent]
         run: list[Line] = []

@@ -1,7 +1,7 @@
 """Counters of one process: minutes in the `limits` library's memory, the others in dictionaries.
 
-What is used of a day is in the journal before `apply` returns, and comes back from the store when
-the process starts again. What is held ends with the process, as the requests do.
+The used tokens of a day are in the journal before `apply` returns, and are read from the store
+when the process starts again. What requests hold ends with the process, as the requests do.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _KEEP_MINUTES_S = 2 * WINDOW_S
 
 
 class MemoryCounters:
-    """Counts for this process alone. `start` before use, `close` afterwards.
+    """Counts for this process alone. Call `start` before use, `close` afterwards.
 
-    Nothing in `take` and `apply` waits, so nothing comes between looking and taking.
+    `take` and `apply` do not wait, so no other task runs between the check and the change.
     """
 
     def __init__(self, journal: TokenJournal, *, now: Callable[[], float] = time.time) -> None:
         self._journal = journal
         self._now = now
         self._minutes = MemoryStorage()
-        # Or else a thread of the storage looks at every counter again and again.
+        # Otherwise a thread of the storage checks every counter again and again.
         self._minutes.timer.cancel()
         self._minutes.timer = _Running(0, _nothing)
         self._held: dict[Counter, int] = {}
@@ -47,18 +47,18 @@ class MemoryCounters:
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Takes over what the store knows of today. Raises: StoreError."""
+        """Loads today's used tokens from the store. Raises: StoreError."""
         await self._journal.start()
         self._journal.forget_recovered()
         self._used = dict(await self._journal.used_on(utc_day(self._now())))
         self._sweeper = asyncio.create_task(self._sweep_forever())
 
     def outage(self) -> Outage | None:
-        """Never: it counts in the process."""
+        """Returns `None`: it counts in the process."""
         return None
 
     async def close(self) -> None:
-        """Writes the journal to the store as far as that answers."""
+        """Writes the journal to the store as far as the store answers."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -67,13 +67,13 @@ class MemoryCounters:
 
     @property
     def held(self) -> Mapping[Counter, int]:
-        """What running requests hold."""
+        """The counts that running requests hold."""
         return self._held
 
     async def take(self, claims: Sequence[Claim], *, dry: bool = False) -> Counted:
         """Takes all claims or none."""
         used, held, minutes = self._used, self._held, self._minutes
-        # Without asking which are over, as `get` does: nobody claims in a minute that is.
+        # Without the expiry check of `get`: no request claims in a minute that has ended.
         requests = minutes.storage
         counts: list[int] = []
         refused = None
@@ -99,7 +99,7 @@ class MemoryCounters:
         return Counted(None, counts)
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Ends what was taken; tokens used are in the journal when it returns."""
+        """Settles or releases claims; used tokens are in the journal when it returns."""
         self._journal.append(changes)
         used, held = self._used, self._held
         for change in changes:
@@ -112,7 +112,7 @@ class MemoryCounters:
                 continue
             if counter.kind != "rpm":
                 used[counter] = used.get(counter, 0) + change.used
-            # Of a minute that is over nothing is left to give back to.
+            # For a minute that has ended, there is no counter to release to.
             elif self._minutes.get(counter.name):
                 self._minutes.incr(counter.name, _KEEP_MINUTES_S, change.used)
 
@@ -127,10 +127,10 @@ class MemoryCounters:
 
 
 class _Running(threading.Timer):
-    """In the storage's eyes the thread that sweeps it; it never runs."""
+    """Replaces the storage's sweeper thread; it never runs."""
 
     def is_alive(self) -> bool:
-        """Always."""
+        """Returns true, so that the storage starts no other thread."""
         return True
 
 

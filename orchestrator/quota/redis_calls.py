@@ -1,6 +1,6 @@
-"""Scripts run in Redis: those that are wanted at the same time share one round trip.
+"""Runs scripts in Redis; concurrent calls share one round trip.
 
-A burst of requests would otherwise open a connection each, and wait for all of them.
+Otherwise a burst of requests would open one connection each, and wait for all of them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _log = logging.getLogger(__name__)
 _MAX_AT_ONCE = 200
 _MAX_CONNECTIONS = 4
 _MAX_SHOWN = 200
-"""Characters of what the server said."""
+"""Max characters of the server's message."""
 
 REFUSALS = (ResponseError, AuthenticationError, BusyLoadingError)
-"""Errors that the server itself answers with."""
+"""Errors that the server itself returns."""
 
 
 class RedisDownError(Exception):
@@ -50,19 +50,19 @@ class _Call:
 
 
 class RedisCalls:
-    """The connection, which is the `limits` library's. A call waits for `timeout_s` at most."""
+    """The connection, from the `limits` library. A call waits for at most `timeout_s`."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        """Opens nothing yet."""
+        """Opens no connection yet."""
         self._timeout_s = timeout_s
         self._pool = BlockingConnectionPool.from_url(
             url,
             max_connections=_MAX_CONNECTIONS,
             timeout=timeout_s,
-            # Ours ends first; this one is for connections that nobody waits for any more.
+            # Our timeout ends first; this one is for connections that no caller waits for.
             socket_timeout=2 * timeout_s,
             socket_connect_timeout=timeout_s,
-            # A second try would double the wait; whether to try again is decided above.
+            # A retry would double the wait; the caller decides whether to try again.
             retry=Retry(NoBackoff(), 0),
         )
         storage = RedisStorage(
@@ -82,14 +82,14 @@ class RedisCalls:
         await self._pool.aclose()
 
     def script(self, text: str) -> AsyncScript:
-        """A script to be run here."""
+        """Registers a script to run here."""
         script: AsyncScript = self._connection.register_script(text)
         return script
 
     async def run(
         self, script: AsyncScript, keys: Sequence[str], arguments: Sequence[str | int]
     ) -> Any:
-        """What the script answers. Raises: RedisDownError."""
+        """Runs a script and returns its answer. Raises: RedisDownError."""
         call = _Call(script, keys, arguments, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if self._sender is None or self._sender.done():
@@ -105,7 +105,7 @@ class RedisCalls:
             except Exception as error:
                 if not isinstance(error, (RedisError, OSError, TimeoutError)):
                     _log.exception("a step in Redis failed")
-                # Those behind would find the same, each after a wait of its own.
+                # The waiting calls would fail too, each after its own timeout.
                 for call in [*calls, *self._waiting]:
                     _give(call, RedisDownError(reason(error)))
                 self._waiting.clear()
@@ -117,7 +117,7 @@ class RedisCalls:
         sending = asyncio.create_task(self._send(calls))
         done, _ = await asyncio.wait({sending}, timeout=self._timeout_s)
         if not done:
-            # When it was this process that had no time, the answer lies there already.
+            # If this process was too busy to read it, the answer is there already.
             for _ in range(3):
                 await asyncio.sleep(0)
         if not sending.done():
@@ -133,7 +133,7 @@ class RedisCalls:
                 pipeline.evalsha(call.script.sha, len(call.keys), *call.keys, *call.arguments)
             answers: list[Any] = await pipeline.execute(raise_on_error=False)
         if any(isinstance(answer, NoScriptError) for answer in answers):
-            # A Redis that was started since: none of that script has been done.
+            # Redis was restarted and lost the script: nothing of it has run.
             for index, call in enumerate(calls):
                 if isinstance(answers[index], NoScriptError):
                     answers[index] = await call.script(keys=call.keys, args=call.arguments)
@@ -152,15 +152,15 @@ def _give(call: _Call, answer: Any) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Why Redis did not do its work, in one line for the operator.
+    """Returns why Redis failed, in one line for the operator.
 
-    What the server itself said is in it. Of errors of the connection only the kind is: their texts
-    may hold a part of the URL, and with it a password.
+    It includes the server's own message. For a connection error it includes only the kind: the
+    text may hold a part of the URL, and with it a password.
     """
     if isinstance(error, (TimeoutError, RedisTimeoutError)):
         return "no answer in time"
     if isinstance(error, REFUSALS):
-        # A server without AUTH repeats the arguments, the password among them.
+        # A server without AUTH repeats the arguments, including the password.
         said = " ".join(str(error).partition(", with args")[0].split())
         return f"it refuses: {said[:_MAX_SHOWN].rstrip('.')}"
     return type(error).__name__

@@ -1,11 +1,11 @@
-"""Counters in Redis: one round trip for each step, none of them longer than the setting allows.
+"""Counters in Redis: one round trip for each step, within the timeout of the settings.
 
-The steps are scripts of our own, because a strategy of the `limits` library takes one limit at a
-time and could not take key and tenant together.
+The steps are our own scripts, because a strategy of the `limits` library takes one limit at a
+time and cannot take key and tenant together.
 
-Names: `<prefix>:workers` has the time until which each worker is believed to live;
-`<prefix>:line:<owner>` how far its lines have come; every counter is a hash of what is `used` and
-of what each worker holds, of which only that of living workers counts.
+Names: `<prefix>:workers` holds the time until which each worker counts as alive;
+`<prefix>:line:<owner>` the number of its last line applied; every counter is a hash of what is
+`used` and of what each worker holds, of which only the parts of living workers count.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class UnknownWorkerError(Exception):
 
 
 class UnseededError(Exception):
-    """Redis knows nothing of the days of `counters`; the store may."""
+    """Redis has no data for the days of `counters`; the store may have."""
 
     def __init__(self, counters: tuple[Counter, ...]) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class RedisStore:
     """The scripts. Every method raises RedisDownError."""
 
     def __init__(self, settings: RedisSettings) -> None:
-        """Opens nothing yet."""
+        """Opens no connection yet."""
         assert settings.url is not None
         self._calls = RedisCalls(settings.url.get_secret_value(), settings.timeout_s)
         self._ttl_ms = int(settings.worker_ttl_s * 1000)
@@ -66,9 +66,9 @@ class RedisStore:
     async def take(
         self, me: str, claims: Sequence[Claim], *, dry: bool, seeded: bool, latest_ms: int
     ) -> tuple[int | None, list[int]]:
-        """The index of the first claim without room, and what is taken of each counter.
+        """Returns the index of the first claim without room, and the count of each counter.
 
-        `seeded` asks for days to be known. Raises: UnseededError, UnknownWorkerError.
+        `seeded` requires that Redis has the days. Raises: UnseededError, UnknownWorkerError.
         """
         arguments: list[str | int] = [me, int(dry), latest_ms]
         for claim in claims:
@@ -87,7 +87,7 @@ class RedisStore:
         return (code - 1 if code else None), rest
 
     async def apply(self, lines: Sequence[Line]) -> None:
-        """Adds `lines`, which have one owner, each of them once."""
+        """Applies `lines`, all of one owner, each of them once."""
         owner = lines[0].owner
         keys = [f"{self._prefix}:line:{owner}"]
         places: dict[Counter, int] = {}
@@ -102,7 +102,7 @@ class RedisStore:
         await self._run(self._apply, keys, arguments)
 
     async def register(self, me: str, former: Sequence[str], held: Mapping[Counter, int]) -> int:
-        """Makes `me` known, with what its requests hold, instead of `former`; the time in ms."""
+        """Registers `me`, with what its requests hold, instead of `former`; returns the ms time."""
         arguments: list[str | int] = [me, self._ttl_ms, " ".join(former)]
         for counter, amount in held.items():
             arguments += [amount, _LIFETIME_MS[counter.kind]]
@@ -110,18 +110,18 @@ class RedisStore:
         return int(await self._run(self._register, keys, arguments))
 
     async def beat(self, me: str) -> int:
-        """Keeps `me` alive; the time in ms. Raises: UnknownWorkerError."""
+        """Keeps `me` alive; returns the time in ms. Raises: UnknownWorkerError."""
         at_ms = int(await self._run(self._beat, [self._workers], [me, self._ttl_ms]))
         if not at_ms:
             raise UnknownWorkerError
         return at_ms
 
     async def seed(self, counter: Counter, used: int) -> None:
-        """Gives a day that Redis knows nothing of what the store knows."""
+        """Sets the used tokens of a day that Redis has no data for, as the store has them."""
         await self._run(self._seed, [self._name(counter)], [used, _LIFETIME_MS[counter.kind]])
 
     async def leave(self, me: str) -> None:
-        """What `me` holds does not count any more."""
+        """Removes `me`; what it holds does not count any more."""
         await self._run(self._leave, [self._workers], [me])
 
     @property

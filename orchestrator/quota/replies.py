@@ -1,4 +1,4 @@
-"""What a caller is told of its limits: headers, and the error when one is reached."""
+"""Reports limits to the caller: the headers, and the error when a limit is reached."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TOLD = (("rpm", "requests", WINDOW_S), ("tpd", "tokens", DAY_S))
 
 
 def reply_headers(claims: Sequence[Claim], counts: Sequence[int], now: float) -> dict[str, str]:
-    """Headers for the tighter of key and tenant. Requests at the same time have none.
+    """Returns headers for the tighter of key and tenant. Concurrent requests have none.
 
-    `counts` has what is taken of each of `claims`. Source: OpenAI's `x-ratelimit-*`, with a reset
+    `counts` holds the count of each of `claims`. Source: OpenAI's `x-ratelimit-*`, with a reset
     in Unix seconds; draft-ietf-httpapi-ratelimit-headers-11 for the other two.
     """
     headers: dict[str, str] = {}
@@ -45,9 +45,9 @@ def reply_headers(claims: Sequence[Claim], counts: Sequence[int], now: float) ->
 
 
 def refusal(hit: LimitHit, cost: int, now: float, headers: Mapping[str, str]) -> RateLimited:
-    """The error of a call that would have cost `cost` and met `hit`."""
+    """Returns the error of a call of cost `cost` that reached the limit `hit`."""
     whose = "key's" if hit.scope == "key" else "tenant's"
-    # More than the whole limit will not fit later either.
+    # A cost above the whole limit will not fit later either.
     fits_later = hit.kind != "tpd" and cost <= hit.limit
     match hit.kind:
         case "rpm" if cost > 1:
@@ -83,7 +83,7 @@ def refusal(hit: LimitHit, cost: int, now: float, headers: Mapping[str, str]) ->
         hit=hit,
         headers=headers,
         retry_after_s=wait_s,
-        # Clients would otherwise sit out a wait of hours, or try again in vain all the time.
+        # Otherwise clients would wait for hours, or retry without success all the time.
         retryable=None if fits_later else False,
     )
 

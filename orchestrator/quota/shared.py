@@ -1,11 +1,11 @@
-"""Counters of several workers or boxes, in Redis, and what is done while it is out of reach.
+"""Counters of several workers or machines, in Redis, and the behaviour while it is unreachable.
 
-One request that Redis leaves waiting opens the breaker: from then on nobody waits, and everybody
-gets what the settings say, until the keeper finds that it answers again. It then comes back under a
-new name with what its requests hold, because nobody knows which of the steps that were not
-answered have been done: those count for the old name, and with it for nothing.
+One request that Redis does not answer in time opens the breaker: from then on no request waits for
+Redis, and all callers are treated as the settings say, until the keeper finds that Redis answers
+again. The worker then registers under a new name with what its requests hold, because it is unknown
+which of the unanswered steps were done: those count for the old name, which no longer counts.
 
-What has ended is sent behind the requests, each line once, however often it must be repeated.
+Finished requests are sent in the background; each line is applied once, however often it is sent.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CLOCK_KEPT_S = 60.0
 
 
 class SharedCounters:
-    """Counts for every worker that uses the same Redis. `start` before use, `close` afterwards."""
+    """Counts for every worker that uses the same Redis. Call `start` before use, then `close`."""
 
     def __init__(
         self,
@@ -57,12 +57,12 @@ class SharedCounters:
         self._lines = LineQueue()
         self._recovered = 0
         self._known: dict[Counter, tuple[int, int]] = {}
-        """What was taken at the last answer, and until when that is worth knowing."""
+        """The counts of the last answer, and until when they are of use."""
         self._granted: Tally[Counter] = Tally()
-        """What this worker granted by itself in the present outage."""
+        """What this worker granted by itself in the current outage."""
         self._down = True
         self._forgotten: asyncio.Future[None] | None = None
-        """While Redis answers and does not know this worker: done when it was asked to."""
+        """Set while Redis answers but does not know this worker; done after a try to register."""
         self._told = False
         self._clock_ms = 0.0
         self._clock_took_s = math.inf
@@ -75,7 +75,7 @@ class SharedCounters:
         self._undoing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Does not wait for Redis longer than for one answer. Raises: StoreError."""
+        """Waits for at most one answer of Redis. Raises: StoreError."""
         await self._journal.start()
         recovered = self._journal.recovered
         self._lines, self._recovered = LineQueue(recovered), len(recovered)
@@ -85,7 +85,7 @@ class SharedCounters:
         self._keeper = asyncio.create_task(self._keep_forever())
 
     async def close(self) -> None:
-        """Sends what is left, as far as Redis answers; the journal keeps the rest."""
+        """Sends the remaining lines, as far as Redis answers; the journal keeps the rest."""
         while self._undoing:
             await asyncio.wait(self._undoing)
         self._closing.set()
@@ -101,11 +101,11 @@ class SharedCounters:
 
     @property
     def held(self) -> Mapping[Counter, int]:
-        """What running requests of this worker hold."""
+        """The counts that running requests of this worker hold."""
         return self._held
 
     def outage(self) -> Outage | None:
-        """What happens now, if Redis is out of reach."""
+        """Returns how callers are treated now, if Redis is unreachable."""
         if not self._down:
             return None
         return "refusing" if self._fail_closed else "sharing"
@@ -116,7 +116,7 @@ class SharedCounters:
             return self._without_redis(claims, dry=dry)
         if dry:
             return await self._ask(claims, dry=True)
-        # A step that is cut off may have been done: it goes on, and is undone.
+        # A cancelled step may have been done: let it finish, then undo it.
         taking = asyncio.create_task(self._ask(claims, dry=False))
         try:
             return await asyncio.shield(taking)
@@ -127,7 +127,7 @@ class SharedCounters:
             raise
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Ends what was taken; tokens used are in the journal when it returns."""
+        """Settles or releases claims; used tokens are in the journal when it returns."""
         for change in changes:
             self._hold(change)
             moved = change.used + change.held
@@ -164,12 +164,12 @@ class SharedCounters:
         return Counted(refused, tuple(counts))
 
     def _hold_claims(self, me: str, claims: Sequence[Claim]) -> None:
-        """Notes what was taken under the name `me`."""
+        """Records what was taken under the name `me`."""
         changes = [claim.taken for claim in claims if claim.taken.held]
         for change in changes:
             self._hold(change)
         if changes and me != self._me:
-            # Taken under a name that was given up meanwhile.
+            # Taken under a name that this worker gave up meanwhile.
             self._lines.append(self._journal.append(changes))
             self._wake.set()
 
@@ -187,9 +187,9 @@ class SharedCounters:
                 seeded = await self._seed(error.counters)
 
     async def _registered_again(self) -> bool:
-        """Whether Redis, which did not know this worker, knows it now.
+        """Whether this worker, unknown to Redis before, is registered now.
 
-        Waits for the keeper, no longer than for one answer; not at all while Redis is away.
+        Waits for the keeper, for at most one answer; does not wait while Redis is unreachable.
         """
         if self._forgotten is None:
             return not self._down
@@ -202,7 +202,7 @@ class SharedCounters:
                 self.apply([claim.given_back for claim in claims if claim.cost])
 
     async def _seed(self, counters: Sequence[Counter]) -> bool:
-        """Tells Redis what the store knows; whether the store could be asked."""
+        """Sends the store's used tokens to Redis; returns whether the store was readable."""
         if self._now() < self._seed_at:
             return False
         try:
@@ -233,7 +233,7 @@ class SharedCounters:
         taken = refused is None and not dry
         if taken:
             self._grant([claim.taken for claim in claims if claim.cost])
-        # Put so that what is left of the limit is what is left of the share.
+        # Computed so that the rest of the limit equals the rest of the share.
         counts = [
             claim.limit - share + granted + (claim.cost if taken else 0)
             for claim, (share, granted) in zip(claims, shares, strict=True)
@@ -241,7 +241,7 @@ class SharedCounters:
         return Counted(refused, tuple(counts))
 
     def _share(self, claim: Claim) -> tuple[int, int]:
-        """This worker's part of a limit, and what it granted of it."""
+        """Returns this worker's share of a limit, and how much of it was granted."""
         counter = claim.counter
         if counter.kind == "concurrency":
             return claim.limit // self._shares, self._held[counter]
@@ -261,14 +261,14 @@ class SharedCounters:
                 del self._held[change.counter]
 
     def _latest_ms(self) -> int:
-        """When a step that Redis finds in its queue is to be left undone, in its own time."""
+        """The deadline after which Redis must skip a queued step, by Redis's clock."""
         timeout_s = self._settings.timeout_s
-        # The comparison of the clocks is wrong by half of what it took at most.
+        # The comparison of the clocks is wrong by at most half of its round trip.
         allowed_s = max(timeout_s / 2, timeout_s - self._clock_took_s / 2)
         return int((time.monotonic() + allowed_s) * 1000 + self._clock_ms)
 
     def _note_time(self, redis_ms: int, began_at: float) -> None:
-        """Compares the clocks; of a minute the comparison with the quickest answer counts."""
+        """Compares the clocks; within a minute, the comparison with the fastest answer counts."""
         ended_at = time.monotonic()
         took_s = ended_at - began_at
         if took_s <= self._clock_took_s or ended_at > self._clock_until:
@@ -288,7 +288,7 @@ class SharedCounters:
             _log.warning("Redis is out of reach: %s", error)
 
     async def _keep_forever(self) -> None:
-        """Sends lines, keeps this worker known, and brings it back after an outage."""
+        """Sends lines, keeps this worker registered, and registers it again after an outage."""
         while not self._closing.is_set():
             if self._down and not await self._come_back():
                 self._lines.shorten(self._now())
@@ -324,7 +324,7 @@ class SharedCounters:
             del self._known[counter]
 
     async def _come_back(self) -> bool:
-        """Whether Redis answers again and knows this worker by its new name."""
+        """Registers under a new name; returns whether Redis answers again and accepted it."""
         try:
             return await self._register()
         finally:
@@ -339,7 +339,7 @@ class SharedCounters:
             self._me = self._journal.new_owner()
             began_at = time.monotonic()
             at_ms = await self._redis.register(self._me, self._former, dict(self._held))
-            # Whatever was wrong may have been the clock.
+            # The cause may have been a wrong clock.
             self._clock_took_s = math.inf
             self._note_time(at_ms, began_at)
         except RedisDownError as error:

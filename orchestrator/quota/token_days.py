@@ -1,4 +1,4 @@
-"""Queries about the tokens that were used on a day, and how far each journal is in them."""
+"""Queries about the tokens used on a day, and how far each journal is applied."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ DayKey = tuple[str, str, str]
 
 
 async def used_on(session: Session, day: str) -> dict[DayKey, int]:
-    """What everybody used on `day`."""
+    """Returns what all keys and tenants used on `day`."""
     rows = (await session.exec(select(TokenDay).where(TokenDay.day == day))).all()
     return {(row.scope, row.scope_id, row.day): row.used for row in rows}
 
 
 async def used(session: Session, key: DayKey) -> int:
-    """What one key or tenant used on one day."""
+    """Returns what one key or tenant used on one day."""
     row = await session.get(TokenDay, key)
     return 0 if row is None else row.used
 
 
 async def add_used(session: Session, used: Mapping[DayKey, int]) -> None:
-    """Adds to what was used; in the order of the keys, so that no two writers wait in a circle.
+    """Adds used tokens, in the order of the keys, so that two writers cannot deadlock.
 
-    One statement, however many keys: there are as many as callers at work.
+    It is one statement for all keys: there are as many as active callers.
     """
     if not used:
         return
@@ -50,13 +50,13 @@ async def add_used(session: Session, used: Mapping[DayKey, int]) -> None:
 
 
 async def applied(session: Session, owners: Sequence[str]) -> dict[str, int]:
-    """The last line of each owner's journal that is in the table already."""
+    """Returns the last line of each owner's journal that is already in the table."""
     query = select(QuotaOwner).where(col(QuotaOwner.owner).in_(owners)).with_for_update()
     return {row.owner: row.applied for row in (await session.exec(query)).all()}
 
 
 async def note_applied(session: Session, owner: str, line: int, now_ms: int) -> None:
-    """Notes that everything up to `line` is in the table."""
+    """Records that all lines up to `line` are in the table."""
     row = await session.get(QuotaOwner, owner)
     if row is None:
         session.add(QuotaOwner(owner=owner, seen_at=now_ms, applied=line))
@@ -66,15 +66,15 @@ async def note_applied(session: Session, owner: str, line: int, now_ms: int) -> 
 
 
 async def forget_owners(session: Session, before_ms: int) -> None:
-    """Forgets owners whose journal is long gone."""
+    """Deletes owners whose journal was removed long ago."""
     await session.exec(delete(QuotaOwner).where(col(QuotaOwner.seen_at) < before_ms))
 
 
 def _insert(session: Session) -> Any:
-    """The database's own INSERT, which can say what to do about rows that are there."""
+    """Returns the database's own INSERT, which can handle existing rows."""
     if session.get_bind().dialect.name == "sqlite":
         return sqlite.insert
-    # Imported where it is used: that dialect costs 5 MB.
+    # Imported only where it is used: that dialect takes 5 MB.
     from sqlalchemy.dialects import postgresql
 
     return postgresql.insert

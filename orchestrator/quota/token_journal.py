@@ -1,8 +1,8 @@
-"""The tokens that were used, safe before anybody is told: a journal, and the store behind it.
+"""Makes used tokens durable before the caller gets its answer: in a journal, then in the store.
 
-Every line is in the file when `append` returns, so the death of the process loses none; groups of
-them are synced to the disk and added to the store behind the requests. The store notes how far it
-has come in the same transaction, so a line is added once, however often it is read again.
+Every line is in the file when `append` returns, so the death of the process loses none. Groups of
+lines are synced to the disk and added to the store in the background. The store records the last
+line in the same transaction, so a line is added once, however often it is read again.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ _RETRY_S = 1.0
 _CLOSE_S = 3.0
 _FORGET_OVER_BYTES = 64 * 1024
 _RESERVE_BYTES = 1024 * 1024
-"""Disk space ahead of the last line. Lines here are a quarter of those of the books, which refuse
-new requests when the disk is full: what runs then finds its room."""
+"""Disk space reserved after the last line. Lines here are a quarter as long as usage records, whose
+journal refuses new requests when the disk is full: running requests then still have room.
+"""
 _KEEP_OWNERS_S = 7 * 86_400
 _SUFFIX = ".journal"
 
@@ -56,13 +57,13 @@ class Line(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Group:
-    """Lines on their way into the store, added up by owner."""
+    """Lines to be added to the store, summed by owner."""
 
     last: dict[str, int] = field(default_factory=dict)
     used: dict[str, dict[DayKey, int]] = field(default_factory=dict)
 
     def add(self, line: Line) -> None:
-        """Takes `line` in."""
+        """Adds `line`."""
         sums = self.used.setdefault(line.owner, {})
         for change in line.changes:
             key = _day_key(change.counter)
@@ -71,9 +72,9 @@ class _Group:
 
 
 class TokenJournal:
-    """The journal of one process. `start` before use, `close` afterwards.
+    """The journal of one process. Call `start` before use, `close` afterwards.
 
-    `may_forget` tells whether nobody else needs the lines that are in the store.
+    `may_forget` says whether lines may be removed once they are in the store.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class TokenJournal:
         self._unsynced = asyncio.Event()
         self._unstored = asyncio.Event()
         self._is_behind = False
-        """Whether both events are set for what was appended last."""
+        """Whether both events are set for the last line appended."""
         self._failed = False
         self._closing = asyncio.Event()
         self._closed: asyncio.Task[Literal[True]]
@@ -108,19 +109,19 @@ class TokenJournal:
         self._times_emptied = 0
 
     def new_owner(self) -> str:
-        """Lines from now on belong to a new owner, who has none yet."""
+        """Starts a new owner, to whom all later lines belong. Returns its id."""
         self.owner, self._number = new_id("own"), 0
         return self.owner
 
     async def start(self) -> None:
-        """Adds to the store what processes that died have left. Raises: StoreError."""
+        """Adds the lines of dead processes to the store. Raises: StoreError."""
         for left in _left_files(self._folder):
             await self._recover(left.lines)
             self._left.append(left)
         async with self._database.unit_of_work() as session:
             await token_days.forget_owners(session, int((self._now() - _KEEP_OWNERS_S) * 1000))
         try:
-            # Before the first request, so that it finds its room.
+            # Before the first request, so that space is reserved for it.
             self._open()
             await asyncio.to_thread(self._sync)
         except OSError as error:
@@ -133,21 +134,21 @@ class TokenJournal:
 
     @property
     def recovered(self) -> list[Line]:
-        """The lines that processes left which died, until `forget_recovered`."""
+        """The lines of dead processes, until `forget_recovered`."""
         return [line for left in self._left for line in left.lines]
 
     def forget_recovered(self) -> None:
-        """Removes the files of those processes."""
+        """Removes the files of dead processes."""
         while self._left:
             self._left.pop().remove()
 
     async def close(self) -> None:
-        """Stores what is not stored yet, as far as that works; the file stays otherwise."""
+        """Stores the remaining lines if possible; otherwise the file stays."""
         self._closing.set()
         self._unsynced.set()
         self._unstored.set()
         if self._tasks:
-            # Not cancelled at once: a connection whose query is cut off is not closed cleanly.
+            # Not cancelled at once: a connection whose query is interrupted is not closed cleanly.
             await asyncio.wait(self._tasks, timeout=_CLOSE_S)
         for task in self._tasks:
             task.cancel()
@@ -163,7 +164,7 @@ class TokenJournal:
             self._file = -1
 
     def append(self, changes: Sequence[Change]) -> Line:
-        """The line of `changes`; tokens used among them are in the file. Never raises."""
+        """Writes `changes` as a line; used tokens are then in the file. Never raises."""
         self._number += 1
         line = Line(self.owner, self._number, tuple(changes))
         used = tuple([one for one in changes if one.used and one.counter.kind == "tpd"])
@@ -181,23 +182,23 @@ class TokenJournal:
         return line
 
     async def used_on(self, day: str) -> Mapping[Counter, int]:
-        """What everybody used on `day`. Raises: StoreError."""
+        """Returns what all keys and tenants used on `day`. Raises: StoreError."""
         async with self._database.reading() as session:
             rows = await token_days.used_on(session, day)
         return {_counter(key): used for key, used in rows.items()}
 
     async def used(self, counter: Counter) -> int:
-        """What one of them used, as far as the store knows. Raises: StoreError."""
+        """Returns the used tokens of one counter, as the store has them. Raises: StoreError."""
         async with self._database.reading() as session:
             return await token_days.used(session, _day_key(counter))
 
     async def store(self) -> None:
-        """Adds to the store what it lacks. Raises: StoreError."""
-        # One at a time: a second caller would call a group stored that is still on its way.
+        """Adds to the store the lines that it lacks. Raises: StoreError."""
+        # One at a time: a second caller would treat a group as stored before it is written.
         async with self._storing:
             while self._flying is not None or self._next.last:
                 if self._flying is None:
-                    # Nothing joins a group on its way: whether it arrived must have one answer.
+                    # No line joins a group that is being written: all of it arrives, or nothing.
                     self._flying, self._next = self._next, _Group()
                 await self._add(self._flying)
                 self._flying = None
@@ -214,7 +215,7 @@ class TokenJournal:
         record = {"owner": line.owner, "line": line.number, "used": used}
         text = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
         if append(self._file, text) < len(text):
-            # Half a line would spoil the one behind it.
+            # Half a line would corrupt the next one.
             os.ftruncate(self._file, self._size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._size += len(text)
@@ -224,7 +225,7 @@ class TokenJournal:
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _sync(self) -> None:
-        """Brings the lines to the disk and reserves space for more. On a thread of its own."""
+        """Syncs the lines to the disk and reserves space for more. Runs on a separate thread."""
         os.fsync(self._file)
         if self._size + _RESERVE_BYTES <= self._reserved:
             return
@@ -236,7 +237,7 @@ class TokenJournal:
                 _log.error("no space for the journal `%s`: %s", self._path, error.strerror)
             self._lacks_space = True
         else:
-            # What emptied the file meanwhile took its space away.
+            # If the file was emptied meanwhile, its reserved space is gone.
             self._reserved = length if times_emptied == self._times_emptied else 0
             self._lacks_space = False
 
@@ -264,7 +265,7 @@ class TokenJournal:
             await self._add(group)
 
     async def _pause(self, seconds: float) -> None:
-        """Sleeps, but not into the end."""
+        """Sleeps; ends early when the journal closes."""
         await asyncio.wait((self._closed,), timeout=seconds)
 
     async def _sync_forever(self) -> None:
@@ -298,7 +299,7 @@ class TokenJournal:
 
 @dataclass(slots=True)
 class _LeftFile:
-    """The journal of a process that is gone, locked by us."""
+    """The journal of a dead process, locked by us."""
 
     path: Path
     descriptor: int
@@ -310,7 +311,7 @@ class _LeftFile:
 
 
 def _left_files(folder: Path) -> Iterator[_LeftFile]:
-    """Journals that no living process holds."""
+    """Yields the journals that no living process holds."""
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -334,7 +335,7 @@ def _read(path: Path) -> Iterator[Line]:
             )
             yield Line(str(record["owner"]), int(record["line"]), changes)
         except (ValueError, KeyError, TypeError):
-            # Only a machine that lost power in the middle of a line leaves half of one.
+            # Half a line is left only if the machine lost power while it was written.
             _log.warning("line %d of the journal `%s` is damaged and left out", number, path)
 
 

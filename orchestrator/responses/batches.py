@@ -1,4 +1,4 @@
-"""Writers that wait for each other's transaction share the next one."""
+"""Batches writes: items that arrive during one transaction share the next one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Batches(Generic[T]):
-    """Writes what is given to it, all that waits at once. `close` before the loop ends."""
+    """Writes items, all waiting ones at once. Call `close` before the event loop ends."""
 
     def __init__(self, write: Callable[[Sequence[T]], Awaitable[None]]) -> None:
         self._write = write
@@ -18,9 +18,9 @@ class Batches(Generic[T]):
         self._task: asyncio.Task[None] | None = None
 
     async def add(self, item: T) -> None:
-        """Returns when `item` is written. Raises what the writing of its batch raised.
+        """Returns when `item` is written. Raises the error of its batch's write.
 
-        It is written even if the caller does not wait for it.
+        The item is written even if the caller does not wait for it.
         """
         written = asyncio.get_running_loop().create_future()
         self._waiting.append((item, written))
@@ -29,7 +29,7 @@ class Batches(Generic[T]):
         await written
 
     async def close(self) -> None:
-        """Returns when nothing waits any more."""
+        """Returns when all items are written."""
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 
@@ -39,7 +39,7 @@ class Batches(Generic[T]):
             fault: Exception | None = None
             try:
                 await self._write([item for item, _ in batch])
-            except Exception as error:  # carried to those who wait
+            except Exception as error:  # passed to the waiting callers
                 fault = error
             for _, written in batch:
                 if written.done():

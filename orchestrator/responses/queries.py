@@ -1,6 +1,6 @@
-"""Queries about stored responses. Every one names the tenant, or the response's own worker.
+"""Queries about stored responses. Every one names the tenant, or comes from the response's worker.
 
-Times are milliseconds since the epoch. A response is over when its status is none of `RUNNING`.
+Times are milliseconds since the epoch. A response is finished when its status is not in `RUNNING`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EVICTED_AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A response as it lies there: `body` and `input_items` are JSON text."""
+    """A response as it is stored: `body` and `input_items` are JSON text."""
 
     id: str
     tenant_id: str
@@ -36,25 +36,25 @@ class Stored:
 
     @property
     def running(self) -> bool:
-        """Whether a worker is still to finish it."""
+        """Whether a worker must still finish it."""
         return self.status in RUNNING
 
     @property
     def size_bytes(self) -> int:
-        """What it counts, its events excepted."""
+        """Its size in bytes, without its events."""
         return len(self.body.encode()) + len(self.input_items.encode())
 
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """The most that one tenant may have stored."""
+    """The max number and bytes of responses that one tenant may store."""
 
     most_bytes: int
     most_stored: int
 
 
 async def add(session: Session, batch: Sequence[Stored]) -> None:
-    """Writes new responses down."""
+    """Stores new responses."""
     session.add_all(
         StoredResponse(
             id=stored.id,
@@ -74,7 +74,7 @@ async def add(session: Session, batch: Sequence[Stored]) -> None:
 
 
 async def find(session: Session, tenant_id: str, response_id: str, since: int) -> Stored | None:
-    """The tenant's response of that id, unless it was made before `since`."""
+    """Returns the tenant's response of that id, unless it was created before `since`."""
     query = select(StoredResponse).where(
         StoredResponse.id == response_id,
         StoredResponse.tenant_id == tenant_id,
@@ -87,7 +87,7 @@ async def find(session: Session, tenant_id: str, response_id: str, since: int) -
 async def progress(
     session: Session, tenant_id: str, response_id: str, since: int
 ) -> tuple[str, int] | None:
-    """Status, and when its worker was last seen, of a response that `find` would find."""
+    """Returns status and the worker's last sign of life, if `find` would find the response."""
     query = select(StoredResponse.status, StoredResponse.seen_at).where(
         StoredResponse.id == response_id,
         StoredResponse.tenant_id == tenant_id,
@@ -99,9 +99,9 @@ async def progress(
 async def chain(
     session: Session, tenant_id: str, response_id: str, since: int, *, most: int
 ) -> list[tuple[str, str | None, int]]:
-    """Id, previous id and size of the response and of those before it, the newest first.
+    """Returns id, previous id and size of the response and its predecessors, the newest first.
 
-    It ends where a response is not there any more, and after `most` of them.
+    The chain ends where a response does not exist any more, and after `most` of them.
     """
     table = metadata().tables["stored_response"]
     before = table.alias("before")
@@ -123,7 +123,7 @@ async def chain(
 async def texts(
     session: Session, tenant_id: str, ids: Sequence[str], since: int
 ) -> dict[str, tuple[str, str]]:
-    """Body and input items of each of `ids` that was not made before `since`."""
+    """Returns body and input items of each of `ids` that was not created before `since`."""
     query = select(StoredResponse.id, StoredResponse.body, StoredResponse.input_items).where(
         StoredResponse.tenant_id == tenant_id,
         StoredResponse.created_at >= since,
@@ -133,7 +133,7 @@ async def texts(
 
 
 async def size(session: Session, tenant_id: str, ids: Sequence[str], since: int) -> int:
-    """Bytes of those of `ids` that `texts` would give, events included."""
+    """Returns the bytes of those of `ids` that `texts` would return, with their events."""
     query = select(func.coalesce(func.sum(StoredResponse.size_bytes), 0)).where(
         StoredResponse.tenant_id == tenant_id,
         StoredResponse.created_at >= since,
@@ -152,10 +152,10 @@ async def advance(
     body: str | None = None,
     idle_since: int | None = None,
 ) -> bool:
-    """Notes how a running response went on, and that its worker lives.
+    """Records the progress of a running response, and a sign of life of its worker.
 
-    False, with nothing written, when it is over or gone; or, with `idle_since`, when its worker
-    said after that moment that it lives.
+    Returns False and writes nothing when it is finished or deleted; or, with `idle_since`, when its
+    worker gave a sign of life after that time.
     """
     row = await _running(session, response_id)
     if row is None or (idle_since is not None and row.seen_at >= idle_since):
@@ -178,7 +178,7 @@ async def advance(
 
 
 async def events(session: Session, response_id: str, after: int) -> list[tuple[int, str]]:
-    """Rows of events, each with its first number, that hold events after number `after`."""
+    """Returns the rows that hold events after number `after`, each with its first number."""
     last_before = (
         select(func.max(StoredResponseEvent.first_sequence))
         .where(
@@ -199,7 +199,7 @@ async def events(session: Session, response_id: str, after: int) -> list[tuple[i
 
 
 async def remove(session: Session, tenant_id: str, response_id: str) -> bool:
-    """Deletes a response with its events. False when the tenant has none of that id."""
+    """Deletes a response with its events. Returns False when the tenant has none of that id."""
     gone = await session.exec(
         delete(StoredResponse).where(
             col(StoredResponse.id) == response_id, col(StoredResponse.tenant_id) == tenant_id
@@ -209,15 +209,15 @@ async def remove(session: Session, tenant_id: str, response_id: str) -> bool:
 
 
 async def expire(session: Session, before: int) -> int:
-    """Deletes every response made before `before`. How many there were."""
+    """Deletes every response created before `before`; returns their number."""
     gone = await session.exec(delete(StoredResponse).where(col(StoredResponse.created_at) < before))
     return gone.rowcount
 
 
 async def make_room(session: Session, tenant_id: str, quotas: Quotas, keep: Sequence[str]) -> int:
-    """Deletes the tenant's oldest responses until the rest fits. How many it deleted.
+    """Deletes the tenant's oldest responses until the rest fits; returns the number deleted.
 
-    Those that run are left, and so are `keep`.
+    Keeps running responses and those in `keep`.
     """
     sums = select(func.count(), func.coalesce(func.sum(StoredResponse.size_bytes), 0)).where(
         StoredResponse.tenant_id == tenant_id
@@ -249,7 +249,7 @@ async def make_room(session: Session, tenant_id: str, quotas: Quotas, keep: Sequ
 
 
 async def abandoned(session: Session, seen_before: int) -> list[Stored]:
-    """Running responses whose workers have been silent since `seen_before`."""
+    """Returns running responses whose workers gave no sign of life since `seen_before`."""
     query = select(StoredResponse).where(
         col(StoredResponse.status).in_(RUNNING), StoredResponse.seen_at < seen_before
     )
@@ -257,7 +257,7 @@ async def abandoned(session: Session, seen_before: int) -> list[Stored]:
 
 
 async def touch(session: Session, response_id: str, now: int) -> bool:
-    """Notes that the worker of a running response lives. False when it is over or gone."""
+    """Records a sign of life of a running response's worker. False if it is finished or deleted."""
     touched = await session.exec(
         update(StoredResponse)
         .where(col(StoredResponse.id) == response_id, col(StoredResponse.status).in_(RUNNING))
@@ -267,7 +267,7 @@ async def touch(session: Session, response_id: str, now: int) -> bool:
 
 
 async def _running(session: Session, response_id: str) -> StoredResponse | None:
-    """The row, locked, if the response is running."""
+    """Returns the row, locked, if the response is running."""
     query = (
         select(StoredResponse)
         .where(StoredResponse.id == response_id, col(StoredResponse.status).in_(RUNNING))

@@ -1,4 +1,4 @@
-"""Responses that run in the background of this worker, whoever is still connected."""
+"""Responses that run in the background of this worker, independent of client connections."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ _MAX_BEAT_S = 1.0
 
 
 class Work(Protocol):
-    """A response on its way to its end."""
+    """A response that is being generated."""
 
     def frames(self) -> AsyncGenerator[bytes, None]:
-        """Its events as they come. An error is told as an event, and ends it."""
+        """Yields its events as they come. An error is reported as an event, and is the last one."""
         ...
 
     def interrupt(self) -> None:
-        """Called before it is ended because the server stops, and not by its client's wish."""
+        """Called before it is ended because the server stops, not at its client's request."""
         ...
 
     def interrupted(self) -> Sequence[bytes]:
-        """The events that end it here and now, without its answer."""
+        """Returns the events that end it at once, without its answer."""
         ...
 
     def kept(self) -> StoredResponse:
-        """The response as it is now."""
+        """Returns the response as it is now."""
         ...
 
     def close(self) -> None:
-        """Called once, when it is over: what its request held in memory is free."""
+        """Called once, when it is finished: releases the memory of its request."""
         ...
 
 
 @dataclass(slots=True)
 class _Run:
-    """One response at work. `waiting` are the events that are not stored yet."""
+    """One running response. `waiting` are the events that are not stored yet."""
 
     work: Work
     waiting: list[bytes] = field(default_factory=list)
@@ -57,7 +57,7 @@ class _Run:
 
 
 class Runs:
-    """The background of one worker. `close` ends what still runs."""
+    """The background responses of one worker. `close` ends those that still run."""
 
     def __init__(self, responses: Responses, settings: ResponsesSettings) -> None:
         self._responses = responses
@@ -78,7 +78,7 @@ class Runs:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Keeps room for a response while it is stored and started. Raises: Overloaded."""
+        """Reserves room for a response while it is stored and started. Raises: Overloaded."""
         self.check()
         self._coming += 1
         try:
@@ -87,23 +87,23 @@ class Runs:
             self._coming -= 1
 
     def start(self, work: Work) -> None:
-        """Begins with `work`, whose response has been stored. Returns at once."""
+        """Starts `work`, whose response has been stored. Returns at once."""
         run = _Run(work)
         response_id = work.kept().id
         self._runs[response_id] = run
         run.task = asyncio.create_task(self._run(response_id, run))
 
     def stop(self, response_id: str) -> None:
-        """Ends that response, if it runs here: its generation is closed."""
+        """Ends that response, if it runs here, and closes its generation."""
         run = self._runs.get(response_id)
         if run is not None and run.producer is not None:
             run.producer.cancel()
 
     async def close(self) -> None:
-        """Ends everything, and has it written down."""
+        """Ends all responses and stores their ends."""
         self._closing = True
         tasks = [run.task for run in self._runs.values() if run.task is not None]
-        # Those that have just been asked for begin now, so that they can be ended.
+        # Let tasks that were just created start, so that they can be ended.
         await asyncio.sleep(0)
         for response_id, run in list(self._runs.items()):
             run.work.interrupt()
@@ -122,7 +122,7 @@ class Runs:
                     continue
                 noted_at = time.monotonic()
                 if not await self._note(run):
-                    # Cancelled or deleted, by whichever worker.
+                    # Cancelled or deleted, by this or another worker.
                     run.producer.cancel()
             (fault,) = await asyncio.gather(run.producer, return_exceptions=True)
             if isinstance(fault, Exception):
@@ -138,10 +138,10 @@ class Runs:
             run.work.close()
 
     async def _note(self, run: _Run) -> bool:
-        """Writes what waits. False when nobody wants it any more."""
+        """Writes the waiting events. Returns False when the response was cancelled or deleted."""
         frames = list(run.waiting)
         kept = run.work.kept()
-        # The last event, and the answer with it, are written by `_finish`.
+        # `_finish` writes the last event together with the answer.
         if not kept.running:
             return True
         try:
@@ -156,7 +156,7 @@ class Runs:
         return True
 
     async def _finish(self, run: _Run) -> None:
-        """Writes the end, if it takes several attempts."""
+        """Writes the end, in several attempts if needed."""
         kept = run.work.kept()
         give_up_at = time.monotonic() + self._settings.lost_after_s
         while True:

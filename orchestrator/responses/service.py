@@ -1,7 +1,7 @@
-"""Stored responses: kept, found again, continued and forgotten, each tenant's own.
+"""Stored responses: stores, finds, continues and deletes them, separately for each tenant.
 
-A finished response is written once, before its reader knows of the end. One that runs in the
-background is written from its start, so that any worker can tell of it.
+A finished response is written once, before its client gets the end. A background response is
+written from its start, so that any worker can report on it.
 """
 
 from __future__ import annotations
@@ -43,37 +43,37 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 MAX_TURNS = 1000
-"""The longest chain of responses that is read for one request."""
+"""Max length of the chain of responses read for one request."""
 MAX_HISTORY_BYTES = 8 * 1024 * 1024
-"""Of what came before a request, or of what it refers to."""
+"""Max bytes of the history of a request, or of the items that it refers to."""
 _RETRY_S = 1.0
 _SWEEP_EVERY_S = 600.0
 _LOST = "The worker that ran this response has ended."
 
 
 class Room(Protocol):
-    """What a request may hold in memory, and where it works on what is large."""
+    """Limits the memory of a request, and runs work on large data."""
 
     def hold(self, size: int) -> object:
-        """Takes `size` more bytes. Raises: RateLimited, Overloaded."""
+        """Reserves `size` more bytes. Raises: RateLimited, Overloaded."""
 
     async def work_on(self, size: int, work: Callable[[], T]) -> T:
-        """What `work` on `size` bytes returns or raises."""
+        """Runs `work` on `size` bytes; returns its result or raises its error."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Events of a response, numbered. `over` when no more will come."""
+    """Numbered events of a response. `over` means that no more will come."""
 
     frames: Sequence[tuple[int, bytes]]
     over: bool
 
 
 class Responses:
-    """The stored responses. Every method that is awaited raises StoreError unless it says not.
+    """The stored responses. Every async method raises StoreError unless it says otherwise.
 
-    `start` before use, `close` afterwards.
+    Call `start` before use, `close` afterwards.
     """
 
     def __init__(
@@ -98,15 +98,15 @@ class Responses:
 
     @property
     def poll_s(self) -> float:
-        """How often to look for news of a running response."""
+        """Seconds between checks for new events of a running response."""
         return self._settings.poll_s
 
     def start(self) -> None:
-        """Begins to delete what is too old."""
+        """Starts the deletion of old responses."""
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def close(self) -> None:
-        """Ends that, when all is written."""
+        """Waits until all is written, then ends the deletion."""
         await self._batches.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -122,7 +122,7 @@ class Responses:
             )
 
     async def keep(self, kept: StoredResponse) -> bool:
-        """Stores a response that has ended; whether it did. Raises nothing."""
+        """Stores a finished response; returns whether that succeeded. Never raises."""
         stored = self._as_stored(kept)
         if stored.size_bytes > self._quotas.most_bytes:
             return False
@@ -135,7 +135,7 @@ class Responses:
         return True
 
     async def begin(self, kept: StoredResponse, frames: Sequence[bytes]) -> None:
-        """Stores a response that is to run, with its first events. Raises: InvalidRequest."""
+        """Stores a response that starts to run, with its first events. Raises: InvalidRequest."""
         stored = self._as_stored(kept)
         if stored.size_bytes > self._quotas.most_bytes:
             raise InvalidRequest(
@@ -154,18 +154,18 @@ class Responses:
             await response_queries.make_room(session, kept.tenant_id, self._quotas, [kept.id])
 
     async def find(self, tenant_id: str, response_id: str) -> StoredResponse:
-        """The response as it is now. Raises: ResponseNotFound."""
+        """Returns the response as it is now. Raises: ResponseNotFound."""
         return _kept(await self._stored(tenant_id, response_id))
 
     async def remove(self, tenant_id: str, response_id: str) -> None:
-        """Deletes the response, its events too. Raises: ResponseNotFound."""
+        """Deletes the response and its events. Raises: ResponseNotFound."""
         async with self._database.unit_of_work() as session:
             removed = await response_queries.remove(session, tenant_id, response_id)
         if not removed:
             raise _not_found(response_id)
 
     async def cancel(self, tenant_id: str, response_id: str) -> StoredResponse:
-        """The response, which does not run any more. Raises: ResponseNotFound, InvalidRequest."""
+        """Stops the response and returns it. Raises: ResponseNotFound, InvalidRequest."""
         stored = await self._stored(tenant_id, response_id)
         kept = _kept(stored)
         if not kept.body.get("background"):
@@ -178,11 +178,11 @@ class Responses:
         ended = StoredResponse(tenant_id, cancelled(kept.body), kept.items)
         if await self.advance(ended, ()):
             return ended
-        # It ended in between, all by itself.
+        # It finished by itself meanwhile.
         return await self.find(tenant_id, response_id)
 
     async def advance(self, kept: StoredResponse, frames: Sequence[bytes]) -> bool:
-        """Notes how a running response went on. False when it is over or gone."""
+        """Records the progress of a running response. False if it is finished or deleted."""
         async with self._database.unit_of_work() as session:
             return await response_queries.advance(
                 session,
@@ -194,12 +194,12 @@ class Responses:
             )
 
     async def touch(self, response_id: str) -> bool:
-        """Says that the worker of a running response lives. False when it is over or gone."""
+        """Records a sign of life of a running response's worker. False if finished or deleted."""
         async with self._database.unit_of_work() as session:
             return await response_queries.touch(session, response_id, self._now_ms())
 
     async def page(self, tenant_id: str, response_id: str, after: int) -> Page:
-        """The events after number `after` that are stored. Raises: ResponseNotFound."""
+        """Returns the stored events after number `after`. Raises: ResponseNotFound."""
         async with self._database.reading() as session:
             found = await response_queries.progress(session, tenant_id, response_id, self._since())
             rows = await response_queries.events(session, response_id, after) if found else []
@@ -207,7 +207,7 @@ class Responses:
             raise _not_found(response_id)
         status, seen_at = found
         if status in RUNNING and seen_at < self._silent_since():
-            # The end that is written now is found by the next look.
+            # This may write the end of a lost response; the next call finds it.
             await self._stored(tenant_id, response_id)
         numbered = [
             (first + index, frame)
@@ -217,15 +217,15 @@ class Responses:
         return Page([one for one in numbered if one[0] > after], status not in RUNNING)
 
     async def has_events(self, tenant_id: str, response_id: str) -> bool:
-        """Whether its events were stored as they came. Raises: ResponseNotFound."""
+        """Whether its events are stored. Raises: ResponseNotFound."""
         return (await self._stored(tenant_id, response_id)).next_sequence > 0
 
     async def history(
         self, tenant_id: str, response_id: str, room: Room | None = None
     ) -> list[Item]:
-        """What was said up to the end of that response, the oldest first.
+        """Returns the conversation up to the end of that response, the oldest item first.
 
-        It is read when `room` has room for it.
+        It is read once `room` has room for it.
         Raises: PreviousResponseNotFound, InvalidRequest, RateLimited, Overloaded.
         """
         async with self._database.reading() as session:
@@ -252,7 +252,7 @@ class Responses:
     async def items(
         self, tenant_id: str, ids: Sequence[str], room: Room | None = None
     ) -> dict[str, Item]:
-        """Those of `ids` that are items of stored responses, read as in `history`.
+        """Returns those of `ids` that are items of stored responses, read as in `history`.
 
         Raises: InvalidRequest, RateLimited, Overloaded.
         """
@@ -272,7 +272,7 @@ class Responses:
         return work() if room is None else await room.work_on(size, work)
 
     async def _write(self, batch: Sequence[Stored]) -> None:
-        """Stores responses that have ended, in one transaction. Raises: StoreError."""
+        """Stores finished responses in one transaction. Raises: StoreError."""
         async with self._database.unit_of_work() as session:
             await response_queries.add(session, batch)
             for tenant_id in {stored.tenant_id for stored in batch}:
@@ -293,7 +293,7 @@ class Responses:
         )
 
     async def _stored(self, tenant_id: str, response_id: str) -> Stored:
-        """The row; one whose worker is silent for too long fails here. Raises: ResponseNotFound."""
+        """Returns the row; marks it as failed if its worker is lost. Raises: ResponseNotFound."""
         found = await self._row(tenant_id, response_id)
         if found.running and found.seen_at < self._silent_since():
             await self._lose(found)
@@ -328,12 +328,12 @@ class Responses:
             except StoreError as error:
                 logger.warning("old responses are not deleted yet: %s", error)
             except Exception:
-                # Whatever it is: without this task nothing is ever deleted again.
+                # Continue after any error: without this task nothing is ever deleted again.
                 logger.exception("old responses are not deleted yet")
             await asyncio.sleep(min(_SWEEP_EVERY_S, self._settings.ttl_s))
 
     async def sweep(self) -> None:
-        """Deletes what is too old, and ends what lost its worker."""
+        """Deletes old responses, and ends those that lost their worker."""
         async with self._database.unit_of_work() as session:
             await response_queries.expire(session, self._since())
             lost = await response_queries.abandoned(session, self._silent_since())
@@ -351,13 +351,13 @@ class Responses:
 
 
 def _kept(stored: Stored) -> StoredResponse:
-    # The row's status is newer than the body's while it runs.
+    # While it runs, the row's status is newer than the body's.
     body = {**orjson.loads(stored.body), "status": stored.status}
     return StoredResponse(stored.tenant_id, body, orjson.loads(stored.input_items))
 
 
 def _said(ids: Sequence[str], texts: Mapping[str, tuple[str, str]]) -> list[Item]:
-    """What the responses `ids`, whose texts these are, add up to. Raises: InvalidRequest."""
+    """Joins the items of the responses `ids`, given their texts. Raises: InvalidRequest."""
     items: list[Item] = []
     for one in ids:
         if one in texts:
@@ -368,7 +368,7 @@ def _said(ids: Sequence[str], texts: Mapping[str, tuple[str, str]]) -> list[Item
 
 
 def _wanted(wanted: Set[str], texts: Mapping[str, tuple[str, str]]) -> dict[str, Item]:
-    """The items of these ids in those texts."""
+    """Returns the items with these ids in the texts."""
     found = [
         item
         for body, given in texts.values()

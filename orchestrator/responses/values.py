@@ -17,7 +17,7 @@ _ID_CHARACTERS = 26
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """What is stored of a response. `body` is the Response object, `items` were put in for it."""
+    """A stored response. `body` is the Response object, `items` are its input items."""
 
     tenant_id: str
     body: Mapping[str, Any] = field(repr=False)
@@ -31,42 +31,42 @@ class StoredResponse:
 
     @property
     def running(self) -> bool:
-        """Whether it is still to end."""
+        """Whether it is not finished."""
         return self.body["status"] in ("queued", "in_progress")
 
 
 def item_id(prefix: str, response_id: str, number: int) -> str:
-    """The id of the item `number` of a response, from which `response_of` tells the response."""
+    """Returns the id of item `number` of a response; `response_of` does the reverse."""
     return f"{prefix}_{response_id.rpartition('_')[2]}{number:04x}"
 
 
 def response_of(given: str) -> str:
-    """The id of the response that an item with that id would belong to."""
+    """Returns the id of the response that an item with that id would belong to."""
     return "resp_" + given.rpartition("_")[2][:_ID_CHARACTERS]
 
 
 def failed(body: Mapping[str, Any], code: str, message: str) -> dict[str, Any]:
-    """`body` of a response that has ended with an error."""
+    """Returns `body` of a response that ended with an error."""
     return {**body, "status": "failed", "error": {"code": code, "message": message}}
 
 
 def cancelled(body: Mapping[str, Any]) -> dict[str, Any]:
-    """`body` of a response that its owner has stopped."""
+    """Returns `body` of a response that its owner stopped."""
     return {**body, "status": "cancelled"}
 
 
 def lifecycle_frame(kind: str, number: int, body: Mapping[str, Any]) -> bytes:
-    """The event `kind` with the whole response in it. ASCII, so that nobody can cut a character."""
+    """Returns the event `kind` with the response in it. ASCII, so that no character is split."""
     event = {"type": kind, "sequence_number": number, "response": body}
     text = json.dumps(event, separators=(",", ":"))
     return f"event: {kind}\ndata: {text}\n\n".encode("ascii")
 
 
 def frames_in(text: str) -> list[bytes]:
-    """The events that a stored text holds: each ends in an empty line, and has none in it."""
+    """Splits a stored text into events: each ends in an empty line, and contains none."""
     return [f"{frame}\n\n".encode("ascii") for frame in text.split("\n\n")[:-1]]
 
 
 def as_text(value: object) -> str:
-    """JSON as it is stored."""
+    """Returns JSON text as it is stored."""
     return orjson.dumps(value).decode()

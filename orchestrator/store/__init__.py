@@ -1,1 +1,1 @@
-"""Where tenants and virtual keys live. The only importer of sqlmodel, sqlalchemy and alembic."""
+"""The database and its journals. The only importer of sqlmodel, sqlalchemy and alembic."""

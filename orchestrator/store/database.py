@@ -1,12 +1,12 @@
-"""The connection to the store: one engine, units of work, and every driver error in a sentence.
+"""The connection to the store: one engine, units of work, and driver errors in plain sentences.
 
 SQLite runs in WAL mode: readers never wait for a writer. A writing transaction takes the write
-lock at its start (`BEGIN IMMEDIATE`), because one that reads first and writes later is refused
-with SQLITE_BUSY at once, whatever the busy timeout.
+lock at its start (`BEGIN IMMEDIATE`), because one that reads first and writes later fails with
+SQLITE_BUSY at once, whatever the busy timeout.
 
-PostgreSQL runs writing transactions at READ COMMITTED: a row that is read to be written is locked
-(`with_for_update`), and what must happen one after the other waits for `turn`. Every wait has an
-end, on both sides of the connection, so that a server that hangs is an error and not a hang.
+PostgreSQL runs writing transactions at READ COMMITTED: a row that is read in order to write it is
+locked (`with_for_update`), and work that must not run concurrently waits for `turn`. Every wait
+has a timeout on both sides of the connection, so a server that hangs causes an error, not a hang.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ _SQLITE = "sqlite+aiosqlite"
 _POSTGRESQL = "postgresql+asyncpg"
 _READING: dict[str, dict[str, Any]] = {
     _SQLITE: {"sqlite_begin": "BEGIN DEFERRED"},
-    # One snapshot for the whole transaction, as SQLite gives.
+    # One snapshot for the whole transaction, as in SQLite.
     _POSTGRESQL: {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
 }
 _MIGRATION_LOCK_TIMEOUT_S = 300
 
 Session = AsyncSession
-"""A transaction, for the queries of each subject. The name keeps SQLModel out of their callers."""
+"""A transaction that queries run in. The alias keeps SQLModel out of the callers."""
 
 
 class StoreError(Exception):
-    """The store cannot be used; the message is for the operator and names the place."""
+    """The store cannot be used; the message is for the operator and names the store."""
 
 
 class Database:
-    """The store of one process. `close` it when done, or its threads keep the process alive."""
+    """The store of one process. Call `close` at the end, or its threads keep the process alive."""
 
     def __init__(self, settings: Settings) -> None:
-        """Opens nothing yet, but makes an SQLite file's folder. Raises: SettingsError."""
+        """Creates the folder of an SQLite file; opens no connection yet. Raises: SettingsError."""
         self._url = checked_url(settings)
         self._settings = settings.store
         self.file: Path | None = None
@@ -67,12 +67,12 @@ class Database:
 
     @property
     def kind(self) -> Literal["sqlite", "postgresql"]:
-        """Which database this is."""
+        """The kind of database."""
         return "postgresql" if self.file is None else "sqlite"
 
     @property
     def name(self) -> str:
-        """The store as messages name it: the file, or the server and the database."""
+        """The store's name in messages: the file, or the server and the database."""
         if self.file is not None:
             return str(self.file)
         several = self._url.query.get("host")
@@ -89,7 +89,7 @@ class Database:
 
     @asynccontextmanager
     async def unit_of_work(self) -> AsyncIterator[AsyncSession]:
-        """A writing transaction: committed at the end of the block, rolled back on an error.
+        """Runs a writing transaction: committed at the end of the block, rolled back on an error.
 
         Raises: StoreError.
         """
@@ -102,16 +102,16 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
-        """A reading transaction, which waits for no writer. Raises: StoreError."""
+        """Runs a reading transaction, which waits for no writer. Raises: StoreError."""
         with self._translated():
             async with AsyncSession(self._reader, expire_on_commit=False) as session:
                 yield session
 
     @asynccontextmanager
     async def migrating(self) -> AsyncIterator[AsyncConnection]:
-        """A bare connection inside a writing transaction. Raises: StoreError.
+        """Opens a plain connection inside a writing transaction. Raises: StoreError.
 
-        On PostgreSQL it may take its time, and no two run at once.
+        On PostgreSQL its statements have no time limit, and only one runs at a time.
         """
         if self.kind == "sqlite":
             with self._translated():
@@ -144,8 +144,8 @@ class Database:
     async def check_writable(self) -> None:
         """Raises: StoreError when the server takes no writes, as a standby after a fail-over.
 
-        Its connections are given up then, so that the next ones may reach the server that does.
-        Of an SQLite file nothing is checked.
+        Then its connections are dropped, so that new ones can reach the server that accepts writes.
+        An SQLite file is not checked.
         """
         if self.kind == "sqlite":
             return
@@ -158,7 +158,7 @@ class Database:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turns errors of the driver into StoreError."""
+        """Turns the driver's errors into StoreError."""
         try:
             yield
         except TRANSLATED as error:
@@ -166,9 +166,9 @@ class Database:
 
 
 async def turn(session: AsyncSession, name: str) -> None:
-    """Waits until no other writing transaction has the turn `name`, and holds it to the end.
+    """Waits until no other writing transaction holds the lock `name`, and holds it to the end.
 
-    For what PostgreSQL cannot lock by a row: the next number of a chain, the first of its kind.
+    For what PostgreSQL cannot lock by a row: the next number of a chain, the first row of its kind.
     SQLite has one writer at a time anyway.
     """
     connection = await session.connection()
@@ -183,16 +183,16 @@ _TURN = text("SELECT pg_advisory_xact_lock(:number)")
 
 
 def _number(name: str) -> int:
-    """The number of an advisory lock; the upper half tells our locks from other programs'."""
+    """The number of an advisory lock; other programs' locks have another upper half."""
     return 0x6F706572 << 32 | zlib.crc32(name.encode())
 
 
 def checked_url(settings: Settings) -> URL:
-    """The store's URL. Raises: SettingsError, never with the URL's password in it."""
+    """Returns the store's URL. Raises: SettingsError, never with the URL's password in it."""
     try:
         url = make_url(settings.store_url)
     except (ArgumentError, ValueError):
-        # Their words may have a part of the password in them.
+        # SQLAlchemy's message may contain a part of the password.
         raise SettingsError("`store.url` is not an SQLAlchemy URL") from None
     is_file = url.drivername == _SQLITE and url.database not in (None, "", ":memory:")
     if not is_file and not (url.drivername == _POSTGRESQL and url.database):
@@ -205,7 +205,10 @@ def checked_url(settings: Settings) -> URL:
 
 
 def _create_private(file: Path) -> None:
-    """SQLite would create the file readable by everybody; its WAL takes over the mode."""
+    """Creates the file for its owner only: SQLite would make it readable by all users.
+
+    The WAL file gets the same mode.
+    """
     if file.exists():
         return
     try:
@@ -225,7 +228,7 @@ def _sqlite_engine(url: URL, settings: StoreSettings) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def on_connect(connection: Any, _record: object) -> None:
-        # The driver would otherwise begin transactions by itself, deferred ones.
+        # Otherwise the driver begins transactions by itself, and deferred ones.
         connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):

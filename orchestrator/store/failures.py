@@ -1,6 +1,6 @@
-"""What a driver's error means, in one sentence without a statement or its values in it.
+"""Says what a driver's error means, in one sentence without a statement or its values.
 
-SQLite's words name tables and columns only; PostgreSQL's are left out where they may hold values.
+SQLite's messages name tables and columns only; PostgreSQL's are omitted where they may hold values.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 TRANSLATED = (
     SQLAlchemyError,
     sqlite3.Error,
-    # A connection that cannot be made, or is cut, fails with the driver's own error.
+    # A connection that cannot be opened, or is cut, fails with the driver's own error.
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
-    # None of several servers takes writes.
+    # None of several servers accepts writes.
     asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )
-"""Every error by which a store can fail."""
+"""Every error that a store can raise."""
 
 _SQLITE = (
     ("locked", "is locked by another process"),
@@ -34,7 +34,7 @@ _SQLITE = (
     ("disk i/o error", "cannot be read or written: disk error"),
 )
 
-# Source: PostgreSQL documentation, appendix A, error codes; longer beginnings first.
+# Source: PostgreSQL documentation, appendix A, error codes; longer prefixes first.
 _POSTGRESQL = (
     ("42P01", "has not been set up: run `orchestrator migrate`"),
     ("42703", "has not been set up: run `orchestrator migrate`"),
@@ -52,12 +52,12 @@ _POSTGRESQL = (
 
 
 _MAY_HOLD_VALUES = ("22", "23")
-"""Classes of errors (data, integrity) whose words may repeat what was to be written."""
+"""Error classes (data, integrity) whose messages may repeat the values to be written."""
 _MAX_SAID = 300
 
 
 def sentence(store: str, error: BaseException) -> str:
-    """What is wrong with `store`, and what the server itself said of it."""
+    """Returns what is wrong with `store`, and the server's own message."""
     cause: BaseException | None = error.orig if isinstance(error, DBAPIError) else error
     cause = cause if cause is not None else error
     if isinstance(_source(cause), asyncpg.TargetServerAttributeNotMatched):
@@ -67,7 +67,7 @@ def sentence(store: str, error: BaseException) -> str:
 
 
 def _said(cause: BaseException) -> str:
-    """The words of the server, the driver or the system, where they hold none of our values."""
+    """The message of the server, the driver or the system, unless it may hold our values."""
     source = _source(cause)
     if isinstance(source, asyncpg.PostgresError):
         state = source.sqlstate or ""
@@ -81,7 +81,7 @@ def _said(cause: BaseException) -> str:
 
 
 def _source(cause: BaseException) -> BaseException:
-    """The driver's error, where SQLAlchemy's stands in front of it."""
+    """Returns the driver's error, if SQLAlchemy's wraps it."""
     return cause.__cause__ if isinstance(cause.__cause__, _SPEAKING) else cause
 
 

@@ -1,14 +1,14 @@
-"""Files that keep lines until the database has them, whatever happens to the process.
+"""Files that keep lines until the database has them, even if the process dies.
 
 A line is `<crc32> <kind> <id> <payload>` and a line end, written with one `write(2)`. Kinds: `R`, a
-record; `P`, a promise, which stands for its id until a record of the same id comes; `C`, the
-promise of that id was right. After a crash the last word on an id counts, a promise included.
+record; `P`, a promise: a provisional record, used until a record of the same id comes; `C`, a
+confirmation of that id's promise. After a crash the last line of an id counts, also a promise.
 
 One incarnation of a process writes segments `<incarnation>-<number>.journal` and holds a `flock` on
-each. Whoever gets all the locks of an incarnation knows that it is dead, and may read it.
+each. A process that gets all the locks of an incarnation knows that it is dead, and may read it.
 
-The disk space of a segment is reserved when it is made, and the next segment is made ahead
-(`reserve_ahead`): lines of work that has begun find room on a disk that has filled up meanwhile.
+The disk space of a segment is reserved when it is created, and the next segment is created ahead
+(`reserve_ahead`): work that has started can still write its lines when the disk is full.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ class Line:
 
 
 def format_line(kind: Kind, line_id: str, payload: bytes) -> bytes:
-    """The line as it stands in the file. `payload` holds no line end."""
+    """Returns the line as bytes for the file. `payload` must hold no line end."""
     body = f"{kind} {line_id} ".encode() + payload
     return b"%08x %b\n" % (zlib.crc32(body), body)
 
 
 def parse_lines(content: bytes) -> tuple[list[Line], int]:
-    """The good lines that are complete in `content`, and how many bytes they all take.
+    """Returns the valid, complete lines of `content`, and how many bytes they take in all.
 
-    What follows the last line end is the beginning of a line, or one torn by a crash.
+    The bytes after the last line end are an unfinished line, or one torn by a crash.
     """
     length = content.rfind(b"\n") + 1
     lines = []
@@ -75,7 +75,10 @@ def parse_lines(content: bytes) -> tuple[list[Line], int]:
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """One file, open and locked. `size` counts whole lines; `reserved` bytes have their space."""
+    """One file, open and locked. `size` counts whole lines; `reserved` is the reserved disk space.
+
+    Both are in bytes.
+    """
 
     number: int
     path: Path
@@ -85,24 +88,24 @@ class Segment:
     reserved: int = 0
 
     def discard(self) -> None:
-        """Removes the file, and then lets go of its lock."""
+        """Removes the file, and then releases its lock."""
         self.path.unlink(missing_ok=True)
         os.close(self.fd)
 
 
 class Journal:
-    """What this process writes.
+    """The journal that this process writes.
 
-    `append` is called on one thread, `sync` and `reserve_ahead` may be on another.
+    Call `append` on one thread; `sync` and `reserve_ahead` may run on another.
     """
 
     def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
-        """`folder` is there already; files are made by `reserve_ahead` and by the first line."""
+        """`folder` must exist; `reserve_ahead` and the first line create files in it."""
         self.segments: deque[Segment] = deque()
         self.fault: str | None = None
-        """Why lines that were taken could not be written, while they cannot."""
+        """Why accepted lines cannot be written at the moment, if they cannot."""
         self.shortage: str | None = None
-        """Why no space could be reserved ahead, while there is none: take no new work."""
+        """Why no space can be reserved ahead at the moment; then accept no new work."""
         self._folder = folder
         self._segment_bytes = segment_bytes
         self._incarnation = new_id("jrn")
@@ -113,33 +116,33 @@ class Journal:
         self._held = bytearray()
         self._folder_synced = True
         self.taken = 0
-        """Bytes of all lines so far, wherever they are now."""
+        """Bytes of all lines accepted so far, wherever they are now."""
 
     @property
     def held(self) -> int:
-        """Bytes that are in memory only."""
+        """Bytes that are only in memory."""
         return len(self._held)
 
     def append(self, kind: Kind, line_id: str, payload: bytes) -> None:
-        """Hands the line to the operating system; if that fails, keeps it for the next call."""
+        """Writes the line to the operating system; if that fails, keeps it for the next call."""
         self.hold(kind, line_id, payload)
         self.flush()
 
     def hold(self, kind: Kind, line_id: str, payload: bytes = b"") -> None:
-        """As `append`, but the line waits for the next one, or for `flush`: nothing hangs on it."""
+        """Like `append`, but the line waits for the next one or for `flush`; it is not urgent."""
         line = format_line(kind, line_id, payload)
         self._held += line
         self.taken += len(line)
 
     def flush(self) -> None:
-        """Writes what is held. Never raises: `fault` tells."""
+        """Writes the lines held in memory. Never raises: sets `fault`."""
         if not self._held:
             return
         try:
             segment = self._writable(len(self._held))
             written = append(segment.fd, bytes(self._held))
             if written < len(self._held):
-                # Half a line would spoil the one behind it.
+                # Half a line would corrupt the next one.
                 os.ftruncate(segment.fd, segment.size)
                 segment.reserved = segment.size
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -156,11 +159,11 @@ class Journal:
         self._held.clear()
 
     def close_current(self) -> None:
-        """The next line begins a new segment."""
+        """Closes the current segment; the next line begins a new one."""
         self._current = None
 
     def release(self) -> None:
-        """Lets go of all segments; what is written from now on begins a new one."""
+        """Releases all segments; the next line begins a new one."""
         self.close_current()
         with self._making:
             spare, self._spare = self._spare, None
@@ -169,9 +172,9 @@ class Journal:
         _release(self.segments)
 
     def reserve_ahead(self) -> None:
-        """Makes the next segment with its space, unless it is there. Never raises: see `shortage`.
+        """Creates the next segment with its space, if missing. Never raises: sets `shortage`.
 
-        It may be slow, and is not for the thread that appends.
+        It may be slow; do not call it on the thread that appends.
         """
         try:
             with self._making:
@@ -190,7 +193,7 @@ class Journal:
             self.shortage = None
 
     def sync(self) -> None:
-        """Brings every line of `segments` to the disk. Raises: OSError."""
+        """Syncs every line of `segments` to the disk. Raises: OSError."""
         if not self._folder_synced:
             self._folder_synced = True
             sync_folder(self._folder)
@@ -201,14 +204,14 @@ class Journal:
                 segment.synced = size
 
     def _writable(self, length: int) -> Segment:
-        """The segment to write `length` bytes to. Raises: OSError."""
+        """Returns the segment to write `length` bytes to. Raises: OSError."""
         current = self._current
         if current is not None and current.size + length <= current.reserved:
             return current
         with self._making:
             is_full = current is None or current.size + length > self._segment_bytes
             if not is_full and (self._spare is None or not self._spare.reserved):
-                # Tried without its space, too: what was taken must get somewhere.
+                # Used even if no space could be reserved: accepted lines must be written somewhere.
                 assert current is not None
                 self._reserve(current)
                 return current
@@ -225,11 +228,11 @@ class Journal:
             segment.reserved = self._segment_bytes
 
     def _made_segment(self) -> Segment:
-        """A new, empty file. Raises: OSError."""
+        """Creates a new, empty file. Raises: OSError."""
         number = self._made
         path = self._folder / f"{self._incarnation}-{number:06d}.journal"
         draft = path.with_suffix(".new")
-        # Named only when it is locked: a file without a lock counts as a dead process's.
+        # Gets its name only when it is locked: a file without a lock counts as a dead process's.
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         fd = os.open(draft, flags, 0o600)
         try:
@@ -244,10 +247,10 @@ class Journal:
 
 
 class Cursor:
-    """Reads the segments of one incarnation in order: every id once, when its last word is there.
+    """Reads the segments of one incarnation in order: every id once, when its final line is read.
 
-    `segments` may grow while it is read; with `dead` they do not, and promises that nothing came
-    of are taken for records at the end.
+    `segments` may grow meanwhile. With `dead` they do not, and at the end the promises without a
+    record are taken as records.
     """
 
     def __init__(self, segments: deque[Segment], *, dead: bool = False) -> None:
@@ -260,7 +263,7 @@ class Cursor:
 
     @property
     def waiting(self) -> int:
-        """Bytes that are not committed."""
+        """Bytes not committed yet."""
         number, offset = self._done
         sizes = [segment.size for segment in list(self._segments) if segment.number > number]
         sizes += [s.size - offset for s in list(self._segments) if s.number == number]
@@ -268,11 +271,11 @@ class Cursor:
 
     @property
     def promises(self) -> int:
-        """How many ids are promised and not yet settled, as far as it has been read."""
+        """The number of ids that are promised and not settled, as far as the cursor has read."""
         return len(self._promised)
 
     def take(self) -> list[bytes]:
-        """The payloads settled next; none when there is no more. Raises: OSError."""
+        """Returns the next settled payloads; an empty list at the end. Raises: OSError."""
         settled: dict[str, bytes] = {}
         while not settled and (lines := self._next_lines()) is not None:
             for line in lines:
@@ -283,10 +286,10 @@ class Cursor:
         return list(settled.values())
 
     def drop_read(self, *, all_read: bool = False) -> None:
-        """Removes the segments that hold nothing any more that is not committed.
+        """Removes the segments whose lines are all committed.
 
-        To be called when all that was taken is committed; `all_read` also removes the segment that
-        the cursor stands in, to which nothing may be written any more.
+        Call it when all payloads taken are committed. `all_read` also removes the cursor's current
+        segment, to which nothing may be written any more.
         """
         self._done = (self._number, self._offset)
         needed = {number for number, _ in self._promised.values()}
@@ -297,16 +300,16 @@ class Cursor:
                 segment.discard()
 
     def release(self) -> None:
-        """Lets go of all segments; whoever adopts them begins anew."""
+        """Releases all segments; a process that adopts them reads from the beginning."""
         _release(self._segments)
 
     def has_read_all(self) -> bool:
-        """Whether nothing has been written behind what was read."""
+        """Whether all lines written have been read."""
         last = self._segments[-1] if self._segments else None
         return last is None or (last.number == self._number and last.size <= self._offset)
 
     def _next_lines(self) -> list[Line] | None:
-        """The lines of the next chunk; `None` at the end."""
+        """Returns the lines of the next chunk; `None` at the end."""
         segments = list(self._segments)
         for index, segment in enumerate(segments):
             if segment.number < self._number:
@@ -322,7 +325,7 @@ class Cursor:
                 logger.error("the journal `%s` is damaged", segment.path)
                 self._offset += len(content)
                 return []
-            # Only now, and by the list from before the read: a live segment may have grown since.
+            # Checked now, with the list from before the read: a live segment may have grown since.
             if index == len(segments) - 1:
                 return None
         return None
@@ -340,7 +343,10 @@ class Cursor:
 
 
 def adopt_dead(folder: Path) -> list[deque[Segment]]:
-    """The segments of every incarnation that nobody holds, oldest first, now held by the caller."""
+    """Locks and returns the segments of every dead incarnation, the oldest first.
+
+    The caller holds them from now on.
+    """
     matches = [_NAME.fullmatch(name) for name in sorted(path.name for path in folder.iterdir())]
     names = [match for match in matches if match is not None]
     adopted = []
@@ -351,7 +357,7 @@ def adopt_dead(folder: Path) -> list[deque[Segment]]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes new names in `folder` durable. Raises: OSError."""
+    """Syncs new file names in `folder` to the disk. Raises: OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -365,7 +371,7 @@ def _release(segments: deque[Segment]) -> None:
 
 
 def _locked(folder: Path, names: Sequence[re.Match[str]]) -> deque[Segment] | None:
-    """The segments of one incarnation, all locked; `None` when somebody else has one of them."""
+    """Locks all segments of one incarnation; `None` when another process holds one of them."""
     segments: deque[Segment] = deque()
     for name in names:
         segment = _locked_one(int(name["number"]), folder / name.string)
@@ -383,7 +389,7 @@ def _locked_one(number: int, path: Path) -> Segment | None:
         return None
     with suppress(OSError):
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Its owner may have removed it between the two calls.
+        # Its owner may have removed the file between the two calls.
         if path.stat().st_ino == os.fstat(fd).st_ino:
             return Segment(number, path, fd, size=os.fstat(fd).st_size)
     os.close(fd)

@@ -18,23 +18,23 @@ from orchestrator.store.private_files import exclusive
 
 
 async def migrate(settings: Settings) -> bool:
-    """Upgrades the store to the newest revision; whether there was anything to do.
+    """Upgrades the store to the newest revision; returns whether there was anything to do.
 
-    Safe when several processes start it at once: one works, the others wait and find it done. A
-    migration that fails or is killed leaves the schema as it was.
+    Several processes may start it at once: one works, the others wait and find it done. A
+    migration that fails or is killed leaves the schema unchanged.
     Raises: SettingsError, StoreError.
     """
     database = Database(settings)
     try:
         with ExitStack() as held:
             if (file := database.file) is not None:
-                # Waited for here and not in the busy timeout, which a long migration exceeds.
+                # Wait for the lock here: a long migration exceeds the busy timeout.
                 lock = file.with_name(f"{file.name}.migrate.lock")
                 await asyncio.to_thread(held.enter_context, exclusive(lock, "store.url", 300.0))
             async with database.migrating() as connection:
                 return await connection.run_sync(_upgrade)
     except CommandError as error:
-        # Alembic's own text speaks of revision scripts, which nobody outside can look for.
+        # Alembic's own message names revision scripts, which operators cannot find.
         raise StoreError(
             f"the store `{database.name}` was set up by another version of this program, "
             "whose schema this one does not know"
@@ -44,7 +44,7 @@ async def migrate(settings: Settings) -> bool:
 
 
 def alembic_config(connection: Connection) -> Config:
-    """Alembic's configuration for one connection; there is no `alembic.ini`."""
+    """Returns Alembic's configuration for one connection; there is no `alembic.ini`."""
     config = Config()
     folder = Path(__file__).parent / "migrations"
     config.set_main_option("script_location", str(folder).replace("%", "%%"))

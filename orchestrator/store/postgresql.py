@@ -1,8 +1,8 @@
-"""The engine of a PostgreSQL store: limits of time, connections that are of no more use, poolers.
+"""The engine of a PostgreSQL store: time limits, broken connections, poolers.
 
-Behind PgBouncer in transaction mode consecutive transactions run on different connections to the
-server. So nothing may be set for a session there (its startup parameters are refused, too): limits
-are set in each transaction, and statements are prepared without a name.
+Behind PgBouncer in transaction mode, consecutive transactions run on different connections to the
+server. So nothing can be set for a session (startup parameters are refused, too): limits are set
+in each transaction, and statements are prepared without a name.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _READ_ONLY = "25006"
 
 
 def postgresql_engine(url: URL, settings: StoreSettings, *, patient: bool = False) -> AsyncEngine:
-    """`patient`: statements may run for as long as they need, on one connection of their own."""
+    """Creates the engine. `patient`: one separate connection, statements without time limit."""
     limits = {
         "jit": "off",
         **{name: str(int(1000 * limit_s)) for name, limit_s in _limits_s(settings, patient)},
     }
     arguments: dict[str, Any] = {
         "timeout": settings.connect_timeout_s,
-        # The server's own limit cannot help when it is the server that hangs.
+        # The server's own limit does not help when the server hangs.
         "command_timeout": None if patient else settings.statement_timeout_s + 1.0,
         "server_settings": {"application_name": "orchestrator", "timezone": "UTC"},
     }
@@ -37,13 +37,13 @@ def postgresql_engine(url: URL, settings: StoreSettings, *, patient: bool = Fals
         arguments |= {
             "statement_cache_size": 0,
             "prepared_statement_cache_size": 0,
-            # Every statement has the empty text for its name, so none is left on a connection.
+            # Every statement's name is the empty string, so none stays on a connection.
             "prepared_statement_name_func": str,
         }
     else:
         arguments["server_settings"] |= limits
     if "host" in url.query and "target_session_attrs" not in url.query:
-        # Of several servers, the one that takes writes: after a fail-over that is another one.
+        # Of several servers, choose the one that accepts writes: a fail-over changes which it is.
         arguments["target_session_attrs"] = "read-write"
     if patient:
         engine = create_async_engine(url, connect_args=arguments, poolclass=NullPool)
@@ -68,13 +68,13 @@ def _limits_s(settings: StoreSettings, patient: bool) -> list[tuple[str, float]]
     return [
         ("statement_timeout", 0 if patient else statement_s),
         ("lock_timeout", settings.busy_timeout_s),
-        # A process that stops in the middle must not hold its locks for ever.
+        # A process that stops in the middle of a transaction must not hold its locks for ever.
         ("idle_in_transaction_session_timeout", 0 if patient else 6 * statement_s),
     ]
 
 
 def _set_in_each_transaction(engine: AsyncEngine, limits: dict[str, str]) -> None:
-    """One more exchange with the server for each transaction."""
+    """Sets the limits in each transaction, at the cost of one more round trip."""
     calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in limits.items())
 
     @event.listens_for(engine.sync_engine, "begin")
@@ -83,10 +83,10 @@ def _set_in_each_transaction(engine: AsyncEngine, limits: dict[str, str]) -> Non
 
 
 def _note_useless(context: ExceptionContext) -> None:
-    """Has connections replaced that would fail for ever.
+    """Replaces connections that would fail for ever.
 
-    One that gave no answer in time is thrown away: rolling back on it would hang as well. One that
-    takes no writes leads to a server that was demoted: a new one may reach its successor.
+    A connection that gave no answer in time is closed: a rollback on it would hang as well. One
+    that accepts no writes leads to a demoted server: a new one may reach its successor.
     """
     original = context.original_exception
     is_read_only = getattr(original, "sqlstate", None) == _READ_ONLY

@@ -1,4 +1,4 @@
-"""Disk space that is reserved for a file before anything is written there."""
+"""Reserves disk space for a file before anything is written to it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _fallocate.restype = ctypes.c_int
 
 
 def reserve(fd: int, length: int) -> None:
-    """Makes sure that the first `length` bytes of the file can be written on a disk that fills up.
+    """Reserves space for the first `length` bytes of the file, in case the disk fills up.
 
-    Where the file system cannot reserve, the same amount must at least be free now. The
-    interpreter's lock is released meanwhile. Raises: OSError (ENOSPC, EDQUOT, EFBIG …).
+    Where the file system cannot reserve, the same amount must be free now. Releases the
+    interpreter's lock meanwhile. Raises: OSError (ENOSPC, EDQUOT, EFBIG …).
     """
     while _fallocate(fd, _KEEP_SIZE, 0, length) != 0:
         number = ctypes.get_errno()

@@ -1,9 +1,9 @@
-"""A way into the database that never waits for it: a journal, and behind it commits in groups.
+"""Writes to the database without waiting for it: through a journal, then with group commits.
 
-What is given to a spool is in the operating system when the call returns, so a SIGKILL of this
-process loses none of it; on the disk within `sync_interval_s` and the time of one `fdatasync`; in
-the database within `commit_interval_s`, or as soon as the database is back. `commit` may see a
-payload twice (after a crash between commit and removal) and must take it once.
+When a call returns, the operating system has the line, so a SIGKILL of this process loses nothing.
+The line is on the disk within `sync_interval_s` and the time of one `fdatasync`, and in the
+database within `commit_interval_s`, or as soon as the database is back. `commit` may get a payload
+twice (after a crash between commit and removal), so it must be idempotent.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _RETRY_AFTER_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How far the disk and the database may be behind, and how large the journal may grow.
+    """How far the disk and the database may lag behind, and how large the journal may grow.
 
-    `reserve_bytes` of disk space are reserved ahead for the lines of work that has begun.
+    `reserve_bytes` of disk space are reserved ahead for the lines of work that has started.
     """
 
     sync_interval_s: float = 0.02
@@ -51,7 +51,7 @@ class Pace:
 
     @classmethod
     def of(cls, books: BooksSettings) -> Pace:
-        """What the settings say."""
+        """Returns the values of the settings."""
         return cls(
             books.sync_interval_s,
             books.commit_interval_s,
@@ -61,10 +61,10 @@ class Pace:
 
 
 class Spool:
-    """One journal and its way into the database. `start` before use, `close` afterwards.
+    """One journal and its commits to the database. Call `start` before use, `close` afterwards.
 
-    `what` names the content in messages. `promise` and `record` may be called after `close`, too:
-    the next start finds what they wrote.
+    `what` names the content in messages. `promise` and `record` also work after `close`: the next
+    start finds what they wrote.
     """
 
     def __init__(self, what: str, folder: Path, commit: Commit, pace: Pace) -> None:
@@ -76,7 +76,7 @@ class Spool:
         self._cursor = Cursor(self._journal.segments)
         self._adopted: deque[Cursor] = deque()
         self._taken_at_most = -1
-        """So much the journal may have taken before its size has to be looked at again."""
+        """When the journal has accepted this many bytes in all, its size must be checked again."""
         self._promised: dict[str, bytes] = {}
         self._unsynced, self._news = asyncio.Event(), asyncio.Event()
         self._closing = asyncio.Event()
@@ -91,14 +91,14 @@ class Spool:
         """Raises: SettingsError when the folder cannot be written."""
         prepare_folder(self._folder.parent, "data_dir")
         prepare_folder(self._folder, "data_dir")
-        # No work is taken before there is room to record it.
+        # Accept no work before there is room to record it.
         self._journal.reserve_ahead()
         self._closed = asyncio.create_task(self._closing.wait())
         for work in (self._sync_forever, self._commit_forever, self._adopt_forever):
             self._tasks.append(asyncio.create_task(self._again_and_again(work)))
 
     async def close(self) -> None:
-        """Commits what there is, if the database takes it; the rest waits for the next start."""
+        """Commits what the database accepts; the rest waits for the next start."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -110,13 +110,13 @@ class Spool:
             await self._off_loop(partial(self._cursor.drop_read, all_read=True))
         await self._off_loop(self._sync)
         self._disk.shutdown()
-        # Whoever looks for journals of the dead may have what is left.
+        # A process that looks for journals of dead processes may take the rest.
         self._journal.release()
         for cursor in self._adopted:
             cursor.release()
 
     def promise(self, line_id: str, payload: bytes) -> None:
-        """Notes what will be recorded under `line_id` if nothing better comes. A crash may come."""
+        """Writes a provisional record, used only if the process dies before the final one."""
         if self._promised.get(line_id) == payload:
             return
         self._promised[line_id] = payload
@@ -124,7 +124,7 @@ class Spool:
         self._unsynced.set()
 
     def record(self, line_id: str, payload: bytes) -> None:
-        """Takes the record of `line_id`, once and for good."""
+        """Writes the final record of `line_id`."""
         if self._promised.pop(line_id, None) == payload:
             self._journal.hold("C", line_id)
         else:
@@ -138,7 +138,7 @@ class Spool:
         is_writable = journal.fault is None and journal.shortage is None
         if is_writable and journal.taken <= self._taken_at_most:
             return
-        # What has been committed since makes room; nothing but new lines takes any.
+        # Commits since the last check have made room; only new lines use it.
         room = self._pace.most_bytes - self._bytes()
         self._taken_at_most = journal.taken + room
         if not is_writable or room < 0:
@@ -149,7 +149,7 @@ class Spool:
             )
 
     def problems(self) -> list[str]:
-        """What is wrong, in sentences for the operator."""
+        """Returns what is wrong, in sentences for the operator."""
         found = []
         if self._journal.fault is not None:
             found.append(f"the journal of {self._what} cannot be written: {self._journal.fault}")
@@ -176,7 +176,7 @@ class Spool:
         return self._journal.held + self._cursor.waiting + adopted
 
     async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Runs `work` until the spool closes; what goes wrong in it is no reason to stop."""
+        """Runs `work` repeatedly until the spool closes, even if it fails."""
         while True:
             try:
                 await work()
@@ -197,7 +197,7 @@ class Spool:
                 self._journal.flush()
             await self._off_loop(self._sync)
             if self._journal.fault is not None or self._journal.shortage is not None:
-                # Nothing new is taken meanwhile, so nothing else would wake this.
+                # No new lines are accepted meanwhile, so nothing else would wake this task.
                 await self._pause(_BACKOFF_S[0])
                 self._unsynced.set()
 
@@ -224,7 +224,7 @@ class Spool:
                 self._journal.close_current()
 
     async def _adopt_forever(self) -> None:
-        """Journals of the dead: those of the last run, and of a neighbour that was killed."""
+        """Adopts journals of dead processes: of the last run, or of a killed neighbour."""
         while not self._closing.is_set():
             dead = await self._off_loop(partial(adopt_dead, self._folder))
             self._adopted.extend(Cursor(segments, dead=True) for segments in dead)
@@ -238,7 +238,7 @@ class Spool:
             await self._pause(_LOOK_FOR_DEAD_EVERY_S)
 
     async def _drain(self, cursor: Cursor) -> None:
-        """Commits all that `cursor` has. Raises: _GiveUpError when closing and it cannot be."""
+        """Commits all lines of `cursor`. Raises: _GiveUpError when closing and it cannot be."""
         while batch := await self._off_loop(cursor.take):
             await self._commit_at_last(batch)
             await self._off_loop(cursor.drop_read)
@@ -249,7 +249,8 @@ class Spool:
             try:
                 await self._commit(batch)
             except Exception as error:
-                # Whatever it is, what was taken is in this batch only, and stays until it is in.
+                # After any error: these payloads are only in this batch, so retry until it is
+                # committed.
                 if not isinstance(error, StoreError):
                     logger.exception("%s could not be committed", self._what)
                 self._note_failure(str(error))
@@ -277,7 +278,7 @@ class Spool:
             self._failing_since, self._reminded_at = None, 0.0
 
     async def _pause(self, seconds: float) -> None:
-        """Ends early when the spool closes."""
+        """Sleeps; ends early when the spool closes."""
         await asyncio.wait((self._closed,), timeout=seconds)
 
     async def _off_loop(self, work: Callable[[], T]) -> T:
@@ -285,4 +286,4 @@ class Spool:
 
 
 class _GiveUpError(Exception):
-    """The database does not take it, and nobody waits any longer."""
+    """The database does not accept the batch, and the spool closes."""

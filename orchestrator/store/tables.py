@@ -1,7 +1,7 @@
-"""The tables. Times are integers since the epoch, UTC: seconds, or milliseconds where said.
+"""The tables. Times are integers since the epoch, UTC: in seconds, or milliseconds where noted.
 
-Rows stay below this floor: callers get frozen values of their own. There are no relationships,
-so nothing can be loaded behind an await that is not written.
+Rows stay in the layer of the queries: callers get separate frozen values. The tables declare no
+relationships, so no attribute loads rows implicitly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sqlmodel import Field, SQLModel
 from orchestrator.core.limits import Limits
 
 SCHEMA_REVISION = "20261130_4"
-"""The newest migration; an opened store must be at this one."""
+"""The newest migration; an opened store must be at this revision."""
 
 KeyScope = Literal["admin", "inference"]
 KeyStatus = Literal["active", "revoked"]
@@ -34,8 +34,8 @@ KeyStatus = Literal["active", "revoked"]
 DEFAULT_POLICY_ID = "pol_default"
 """Every tenant has this policy, with or without a row of its own."""
 
-# Names that are the same in every database, so that a later migration can drop a constraint by
-# name. It has an effect only on tables declared after it.
+# The same names in every database, so that a later migration can drop a constraint by name.
+# This affects only tables declared after it.
 SQLModel.metadata.naming_convention = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -46,12 +46,12 @@ SQLModel.metadata.naming_convention = {
 
 
 def metadata() -> MetaData:
-    """What the models declare; the migrations must arrive at the same."""
+    """Returns the schema that the models declare; the migrations must produce the same."""
     return SQLModel.metadata
 
 
 class Tenant(SQLModel, table=True):
-    """Whoever keys, limits and bills belong to. A limit of null is no limit."""
+    """The owner of keys, limits and bills. A null limit means no limit."""
 
     __tablename__ = "tenant"
 
@@ -67,17 +67,17 @@ class Tenant(SQLModel, table=True):
 
 
 class VirtualKey(SQLModel, table=True):
-    """A key that callers send. The secret itself is nowhere: `digest` is its HMAC-SHA256.
+    """A key that callers send. The secret itself is not stored: `digest` is its HMAC-SHA256.
 
-    `previous_*` tell of the secret before the last rotation, good until `previous_expires_at`.
-    A limit of null is the plan's, or none without a plan.
+    `previous_*` describe the secret before the last rotation, valid until `previous_expires_at`.
+    A null limit means the plan's limit, or no limit without a plan.
     """
 
     __tablename__ = "virtual_key"
     __table_args__: Any = (
         CheckConstraint("scope IN ('admin', 'inference')", name="scope"),
         CheckConstraint("status IN ('active', 'revoked')", name="status"),
-        # An index and not a constraint: SQLite can add it to a table that is there.
+        # An index and not a constraint: SQLite can add it to an existing table.
         Index("ix_virtual_key_previous_digest", "previous_digest", unique=True),
     )
 
@@ -119,9 +119,9 @@ class VirtualKey(SQLModel, table=True):
 
 
 class KeyChange(SQLModel, table=True):
-    """A key that was changed, or without `key_id` all keys of a tenant; triggers write it.
+    """A changed key, or without `key_id` all keys of a tenant; triggers write it.
 
-    `at` in milliseconds, by the database's clock.
+    `at` is in milliseconds, by the database's clock.
     """
 
     __tablename__ = "key_change"
@@ -142,7 +142,7 @@ class KeyChange(SQLModel, table=True):
 
 
 def explicit_limits(row: Tenant | VirtualKey) -> Limits:
-    """The limits that a row names itself, without its plan's."""
+    """Returns the limits of the row itself, without its plan's."""
     return Limits(
         rpm=row.rpm_limit,
         images_rpm=row.images_rpm_limit,
@@ -152,7 +152,7 @@ def explicit_limits(row: Tenant | VirtualKey) -> Limits:
 
 
 class Operator(SQLModel, table=True):
-    """A person who manages the appliance; without a tenant, all of it."""
+    """A person who manages the appliance: one tenant of it, or all without a tenant."""
 
     __tablename__ = "operator"
 
@@ -165,7 +165,7 @@ class Operator(SQLModel, table=True):
 
 
 class Policy(SQLModel, table=True):
-    """A named policy. The id is the tenant's own: each may have a `pol_default`."""
+    """A named policy. The id is unique within a tenant: each may have a `pol_default`."""
 
     __tablename__ = "policy"
 
@@ -179,7 +179,7 @@ class Policy(SQLModel, table=True):
 
 
 class PolicyVersion(SQLModel, table=True):
-    """One version of a policy, never changed once it is written."""
+    """One version of a policy; immutable."""
 
     __tablename__ = "policy_version"
     __table_args__: Any = (
@@ -196,7 +196,7 @@ class PolicyVersion(SQLModel, table=True):
 
 
 class StoredDecision(SQLModel, table=True):
-    """A decision as it was made; `input` holds no text of a prompt. `at` in milliseconds."""
+    """A decision as it was made; `input` holds no prompt text. `at` is in milliseconds."""
 
     __tablename__ = "stored_decision"
     __table_args__: Any = (Index("ix_stored_decision_tenant_id_at", "tenant_id", "at"),)
@@ -217,10 +217,10 @@ class StoredDecision(SQLModel, table=True):
 
 
 class UsageEntry(SQLModel, table=True):
-    """The books: one request. `at` is its start in milliseconds.
+    """The usage record of one request. `at` is its start in milliseconds.
 
-    `wasted_tokens` were worked on and are charged to no caller.
-    No foreign keys: a record outlives whatever it speaks of.
+    `wasted_tokens` were computed but are not charged to the caller.
+    No foreign keys: a record outlives the rows that it names.
     """
 
     __tablename__ = "usage_record"
@@ -249,10 +249,10 @@ class UsageEntry(SQLModel, table=True):
 
 
 class UsageSums(SQLModel):
-    """What records of usage add up to in one span of time that begins at `at`, in milliseconds.
+    """Sums of usage records in one time span that begins at `at`, in milliseconds.
 
-    Names are empty where the sum is of all of them. Written with the records, and kept when they
-    go.
+    A name is empty where the sum includes all of them. Written with the records, and kept when the
+    records are deleted.
     """
 
     tenant_id: str = Field(primary_key=True, max_length=40)
@@ -273,7 +273,7 @@ class UsageSums(SQLModel):
 
 
 class UsageTotal(UsageSums, table=True):
-    """Sums of one tenant, key and model in one hour or day, and of all keys and models of it."""
+    """Sums per tenant, key and model in one hour or day, and of all keys and models of a tenant."""
 
     __tablename__ = "usage_total"
     __table_args__: Any = (
@@ -284,9 +284,7 @@ class UsageTotal(UsageSums, table=True):
 
 
 class UsageSummary(UsageSums, table=True):
-    """Sums of one tenant, key and model in a period of days, and of one model and all keys in one
-    hour or day.
-    """
+    """Sums per tenant, key and model in a period of days, and per model in an hour or day."""
 
     __tablename__ = "usage_summary"
     __table_args__: Any = (
@@ -297,7 +295,7 @@ class UsageSummary(UsageSums, table=True):
 
 
 class TokenDay(SQLModel, table=True):
-    """Tokens that one key or tenant has used on one UTC day, `YYYYMMDD`."""
+    """The tokens that one key or tenant has used on one UTC day, `YYYYMMDD`."""
 
     __tablename__ = "token_day"
     __table_args__: Any = (CheckConstraint("scope IN ('key', 'tenant')", name="scope"),)
@@ -309,9 +307,9 @@ class TokenDay(SQLModel, table=True):
 
 
 class QuotaOwner(SQLModel, table=True):
-    """A process that counts tokens. `applied` is the last line of its journal in `token_day`.
+    """A process that counts tokens. `applied` is its last journal line included in `token_day`.
 
-    `seen_at`, in milliseconds, is when it last said that it lives.
+    `seen_at`, in milliseconds, is its last sign of life.
     """
 
     __tablename__ = "quota_owner"
@@ -322,10 +320,10 @@ class QuotaOwner(SQLModel, table=True):
 
 
 class AuditEntry(SQLModel, table=True):
-    """One line of the audit; `hash` covers it and `previous_hash`. `at` in milliseconds.
+    """One line of the audit; `hash` covers it and `previous_hash`. `at` is in milliseconds.
 
-    `before`, `after` and `origin` are JSON text: the hash covers every byte. A line without a
-    tenant is of the installation.
+    `before`, `after` and `origin` are JSON text, because the hash covers every byte. A line
+    without a tenant belongs to the installation.
     """
 
     __tablename__ = "audit_entry"
@@ -333,7 +331,7 @@ class AuditEntry(SQLModel, table=True):
 
     seq: int = Field(
         sa_column=Column(
-            # SQLite's own row number: an index beside the table could hide an altered number.
+            # SQLite's own row number: a separate index could hide an altered number.
             BigInteger().with_variant(Integer, "sqlite"),
             primary_key=True,
             autoincrement=False,
@@ -354,7 +352,7 @@ class AuditEntry(SQLModel, table=True):
 
 
 class AuditHead(SQLModel, table=True):
-    """Where the audit ends: the one row, `id` 1, which the first line makes."""
+    """The end of the audit: one row, `id` 1, created with the first line."""
 
     __tablename__ = "audit_head"
 
@@ -366,17 +364,17 @@ class AuditHead(SQLModel, table=True):
 
 
 class StoredResponse(SQLModel, table=True):
-    """A response that can be asked for again. `created_at` and `seen_at` in milliseconds.
+    """A response that clients can retrieve later. `created_at` and `seen_at` are in milliseconds.
 
-    `body` is the response and `input_items` what was put in for it, both JSON text and, with the
-    events, the only places where prompts and answers lie. `next_sequence` is the number of the
-    next event. `seen_at` is when the worker of an unfinished one last said that it lives.
+    `body` is the response and `input_items` its input, both JSON text. With the events, they are
+    the only places where prompts and answers are stored. `next_sequence` is the number of the next
+    event. `seen_at` is the last sign of life of the worker of an unfinished response.
     """
 
     __tablename__ = "stored_response"
     __table_args__: Any = (
         Index("ix_stored_response_created_at", "created_at"),
-        # What a tenant has stored is added up from this index alone.
+        # A tenant's stored bytes are summed from this index alone.
         Index("ix_stored_response_tenant_id_created_at", "tenant_id", "created_at", "size_bytes"),
     )
 
@@ -393,7 +391,7 @@ class StoredResponse(SQLModel, table=True):
 
 
 class StoredResponseEvent(SQLModel, table=True):
-    """Events of a background response as they are sent, several to a row, from `first_sequence`."""
+    """Events of a background response as sent, several in a row, from `first_sequence` on."""
 
     __tablename__ = "stored_response_event"
 

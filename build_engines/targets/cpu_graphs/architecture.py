@@ -1,4 +1,4 @@
-"""What `config.json` says about a network, checked: decoders and encoders."""
+"""Reads and checks the network of `config.json`: decoders and encoders."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class EncoderShape:
 
     @property
     def max_positions(self) -> int:
-        """Longest input in tokens."""
+        """The longest input in tokens."""
         return self.position_rows - self.position_offset
 
 
 def decoder_shape(architecture: str, config: Mapping[str, Any], max_len: int) -> DecoderShape:
-    """The decoder that `config` describes, for up to `max_len` tokens. Raises: CheckpointError."""
+    """Returns the decoder of `config`, for up to `max_len` tokens. Raises: CheckpointError."""
     if architecture not in DECODERS:
         raise CheckpointError(
             f"architecture `{architecture}` is unsupported; known: {', '.join(DECODERS)}"
@@ -98,7 +98,7 @@ def decoder_shape(architecture: str, config: Mapping[str, Any], max_len: int) ->
 
 
 def encoder_shape(architecture: str, config: Mapping[str, Any]) -> EncoderShape:
-    """The encoder that `config` describes. Raises: CheckpointError."""
+    """Returns the encoder of `config`. Raises: CheckpointError."""
     if architecture not in ENCODERS:
         raise CheckpointError(
             f"architecture `{architecture}` is unsupported; known: {', '.join(ENCODERS)}"
@@ -129,7 +129,9 @@ def encoder_shape(architecture: str, config: Mapping[str, Any]) -> EncoderShape:
 
 
 def inverse_frequencies(config: Mapping[str, Any], head_dim: int) -> npt.NDArray[np.float64]:
-    """Rotary frequencies float64[head_dim / 2]. Source: transformers, modeling_rope_utils."""
+    """Returns rotary frequencies float64[head_dim / 2]. Source: transformers,
+    modeling_rope_utils.
+    """
     rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
     theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
     frequencies = theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
@@ -149,7 +151,7 @@ def inverse_frequencies(config: Mapping[str, Any], head_dim: int) -> npt.NDArray
 def _llama3(
     frequencies: npt.NDArray[np.float64], rope: Mapping[str, Any]
 ) -> npt.NDArray[np.float64]:
-    """Long waves are stretched by `factor`, short ones kept, those between interpolated."""
+    """Stretches long waves by `factor`, keeps short ones, and interpolates those between."""
     factor = float(rope["factor"])
     low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
     original = float(rope["original_max_position_embeddings"])

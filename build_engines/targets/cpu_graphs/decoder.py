@@ -27,9 +27,9 @@ from build_engines.targets.cpu_graphs.ops import (
 def build_decoder(
     shape: DecoderShape, weights: Weights, max_len: int, fmt: WeightFormat
 ) -> ov.Model:
-    """A stateful model: input_ids, attention_mask, position_ids, beam_idx → logits.
+    """Builds a stateful model: input_ids, attention_mask, position_ids, beam_idx → logits.
 
-    Keys and values live in ReadValue/Assign pairs, the form that OpenVINO's paged-attention
+    Keys and values are in ReadValue/Assign pairs, the form that OpenVINO's paged-attention
     transformation recognises. Raises: CheckpointError.
     """
     weights.strip(("model.", ""), "embed_tokens.weight")
@@ -117,7 +117,7 @@ class _Decoder:
         return linear.matmul(x, self._weights.load(name + ".bias", out) if bias else None)
 
     def _projected(self, x: Any, parts: list[tuple[str, int]], bias: bool) -> list[Any]:
-        """Several projections of `x` as one product: half the calls, the same arithmetic."""
+        """Computes several projections of `x` as one product: half the calls, same arithmetic."""
         into = self._shape.hidden_size
         weight = [self._weights.load(f"{name}.weight", out, into) for name, out in parts]
         product = Linear(np.concatenate(weight), self._fmt).matmul(
@@ -137,7 +137,7 @@ class _Decoder:
         return transpose(x, 0, 2, 1, 3)
 
     def _rotated(self, x: Any) -> Any:
-        """Rotary position embedding of [batch, heads, tokens, head_dim], halves convention."""
+        """Applies rotary embedding to [batch, heads, tokens, head_dim], halves convention."""
         half = self._shape.head_dim // 2
         axis, step = constant([3], np.int64), constant([1], np.int64)
         begin, middle = constant([0], np.int64), constant([half], np.int64)
@@ -148,7 +148,7 @@ class _Decoder:
         return ops.add(ops.multiply(x, self._cos), ops.multiply(turned, self._sin))
 
     def _remembered(self, x: Any, name: str) -> Any:
-        """`x` behind everything that the state `name` holds; the state then holds both."""
+        """Appends `x` to the state `name` and returns both."""
         shape = self._shape
         info = VariableInfo()
         info.data_shape = ov.PartialShape([-1, shape.num_kv_heads, -1, shape.head_dim])
@@ -166,7 +166,7 @@ class _Decoder:
         return present
 
     def _repeated(self, x: Any) -> Any:
-        """Key/value heads shared by groups of query heads: [b, kv, t, d] → [b, heads, t, d]."""
+        """Repeats key/value heads for groups of query heads: [b, kv, t, d] → [b, heads, t, d]."""
         shape = self._shape
         groups = shape.num_heads // shape.num_kv_heads
         if groups == 1:
@@ -181,7 +181,7 @@ class _Decoder:
         return ops.unsqueeze(rows, constant(1, np.int64))
 
     def _additive_mask(self) -> Any:
-        """Causal mask over the whole sequence; the paged form replaces it by its own."""
+        """Returns a causal mask over the whole sequence; the paged form replaces it by its own."""
         total = ops.gather(
             ops.shape_of(self._attention_mask), constant(1, np.int64), constant(0, np.int64)
         )

@@ -24,7 +24,8 @@ from build_engines.targets.cpu_graphs.ops import (
 def build_encoder(
     shape: EncoderShape, weights: Weights, fmt: WeightFormat, pooling: Pooling, normalize: bool
 ) -> ov.Model:
-    """A model: input_ids, attention_mask, token_type_ids int32[b, n] → embedding float32[b, h].
+    """Builds a model: input_ids, attention_mask, token_type_ids int32[b, n] → embedding float32[b,
+    h].
 
     Texts are padded on the right. Raises: CheckpointError.
     """
@@ -50,7 +51,7 @@ class _Encoder:
             x = self._layer(x, f"encoder.layer.{layer}.")
         pooled = self._pooled(x, pooling)
         if normalize:
-            # The bound of torch.nn.functional.normalize.
+            # The lower bound of torch.nn.functional.normalize.
             norm = ops.sqrt(ops.reduce_sum(ops.power(pooled, constant(2.0)), _axis(1), True))
             pooled = ops.divide(pooled, ops.maximum(norm, constant(1e-12)))
         result = ops.result(pooled)
@@ -106,7 +107,7 @@ class _Encoder:
         return ops.divide(total, ops.reduce_sum(mask, _axis(1), False))
 
     def _last(self, x: Any) -> Any:
-        """The state of each text's last token; texts are padded on the right."""
+        """Returns the state of each text's last token; texts are padded on the right."""
         counts = ops.reduce_sum(self._mask, _axis(1), False)
         last = ops.convert(ops.subtract(counts, constant(1.0)), np.int64)
         return ops.gather(x, last, constant(1, np.int64), batch_dims=1)

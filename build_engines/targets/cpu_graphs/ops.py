@@ -1,4 +1,4 @@
-"""The few operations that both network builders share, over OpenVINO's opset."""
+"""Operations that both network builders share, on OpenVINO's opset."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ import openvino.opset15 as ops
 
 WeightFormat = Literal["f32", "f16", "i8", "i4"]
 
-#: Of one weight, scales included.
+#: Bits of one weight, scales included.
 BITS = {"f32": 32.0, "f16": 16.0, "i8": 8.1, "i4": 5.0}
 
-#: int4 weights share a scale in groups along the input; the first that divides it is taken.
+#: int4 weights share a scale in groups along the input; the first size that divides it is used.
 _GROUPS = (128, 64, 32)
 Array = npt.NDArray[Any]
 
 
 def constant(value: Any, dtype: Any = np.float32) -> Any:
-    """A constant node that owns its values."""
+    """Returns a constant node that owns its values."""
     return ops.constant(np.asarray(value, dtype=dtype))
 
 
 def reshape(x: Any, *shape: int) -> Any:
-    """`x` in `shape`; 0 keeps a dimension, -1 takes the rest."""
+    """Reshapes `x` to `shape`; 0 keeps a dimension, -1 takes the rest."""
     return ops.reshape(x, constant(shape, np.int64), special_zero=True)
 
 
 def transpose(x: Any, *order: int) -> Any:
-    """`x` with its dimensions in `order`."""
+    """Returns `x` with its dimensions in `order`."""
     return ops.transpose(x, constant(order, np.int64))
 
 
 class Linear:
-    """A weight matrix [out, in] in its storage format; as a product and as a table of rows.
+    """A weight matrix [out, in] in its storage format, used as a product and as a table of rows.
 
     int8 is symmetric with one scale per row. int4 is symmetric with one scale per group of
     inputs, and only in products: as a table, and where no group fits, it is int8. A table gathers
-    before it converts, so that an embedding never exists a second time in float32.
+    before it converts, so that the embedding is never copied to float32 as a whole.
     """
 
     def __init__(self, weight: npt.NDArray[np.float32], fmt: WeightFormat) -> None:
@@ -48,20 +48,20 @@ class Linear:
         self._table: Any = None
         self._weight: Any = None
         if fmt == "i4":
-            # Both forms are made when they are asked for: a tied head is a table and a product.
+            # Both forms are made on demand: a tied head is a table and a product.
             self._given = weight
             return
         self._table, self._scale = _stored(weight, fmt)
 
     def matmul(self, x: Any, bias: npt.NDArray[np.float32] | None = None) -> Any:
-        """X · weightᵀ + bias."""
+        """Returns X · weightᵀ + bias."""
         if self._weight is None:
             self._weight = self._product_form()
         product = ops.matmul(x, self._weight, transpose_a=False, transpose_b=True)
         return product if bias is None else ops.add(product, constant(bias))
 
     def rows(self, ids: Any) -> Any:
-        """The rows that `ids` name, float32."""
+        """Returns the rows of `ids`, float32."""
         self._as_table()
         axis = constant(0, np.int64)
         scale = None if self._scale is None else ops.gather(self._scale, ids, axis)
@@ -81,7 +81,7 @@ class Linear:
 
 
 def _stored(weight: npt.NDArray[np.float32], fmt: WeightFormat) -> tuple[Any, Any]:
-    """The matrix as a constant, and its scale where it has one."""
+    """Returns the matrix as a constant, and its scale where it has one."""
     if fmt == "i8":
         scale = np.abs(weight).max(axis=1, keepdims=True) / 127.0
         scale[scale == 0] = 1.0
@@ -92,13 +92,13 @@ def _stored(weight: npt.NDArray[np.float32], fmt: WeightFormat) -> tuple[Any, An
 
 
 def _grouped(weight: npt.NDArray[np.float32], group: int) -> Any:
-    """float32 [out, in] out of int4 [out, in / group, group] and a scale for each group."""
+    """Builds float32 [out, in] from int4 [out, in / group, group] and a scale for each group."""
     out, into = weight.shape
     blocks = weight.reshape(out, into // group, group)
     scale = np.abs(blocks).max(axis=2, keepdims=True) / 7.0
     scale[scale == 0] = 1.0
     values = np.rint(blocks / scale).astype(np.int8)
-    # Two values in a byte, the first in its lower half.
+    # Two values in a byte, the first one in the lower half.
     pairs = values.reshape(-1, 2).astype(np.uint8) & 0x0F
     packed = (pairs[:, 0] | (pairs[:, 1] << 4)).astype(np.uint8)
     tensor = ov.Tensor(packed, ov.Shape(list(values.shape)), ov.Type.i4)
@@ -115,7 +115,7 @@ def _widened(values: Any, scale: Any) -> Any:
 
 
 def rms_norm(x: Any, weight: npt.NDArray[np.float32], eps: float) -> Any:
-    """Root-mean-square normalisation over the last axis, in the form that OpenVINO fuses."""
+    """Applies root-mean-square normalisation over the last axis, in a form that OpenVINO fuses."""
     square = ops.power(x, constant(2.0))
     mean = ops.reduce_mean(square, constant([-1], np.int64), keep_dims=True)
     root = ops.sqrt(ops.add(mean, constant(eps)))
@@ -123,6 +123,6 @@ def rms_norm(x: Any, weight: npt.NDArray[np.float32], eps: float) -> Any:
 
 
 def layer_norm(x: Any, weight: Array, bias: Array, eps: float) -> Any:
-    """Layer normalisation over the last axis."""
+    """Applies layer normalisation over the last axis."""
     normal = ops.mvn(x, constant([-1], np.int64), True, eps, "inside_sqrt")
     return ops.add(ops.multiply(normal, constant(weight)), constant(bias))

@@ -1,6 +1,6 @@
-"""Triton's `cpu` backend: hands requests to the CPU engine and its tokens back.
+"""Triton's `cpu` backend: passes requests to the CPU engine and returns its tokens.
 
-Model folders hold artefacts only. The engine is `build_engines.cpu`.
+Model folders hold only artefacts. The engine is `build_engines.cpu`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from build_engines.cpu.engine import Engine
 from build_engines.cpu.serving import open_embedder, open_engine
 from build_engines.serving.hosting import Configuration, Embedding, Generating, Progress
 
-#: The engine and the delivery thread hand the interpreter to each other many times a step; the
+#: The engine and the delivery thread switch many times in a step, and the
 #: default of 5 ms is longer than a step.
 _SWITCH_INTERVAL_S = 0.0005
 
@@ -22,7 +22,7 @@ class TritonPythonModel:
     """One loaded model of either task."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads the artefacts. What it raises becomes Triton's reason for not loading."""
+        """Loads the artefacts. Triton reports any error as the reason for not loading."""
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         configuration = Configuration(args)
         artefacts = configuration.artefacts("cpu")
@@ -44,14 +44,14 @@ class TritonPythonModel:
             self._served = Generating(opened, configuration)
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
-        """Responses in order for embeddings, None for generations: their channel answers."""
+        """Returns responses in order for embeddings; None for generations (channels answer)."""
         return self._served.execute(requests)
 
     def finalize(self) -> None:
-        """Ends what runs and joins the threads."""
+        """Ends all running work and joins the threads."""
         self._served.close()
 
 
 def _threads() -> int:
-    """What the supervisor was told to give each engine; 0 takes one for each core."""
+    """Returns the number of threads that the supervisor sets per engine; 0 is one for each core."""
     return int(os.environ.get("CPU_ENGINE_THREADS", "0"))

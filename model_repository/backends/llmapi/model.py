@@ -1,4 +1,4 @@
-"""Triton's `llmapi` backend: TensorRT-LLM's PyTorch engine in the tensors of its C++ one."""
+"""Triton's `llmapi` backend: TensorRT-LLM's PyTorch engine with the tensors of its C++ one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from build_engines.llmapi.engine import ARGUMENTS_FILE, LlmEngine, open_llm
 from build_engines.serving.hosting import Configuration, Generating, Progress
 
-#: Left by a launcher, they make the engine's own processes take themselves for its ranks.
+#: Inherited from a launcher, they would make the engine's processes believe they are its ranks.
 _INHERITED = ("OMPI_", "PMIX_", "PMI_")
 
 
@@ -17,7 +17,7 @@ class TritonPythonModel:
     """One loaded model."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads the checkpoint. What it raises becomes Triton's reason for not loading."""
+        """Loads the checkpoint. Triton reports any error as the reason for not loading."""
         for name in [name for name in os.environ if name.startswith(_INHERITED)]:
             del os.environ[name]
         configuration = Configuration(args)
@@ -31,9 +31,9 @@ class TritonPythonModel:
         self._served = Generating(opened, configuration)
 
     def execute(self, requests: list[Any]) -> None:
-        """Takes the requests on; their channels answer."""
+        """Starts the requests; their channels answer."""
         self._served.execute(requests)
 
     def finalize(self) -> None:
-        """Ends what runs and lets the GPU go."""
+        """Ends all running generations and releases the GPU."""
         self._served.close()

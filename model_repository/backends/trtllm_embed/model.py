@@ -1,6 +1,6 @@
 """Triton's `trtllm_embed` backend: a TensorRT encoder engine, its packing and its pooling.
 
-TensorRT-LLM's own backend loads encoder engines and never sends what they compute.
+TensorRT-LLM's own backend loads encoder engines but never returns their output.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ class TritonPythonModel:
     """One loaded encoder."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads the engine. What it raises becomes Triton's reason for not loading."""
+        """Loads the engine. Triton reports any error as the reason for not loading."""
         artefacts = Configuration(args).artefacts("trtllm")
         self._served = Embedding(open_embedder(artefacts), artefacts)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Responses in order."""
+        """Returns the responses in order."""
         return self._served.execute(requests)
 
     def finalize(self) -> None:
-        """Lets the GPU go."""
+        """Releases the GPU."""
         self._served.close()

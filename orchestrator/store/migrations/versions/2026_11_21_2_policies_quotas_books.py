@@ -37,7 +37,7 @@ def downgrade() -> None:
     for table in reversed(_NEW_TABLES):
         op.drop_table(table)
     op.drop_index("ix_virtual_key_previous_digest", "virtual_key")
-    # Column by column: batch mode would drop `tenant`, which keys refer to.
+    # Column by column: batch mode would drop `tenant`, which keys reference.
     for name in (
         "policy_id",
         "deployment_id",

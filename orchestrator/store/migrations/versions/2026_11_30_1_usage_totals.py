@@ -1,4 +1,4 @@
-"""Sums of usage by hour and by day, of what is recorded already, too."""
+"""Sums of usage by hour and by day, also of existing records."""
 
 from __future__ import annotations
 

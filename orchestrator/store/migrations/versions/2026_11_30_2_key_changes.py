@@ -1,4 +1,4 @@
-"""Notes of changes to keys and tenants, written by triggers."""
+"""Changes of keys and tenants, recorded by triggers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRIGGERS = (
     ("virtual_key_deleted", "DELETE", "virtual_key"),
     ("tenant_changed", f"UPDATE OF api_disabled, {_LIMITS}", "tenant"),
 )
-"""Name, event, table. Not when a key was last used: that is written all the time."""
+"""Name, event, table. The last use of a key is left out, because it is written all the time."""
 
 
 def upgrade() -> None:
@@ -64,7 +64,7 @@ def downgrade() -> None:
 
 
 def _now(*, is_postgresql: bool) -> str:
-    """Milliseconds, by the database's clock."""
+    """SQL for the current time in milliseconds, by the database's clock."""
     if is_postgresql:
         return "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
     return "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"

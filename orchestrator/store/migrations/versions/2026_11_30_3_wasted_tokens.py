@@ -1,4 +1,4 @@
-"""Tokens that engines worked on in vain, in the records of usage and in their sums."""
+"""Wasted tokens, computed but not delivered, in the usage records and in their sums."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TABLES = ("usage_record", "usage_total")
 
 def upgrade() -> None:
     for table in _TABLES:
-        # With a default of the database's own: neither SQLite nor PostgreSQL rewrites the rows.
+        # With a server default, neither SQLite nor PostgreSQL rewrites the rows.
         op.add_column(
             table, sa.Column("wasted_tokens", sa.BigInteger(), nullable=False, server_default="0")
         )

@@ -1,4 +1,4 @@
-"""Sums of usage in periods of sixteen days, and those of each model in an hour and a day."""
+"""Sums of usage in periods of sixteen days, and of each model per hour and per day."""
 
 from __future__ import annotations
 
