@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -30,6 +30,7 @@ from pydantic_settings import (
 
 from orchestrator.core.addresses import network_of
 from orchestrator.core.origins import origin_of
+from orchestrator.core.variables import check_variables
 
 ENV_PREFIX = "ORCHESTRATOR_"
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -456,8 +457,8 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """The settings of this process. Raises: SettingsError."""
-    _refuse_unknown_variables()
     try:
+        _check_variables()
         return Settings()
     except ValidationError as error:
         lines = [
@@ -479,17 +480,14 @@ def _config_file() -> Path | None:
     return default if default.is_file() else None
 
 
-def _refuse_unknown_variables() -> None:
-    """A misspelt variable would silently leave its default in force; pydantic ignores those."""
-    known = {"CONFIG"}
+def _check_variables() -> None:
+    """Checks the environment: pydantic ignores a misspelt variable, and its default would apply."""
+    known, lists = {"CONFIG"}, {}
     for name, field in Settings.model_fields.items():
         known.add(name.upper())
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            for inner in field.annotation.model_fields:
-                known.add(f"{name}__{inner}".upper())
-    for variable in os.environ:
-        if not variable.upper().startswith(ENV_PREFIX):
-            continue
-        name = variable.upper().removeprefix(ENV_PREFIX)
-        if name not in known and not any(name.startswith(f"{k}__") for k in known if "__" in k):
-            raise SettingsError(f"unknown setting `{variable}` in the environment")
+            for inner, member in field.annotation.model_fields.items():
+                known.add(full := f"{name}__{inner}".upper())
+                if get_origin(member.annotation) is tuple:
+                    lists[full] = name == "security"
+    check_variables(os.environ, ENV_PREFIX, known, lists)

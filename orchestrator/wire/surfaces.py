@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -145,7 +146,6 @@ def mount(
     """
     assert isinstance(app, Application)
     _add(app, "", metrics, "metrics")
-    fingerprint = system_fingerprint(app.version)
     probes = health.routes(authenticator, readiness)
     # Google's newer clients call these under `/v1`, the older ones under `/v1beta`.
     methods = [
@@ -153,12 +153,7 @@ def mount(
         *gemini_embeddings.routes(authenticator, gateway),
     ]
     openai = {
-        "chat": chat_routes.routes(authenticator, gateway, fingerprint),
-        "completions": completions.routes(authenticator, gateway, fingerprint),
-        "tokenize": tokenize.routes(authenticator, gateway),
-        "embeddings": openai_embeddings.routes(authenticator, gateway),
-        "models": openai_models.routes(authenticator, gateway),
-        "realtime": realtime_routes.routes(),
+        **_openai_routes(authenticator, gateway, system_fingerprint(app.version)),
         "messages": anthropic_routes.routes(authenticator, gateway),
         "gemini": methods,
         "health": probes,
@@ -177,6 +172,20 @@ def mount(
         _add(app, prefix, [*methods, *gemini_models.routes(authenticator, gateway)], "gemini")
         _add(app, prefix, [_without_models(route) for route in methods], "gemini")
     _add(app, "", probes, "health")
+
+
+def _openai_routes(
+    authenticator: Authenticator, gateway: Gateway, fingerprint: str
+) -> dict[str, Sequence[Route]]:
+    """The routes of OpenAI's API, by their tags."""
+    return {
+        "chat": chat_routes.routes(authenticator, gateway, fingerprint),
+        "completions": completions.routes(authenticator, gateway, fingerprint),
+        "tokenize": tokenize.routes(authenticator, gateway),
+        "embeddings": openai_embeddings.routes(authenticator, gateway),
+        "models": openai_models.routes(authenticator, gateway),
+        "realtime": realtime_routes.routes(),
+    }
 
 
 def system_fingerprint(version: str) -> str:
@@ -235,6 +244,7 @@ def _describe(app: FastAPI) -> None:
     """Lets `/openapi.json` tell of every route as it is mounted."""
     told: dict[str, Any] = {}
     written: list[bytes] = []
+    writing = asyncio.Lock()
 
     def described() -> dict[str, Any]:
         if not told:
@@ -246,8 +256,10 @@ def _describe(app: FastAPI) -> None:
 
     async def document(request: Request) -> Response:
         exchange_of(request.scope).check_query()
-        if not written:
-            written.append(orjson.dumps(described()))
+        async with writing:
+            if not written:
+                # In a thread: it takes seconds, in which the event loop serves others.
+                written.append(await asyncio.to_thread(lambda: orjson.dumps(described())))
         return Response(written[0], media_type="application/json")
 
     app.add_route("/openapi.json", document, include_in_schema=False)

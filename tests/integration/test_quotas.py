@@ -146,7 +146,8 @@ def test_what_no_prompt_leaves_room_for_costs_nothing_and_tells_the_limits(box: 
         refused = post(box.serving, key, chat("hi", max_tokens=1_000_000))
         assert refused.status_code == 400
         assert refused.headers["x-ratelimit-remaining-requests"] == "1"
-    assert post(box.serving, key, chat("hi")).status_code == 200
+    # Redis hears of what is given back a moment later; until then the next one may be refused.
+    wait_until(lambda: post(box.serving, key, chat("hi")).status_code == 200, 20, "a place")
 
 
 async def test_a_budget_of_tokens_holds_to_the_token_while_readers_leave(box: Box) -> None:

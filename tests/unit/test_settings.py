@@ -130,3 +130,23 @@ def test_a_trusted_proxy_that_is_no_address_is_named(
     with pytest.raises(SettingsError, match=r"server\.trusted_proxies") as refused:
         load_settings()
     assert given in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "shown"),
+    [
+        ("SERVER__TRUSTED_PROXIES", "127.0.0.1", "; `127.0.0.1` was given"),
+        ("SERVER__CORS_ORIGINS", '"https://a.example"', '; `"https://a.example"` was given'),
+        ("HOSTS__SPEC", "", "; `` was given"),
+        ("TELEMETRY__CONTENT_KEYS", "[1]", "; `[1]` was given"),
+        ("SECURITY__PREVIOUS_PEPPERS", "a secret", ""),
+    ],
+)
+def test_a_variable_that_takes_a_list_says_so(
+    monkeypatch: pytest.MonkeyPatch, name: str, given: str, shown: str
+) -> None:
+    monkeypatch.setenv(f"ORCHESTRATOR_{name}", given)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    text = f'`ORCHESTRATOR_{name}` takes a JSON list of texts, such as ["a", "b"]{shown}'
+    assert str(caught.value) == text

@@ -146,8 +146,9 @@ class TritonBackend:
     async def text(self, model: Model, token_ids: Sequence[int], owner: str, permit: Permit) -> str:
         """The text of `token_ids`. Raises: InvalidRequest, ContextLengthExceeded."""
         served = self._served(model)
-        if len(token_ids) > CONTEXTS_COUNTED * _most_input(served):
-            raise _too_long(served, len(token_ids), param="tokens")
+        most = CONTEXTS_COUNTED * _most_input(served)
+        if len(token_ids) > most:
+            raise _too_long(served, len(token_ids), most, param="tokens")
         permit.begin()
 
         def work() -> str:
@@ -260,13 +261,13 @@ class _Rendering:
         renderer = self.served.renderer
         fewest = renderer.fewest_tokens(self.prompt, most)
         if fewest > most:
-            raise _too_long(self.served, fewest)
+            raise _too_long(self.served, fewest, most)
         self.permit.check(fewest)
         self.permit.begin()
         try:
             return renderer.render(self.prompt, self.reasoning, self.owner, most)
         except PromptTooLongError as error:
-            raise _too_long(self.served, error.fewest) from error
+            raise _too_long(self.served, error.fewest, most) from error
 
 
 def _as_rendered(request: GenerationRequest, *, guided: bool) -> GenerationRequest:
@@ -319,15 +320,15 @@ def _most_input(served: ServedModel) -> int:
 
 
 def _too_long(
-    served: ServedModel, fewest: int, *, param: str = "messages"
+    served: ServedModel, fewest: int, most: int, *, param: str = "messages"
 ) -> ContextLengthExceeded:
+    """The error for a prompt of at least `fewest` tokens where `most` are taken."""
     context = min(served.manifest.max_seq_len, served.model.context_tokens)
+    limit = f"This model's maximum context length is {context} tokens"
+    if most > context:
+        limit = f"At most {most} tokens of this model can be counted"
     return ContextLengthExceeded(
-        f"This model's maximum context length is {context} tokens: the prompt has at least"
-        f" {fewest}.",
-        param=param,
-        prompt_tokens=fewest,
-        most=_most_input(served),
+        f"{limit}: the prompt has at least {fewest}.", param=param, prompt_tokens=fewest, most=most
     )
 
 

@@ -63,8 +63,8 @@ async def test_every_member_of_a_new_key_is_stored(database: Database, settings:
         row = await key_queries.create(session, new, new_key_secret(), load_pepper(settings), 1)
     stored = NewKey(
         row.label, row.tenant_id, cast("KeyScope", row.scope), tuple(row.allowed_models),
-        row.expires_at, row.policy_id, row.plan, explicit_limits(row), row.deployment_id, row.route_policy,
-        row.key_metadata,
+        row.expires_at, row.policy_id, row.plan, explicit_limits(row), row.deployment_id,
+        row.route_policy, row.key_metadata,
     )  # fmt: skip
     assert stored == new
 
