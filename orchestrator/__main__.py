@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from orchestrator.settings import Settings
 
 _INTERRUPTED = 130
+_CLOSED_OUTPUT = 141
+"""As shells report a program that SIGPIPE ends."""
 
 Command = Callable[["Settings", argparse.Namespace], int]
 
@@ -31,11 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from orchestrator.settings import SettingsError, load_settings
 
     try:
-        return command(load_settings(), parsed)
+        code = command(load_settings(), parsed)
+        sys.stdout.flush()
     except (SettingsError, CatalogueError) as error:
         return max(_fail(str(error)), getattr(parsed, "failure", 1))
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of the output has enough, such as `head`. Python's own flush must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _CLOSED_OUTPUT
     except Exception as error:
         # Imported late: the store's libraries cost a quarter of a second.
         from orchestrator.store.database import StoreError
@@ -43,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, StoreError):
             return _fail(str(error))
         raise
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

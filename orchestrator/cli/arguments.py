@@ -6,6 +6,8 @@ import argparse
 import time
 from datetime import datetime
 
+from orchestrator.core.timestamps import parse_moment
+
 _MAX_LABEL = 200
 
 LIMITS = {
@@ -65,6 +67,19 @@ def pair(text: str) -> tuple[str, str]:
     if not equals or not name.strip():
         raise argparse.ArgumentTypeError(f"`{text}` is not name=value")
     return name.strip(), value
+
+
+def moment(text: str) -> int:
+    """Parses a time, past or future, to whole seconds since the epoch, rounded up.
+
+    Raises: ArgumentTypeError.
+    """
+    try:
+        return -(-parse_moment(text) // 1000)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"`{text}` is neither seconds since the epoch nor a time such as 2027-01-31T12:00:00Z"
+        ) from None
 
 
 def rfc3339(text: str) -> int:

@@ -15,6 +15,7 @@ from orchestrator.cli.arguments import (
     add_limits,
     comma_list,
     label,
+    moment,
     pair,
     rfc3339,
     seconds,
@@ -37,7 +38,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
     create = commands.add_parser("create", help="make a key and show its secret once")
     create.add_argument("--label", type=label, required=True, help="what the key is for")
-    create.add_argument("--tenant", help="name or id; a new name makes a new tenant")
+    create.add_argument("--tenant", type=label, help="name or id; a new name makes a new tenant")
     create.add_argument("--admin", action="store_true", help="may manage keys as well")
     _add_members(create)
     create.set_defaults(command=_run(_create))
@@ -76,7 +77,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tenant", help="name or id; default: of every tenant")
+    parser.add_argument("--tenant", type=label, help="name or id; default: of every tenant")
     parser.add_argument("--label", metavar="TEXT", help="with this text in their label")
     parser.add_argument("--status", choices=("active", "expired", "revoked"))
     parser.add_argument("--policy-id", metavar="ID", help="with this policy")
@@ -84,7 +85,7 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
         ("before", "not used since then, or never"),
         ("after", "used since then"),
     ):
-        parser.add_argument(f"--last-used-{name}", type=rfc3339, metavar="TIME", help=meaning)
+        parser.add_argument(f"--last-used-{name}", type=moment, metavar="TIME", help=meaning)
     add_json(parser)
 
 

@@ -35,7 +35,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         made = commands.add_parser(name, help=help_)
         if takes_id:
             made.add_argument("id", metavar="ID", help="as `policies list` shows it")
-        made.add_argument("--tenant", metavar="TENANT", help="name or id")
+        made.add_argument("--tenant", type=label, metavar="TENANT", help="name or id")
         add_json(made)
         made.set_defaults(command=lambda settings, parsed: _run(settings, parsed, work))
         return made

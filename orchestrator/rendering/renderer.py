@@ -321,6 +321,10 @@ class _Guarded(dict[str, str]):
         return guarded
 
 
+_MESSAGE_CHARACTERS = 40
+"""What an empty message, part or tool call costs, in characters of text that cost as much."""
+
+
 def prompt_characters(prompt: Prompt) -> int:
     """The approximate number of characters to tokenise, as an estimate of the cost."""
     match prompt:
@@ -338,6 +342,14 @@ def prompt_characters(prompt: Prompt) -> int:
             return len(token_ids)
         case _:
             assert_never(prompt)
+
+
+def rendering_size(prompt: Prompt) -> int:
+    """What it costs to render `prompt`, in characters of text that cost as much."""
+    size = prompt_characters(prompt)
+    if isinstance(prompt, ChatPrompt):
+        size += _MESSAGE_CHARACTERS * sum([1 + len(one.parts) for one in prompt.messages])
+    return size
 
 
 def _tool(tool: Tool, guard: Callable[[str], str]) -> dict[str, Any]:

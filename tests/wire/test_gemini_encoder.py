@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import pytest
+from google import genai
+from google.genai import types
 from google.genai.types import GenerateContentResponse as SdkResponse
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,11 +31,13 @@ from orchestrator.core.events import (
 )
 from orchestrator.core.messages import ReasoningPart, TextPart, ToolCallPart
 from orchestrator.http.errors import error_members
+from orchestrator.settings import ServerSettings
 from orchestrator.wire.gemini.encoder import Encoder
 from orchestrator.wire.gemini.replies import ErrorReply, GenerateContentResponse
+from tests.unit.serve.served import serving
 from tests.wire.generations import STARTED, TWO_CALLS, generations
 from tests.wire.golden import check
-from tests.wire.harness import answer
+from tests.wire.harness import KEY, answer, bench
 
 LIKELY = (LikelyToken(5, b"a", -0.25), LikelyToken(6, b"\xf0", -2.0))
 THOUGHT: tuple[GenerationEvent, ...] = (
@@ -201,3 +206,18 @@ async def test_any_stream_adds_up_to_the_whole(
     assert json.loads(array) == [parsed(frame) for frame in frames]
     body = Encoder(thoughts=thoughts, events=True).result(await fold(ScriptedGeneration(events)))
     assert assembled(json.loads(array)) == summary(json.loads(body))
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession")
+async def test_googles_client_reads_a_stream_that_pings(tmp_path: Path) -> None:
+    settings = ServerSettings(ping_after_s=0.05)
+    async with (
+        bench(tmp_path, server=settings) as service,
+        serving(service.app, settings) as served,
+    ):
+        service.backend.slow_s = 0.5
+        options = types.HttpOptions(base_url=f"http://127.0.0.1:{served.port}")
+        client = genai.Client(api_key=KEY, http_options=options)
+        chunks = await client.aio.models.generate_content_stream(model="acme/chat", contents="hi")
+        assert "".join([chunk.text or "" async for chunk in chunks]) == "Hello there"
+        await client.aio.aclose()

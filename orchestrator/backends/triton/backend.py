@@ -36,7 +36,7 @@ from orchestrator.core.value import value
 from orchestrator.rendering.renderer import (
     LONG_PROMPT_CHARACTERS,
     PromptTooLongError,
-    prompt_characters,
+    rendering_size,
 )
 from orchestrator.triton.contract import GenerateCall, Guide
 
@@ -98,7 +98,7 @@ class TritonBackend:
         if not clamps:
             _check_max_tokens(served, request)
         prompt, reasoning = request.prompt, request.reasoning
-        if (size := prompt_characters(prompt)) < LONG_PROMPT_CHARACTERS:
+        if (size := rendering_size(prompt)) < LONG_PROMPT_CHARACTERS:
             permit.begin()
             token_ids = served.renderer.render(prompt, reasoning, owner)
         else:
@@ -136,7 +136,7 @@ class TritonBackend:
         Raises: InvalidRequest, ContextLengthExceeded.
         """
         served = self._served(model)
-        if (size := prompt_characters(prompt)) < LONG_PROMPT_CHARACTERS:
+        if (size := rendering_size(prompt)) < LONG_PROMPT_CHARACTERS:
             permit.begin()
             return served.renderer.render(prompt, reasoning, owner)
         asked = _Rendering(served, prompt, reasoning, owner, permit)

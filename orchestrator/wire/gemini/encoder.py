@@ -28,6 +28,11 @@ from orchestrator.http.sse import EVENT_STREAM, Framing
 from orchestrator.wire.call_arguments import in_ascii, whole_arguments
 
 JSON_ARRAY = Framing(b"application/json", b"\n")
+BLANK_PINGED_EVENTS = Framing(EVENT_STREAM.content_type, b"\n")
+"""Google's Python client reads every line that is no data as an error, and skips blank lines.
+
+Source: google-genai 3.4, `_iter_response_stream`.
+"""
 _FINISH_REASONS: dict[FinishReason, str] = {
     "stop": "STOP",
     "tool_calls": "STOP",
@@ -67,7 +72,7 @@ class Encoder:
     @property
     def framing(self) -> Framing:
         """What its streams are made of."""
-        return EVENT_STREAM if self._events else JSON_ARRAY
+        return BLANK_PINGED_EVENTS if self._events else JSON_ARRAY
 
     def event(self, event: GenerationEvent) -> Sequence[bytes]:
         """The chunks that `event` brings about."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from orchestrator import __version__
 from orchestrator.keys.secret import is_key_secret
+from orchestrator.settings import PROJECT_ROOT
 from tests.unit.cli.conftest import Run
 
 pytestmark = pytest.mark.slow
@@ -449,3 +451,29 @@ def test_every_act_is_in_the_audit(migrated: Run) -> None:
     ]
     assert all(line["actor"].startswith("cli:") for line in lines)
     assert not _SECRET.search(out)
+
+
+def test_keys_are_chosen_by_a_last_use_in_the_past(migrated: Run) -> None:
+    _created(migrated)
+    before = ("--last-used-before", "2026-11-01T00:00:00Z")
+    assert len(json.loads(migrated("keys", "list", "--json", *before)[1])["data"]) == 1
+    after = ("--last-used-after", "1700000000")
+    assert json.loads(migrated("keys", "list", "--json", *after)[1])["data"] == []
+    code, _, err = migrated("keys", "list", "--last-used-after", "yesterday")
+    assert (code, "`yesterday` is neither seconds since the epoch nor a time" in err) == (2, True)
+
+
+def test_an_empty_tenant_is_wrong_usage(migrated: Run) -> None:
+    for line in (("list",), ("create", "--label", "x")):
+        code, _, err = migrated("keys", *line, "--tenant", "")
+        assert (code, "argument --tenant: must be 1 to 200" in err) == (2, True)
+
+
+def test_a_reader_that_has_enough_is_no_error(migrated: Run) -> None:
+    _created(migrated)
+    line = f"{sys.executable} -m orchestrator keys list --json | true; exit ${{PIPESTATUS[0]}}"
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", line], env=environ, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (141, "")

@@ -10,11 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers
 
-from orchestrator.core.messages import Message, ReasoningPart, TextPart
+from orchestrator.core.messages import Message, ReasoningPart, TextPart, ToolCallPart
 from orchestrator.core.request import ChatPrompt, TextPrompt, TokenPrompt
 from orchestrator.rendering import Renderer, renderer, special_tokens, tokenizer
 from orchestrator.rendering.lengths import BYTES_A_TOKEN, Lengths
-from orchestrator.rendering.renderer import PromptTooLongError
+from orchestrator.rendering.renderer import (
+    LONG_PROMPT_CHARACTERS,
+    PromptTooLongError,
+    rendering_size,
+)
 from orchestrator.rendering.special_tokens import SpecialTokens
 from orchestrator.rendering.token_bytes import TokenBytes
 from tests.unit.rendering.conftest import (
@@ -145,3 +149,11 @@ def test_specials_are_searched_in_steps(monkeypatch: pytest.MonkeyPatch) -> None
     for window in (1, 2, 7, 12, 13):
         monkeypatch.setattr(special_tokens, "_WINDOW", window)
         assert [(made.shield(one), made.mark(one), made.pieces(one)) for one in texts] == expected
+
+
+def test_many_empty_messages_and_calls_are_a_long_prompt() -> None:
+    empty = Message("user", (TextPart(""),))
+    assert rendering_size(ChatPrompt((empty,) * 200)) > LONG_PROMPT_CHARACTERS
+    calls = Message("assistant", (ToolCallPart("call_1", "f", ""),) * 200)
+    assert rendering_size(ChatPrompt((calls,))) > LONG_PROMPT_CHARACTERS
+    assert rendering_size(ChatPrompt((empty,) * 20)) < LONG_PROMPT_CHARACTERS
