@@ -145,6 +145,19 @@ async def test_no_websocket_has_a_path_with_an_escaped_slash(port: Port) -> None
         assert status == expected, told
 
 
+async def test_a_websocket_of_another_version_is_told_of_the_one_there_is(port: Port) -> None:
+    key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
+    asked = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 12", key)
+    status, headers, told = await port.ask("GET", "/v1/realtime?model=acme/chat", *asked)
+    assert (status, headers["sec-websocket-version"], headers["upgrade"]) == (
+        426,
+        "13",
+        "websocket",
+    )
+    assert headers["x-request-id"].startswith("req_")
+    assert orjson.loads(told)["error"]["param"] == "Sec-WebSocket-Version"
+
+
 async def test_the_words_of_an_error_do_not_depend_on_slashes(port: Port) -> None:
     for path in ("/v1/messages", "//v1//messages/"):
         _, _, told = await port.ask("POST", path, body=b"{")
