@@ -94,6 +94,21 @@ class UnsupportedCoding(InvalidRequest):
         self.headers = {"accept-encoding": accepted}
 
 
+class UnknownSocketVersion(InvalidRequest):
+    """A WebSocket is asked for in a version of the protocol that is not supported."""
+
+    status = 426
+
+    def __init__(self, message: str) -> None:
+        """Source: RFC 6455 4.2.2, and RFC 9110 15.5.22 for `Upgrade`."""
+        super().__init__(message, param="Sec-WebSocket-Version")
+        self.headers = {
+            "sec-websocket-version": "13",
+            "upgrade": "websocket",
+            "connection": "upgrade",
+        }
+
+
 class InvalidEncryptedContent(InvalidRequest):
     """Encrypted content that the caller sent back cannot be decrypted. Agents match on the code."""
 

@@ -1,7 +1,8 @@
 """Reads compressed bodies within the limits of uncompressed ones.
 
-The limits apply to the decompressed size. A body is inflated in pieces, and each piece is counted
-before the next is made, so that a small body that inflates to much costs no more than a large one.
+The limits apply to the decompressed size and to what is sent, which may inflate to nothing. A body
+is inflated in pieces, and each piece is counted before the next is made, so that a small body that
+inflates to much costs no more than a large one.
 """
 
 from __future__ import annotations
@@ -98,21 +99,31 @@ async def read_inflated(
 ) -> bytes:
     """Reads and inflates the whole body. `keep` reserves memory for each piece.
 
-    `before_large` is called when the body turns out not to be small, and may refuse the caller.
+    `before_large` is called when the body turns out not to be small, compressed or inflated, and
+    may refuse the caller.
     Raises: PayloadTooLarge, RateLimited, Overloaded, InvalidRequest, ClientLeftError.
     """
     inflater = Inflater(coding)
     pieces: list[bytes] = []
-    size = 0
+    sent = size = 0
+    is_large = False
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeftError
-        for piece in inflater.feed(message.get("body", b"")):
-            before, size = size, size + len(piece)
+        chunk = message.get("body", b"")
+        sent += len(chunk)
+        if sent > most:
+            raise too_large(most, "more were sent")
+        if sent > SMALL_BODY_BYTES and not is_large:
+            is_large = True
+            await before_large()
+        for piece in inflater.feed(chunk):
+            size += len(piece)
             if size > most:
                 raise too_large(most, "it holds more, decompressed")
-            if before <= SMALL_BODY_BYTES < size:
+            if size > SMALL_BODY_BYTES and not is_large:
+                is_large = True
                 await before_large()
             keep(size)
             pieces.append(piece)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import urllib.parse
 from collections.abc import Container, Hashable
 from typing import Any, cast
 
@@ -17,7 +16,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from orchestrator.core.addresses import address_of
 from orchestrator.http.connection import CONNECTION
-from orchestrator.http.paths import plain_path
+from orchestrator.http.paths import plain_path, routed_path
 from orchestrator.serve import forwarded
 from orchestrator.serve.connections import Place, WaitsFor
 from orchestrator.serve.cycle import Cycle
@@ -372,7 +371,7 @@ class BoundedHttp(HttpToolsProtocol):
             path = raw_path.decode("ascii")
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError) as error:
             raise Refused(400, "The target of the request cannot be read.") from error
-        self._path = urllib.parse.unquote(path) if "%" in path else path
+        self._path = routed_path(path)
         self._url, self._raw_path, self._query = self.url, raw_path, parsed.query or b""
         self._authority = authority
 

@@ -5,18 +5,27 @@ Source: RFC 9110 7.8, and RFC 6455 4.2.1 for WebSockets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 Headers = Sequence[tuple[bytes, bytes]]
 
+_VERSION = b"13"
+"""The version of WebSockets. Source: RFC 6455 4.1."""
+
 
 def asks_for_websocket(method: str, version: str, headers: Headers) -> bool:
-    """Whether the head can start a WebSocket: a `GET` of HTTP/1.1 without a body."""
+    """Whether the head can start a WebSocket: a `GET` of HTTP/1.1 without a body.
+
+    One in another version of WebSockets is left to the route, which names the version that it has.
+    """
     if method != "GET" or version != "1.1":
         return False
     for name, value in headers:
         if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 \t")):
             return False
+    versions = _tokens(headers, b"sec-websocket-version")
+    if _VERSION not in versions and versions != [b""]:
+        return False
     return b"upgrade" in _tokens(headers, b"connection") and b"websocket" in _tokens(
         headers, b"upgrade"
     )
@@ -46,6 +55,6 @@ def _head(method: bytes, target: bytes, version: str, headers: Headers) -> bytes
     return b"".join([start, *lines, b"\r\n"])
 
 
-def _tokens(headers: Headers, wanted: bytes) -> Iterable[bytes]:
+def _tokens(headers: Headers, wanted: bytes) -> list[bytes]:
     values = b",".join([value for name, value in headers if name == wanted])
     return [one.strip(b" \t").lower() for one in values.split(b",")]

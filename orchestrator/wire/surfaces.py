@@ -233,11 +233,19 @@ async def _routing_failed(request: Request, error: Exception) -> Response:
 
 def _routing_error(request: Request, error: HTTPException, methods: Sequence[str]) -> GatewayError:
     method, path = request.method, request.url.path[:_MAX_SHOWN_OF_PATH]
-    if error.status_code == 405:
+    # Such a path is also a model's, by the rule for ids; Google's reply is 404.
+    is_unknown = method == "POST" and _is_gemini_method(request)
+    if error.status_code == 405 and not is_unknown:
         return not_allowed(method, path, methods)
-    if error.status_code == 404:
+    if error.status_code in (404, 405):
         return UnknownRoute(f"There is nothing at `{method} {path}`.")
     return internal_error()
+
+
+def _is_gemini_method(request: Request) -> bool:
+    """Whether the path would be a method of a model, for a client of Gemini."""
+    is_gemini = exchange_of(request.scope).profile == "gemini"
+    return is_gemini and ":" in request.scope["path"].rpartition("/")[2]
 
 
 def _describe(app: FastAPI) -> None:

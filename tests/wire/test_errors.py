@@ -53,6 +53,9 @@ CASES: dict[str, GatewayError] = {
         "`Content-Encoding` may be gzip; `br` was given.",
         accepted="gzip, deflate",
     ),
+    "another version of WebSockets": errors.UnknownSocketVersion(
+        "`Sec-WebSocket-Version` must be 13."
+    ),
     "too long": errors.ContextLengthExceeded("64 tokens at most; 65.", param="messages"),
     "reasoning changed": errors.InvalidEncryptedContent("It was changed.", param="input"),
     "queue full": errors.Overloaded("No room.", retry_after_s=0.25),

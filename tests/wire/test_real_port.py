@@ -90,6 +90,7 @@ async def test_a_path_is_served_as_it_is_meant(
     [
         "/v1/models/acme/chat",
         "/v1/models/acme%2Fchat",
+        "/v1/models/acme%2fch%61t",
         "/v1//models/acme/chat/",
         "/v1/models/acme//chat",
     ],
@@ -106,10 +107,55 @@ async def test_a_list_with_a_slash_behind_is_the_list(port: Port) -> None:
     assert orjson.loads(told)["object"] == "list"
 
 
-@pytest.mark.parametrize("path", ["/", "//", "/v1/", "//v1//nothing/", "/%2Fv1/models", "/v1%2F/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "//",
+        "/v1/",
+        "//v1//nothing/",
+        "/%2Fv1/models",
+        "/v1%2F/x",
+        "/v1%2Fmodels",
+        "/v1%2fmodels",
+        "/api%2Fv1/models",
+        "/v1%252Fmodels",
+        "/v1/models%2Facme/chat",
+        "/v1/models/acme%252Fchat",
+        "/v1/responses/resp_1%2Finput_items",
+    ],
+)
 async def test_what_is_not_there_is_not_found_however_it_is_written(port: Port, path: str) -> None:
     status, _, _ = await port.ask("GET", path)
     assert status == 404
+
+
+async def test_no_method_has_a_path_with_an_escaped_slash(port: Port) -> None:
+    for path in ("/v1%2Fchat/completions", "/v1/chat%2Fcompletions"):
+        status, _, _ = await port.ask("POST", path, body=orjson.dumps(CHAT))
+        assert status == 404, path
+
+
+async def test_no_websocket_has_a_path_with_an_escaped_slash(port: Port) -> None:
+    key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
+    asked = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", key)
+    for path, expected in (("/v1%2Frealtime", 404), ("/v1/re%61ltime", 400)):
+        status, _, told = await port.ask("GET", path, *asked)
+        # There is one at the other, which wants a model.
+        assert status == expected, told
+
+
+async def test_a_websocket_of_another_version_is_told_of_the_one_there_is(port: Port) -> None:
+    key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
+    asked = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 12", key)
+    status, headers, told = await port.ask("GET", "/v1/realtime?model=acme/chat", *asked)
+    assert (status, headers["sec-websocket-version"], headers["upgrade"]) == (
+        426,
+        "13",
+        "websocket",
+    )
+    assert headers["x-request-id"].startswith("req_")
+    assert orjson.loads(told)["error"]["param"] == "Sec-WebSocket-Version"
 
 
 async def test_the_words_of_an_error_do_not_depend_on_slashes(port: Port) -> None:

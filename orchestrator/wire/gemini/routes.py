@@ -31,6 +31,7 @@ from orchestrator.core.request import (
 from orchestrator.http.bodies import check_at_least, check_range, history_text, shown
 from orchestrator.http.exchange import Exchange
 from orchestrator.http.openapi import INFERENCE, Operation, path_parameter, query_parameter
+from orchestrator.http.paths import name_in_path
 from orchestrator.http.reasoning_effort import effort_of_budget
 from orchestrator.http.routes import Route
 from orchestrator.http.sse import send_completion, send_stream
@@ -351,9 +352,8 @@ def operation(
 
 def model_of(exchange: Exchange) -> str:
     """The model of the path; ids may hold slashes and colons, the last one begins the method."""
-    name: str = exchange.scope["path_params"]["model"]
-    exchange.model = name
-    return name
+    exchange.model = name_in_path(exchange.scope, "model")
+    return exchange.model
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

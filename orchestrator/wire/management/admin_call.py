@@ -9,6 +9,7 @@ import orjson
 
 from orchestrator.core.actor import Actor
 from orchestrator.http.exchange import Exchange
+from orchestrator.http.paths import name_in_path
 from orchestrator.http.queries import require_admin
 from orchestrator.keys.authenticator import Authenticator
 from orchestrator.keys.principal import Principal
@@ -32,8 +33,7 @@ def actor_of(exchange: Exchange, principal: Principal, dialect: str) -> Actor:
 
 def path_id(exchange: Exchange, name: str) -> str:
     """The id in the path, as it was sent."""
-    value: str = exchange.scope["path_params"][name]
-    return value
+    return name_in_path(exchange.scope, name)
 
 
 async def reply(exchange: Exchange, document: Mapping[str, Any], status: int = 200) -> None:

@@ -181,9 +181,9 @@ class _Handlers:
         """What a candidate says to made-up inputs; what it leaves out is the policy's."""
         principal = await admitted(exchange, self._authenticator, "manage policies")
         body = self._tests.read(await exchange.body(MAX_MANAGEMENT_BYTES))
-        document, module = await self._candidate(
-            principal, exchange.scope["path_params"].get("policy_id"), body.document, body.module
-        )
+        named = "policy_id" in exchange.scope["path_params"]
+        policy_id = path_id(exchange, "policy_id") if named else None
+        document, module = await self._candidate(principal, policy_id, body.document, body.module)
         answers = await self._admin.test(
             document, module, body.inputs, tenant_id=principal.tenant_id
         )

@@ -14,6 +14,7 @@ from orchestrator.http.error_replies import ErrorReply
 from orchestrator.http.errors import Client
 from orchestrator.http.exchange import Exchange
 from orchestrator.http.openapi import ALWAYS, Operation, query_parameter
+from orchestrator.http.paths import name_in_path
 from orchestrator.http.queries import ANTHROPIC, GOOGLE, OPENAI, Query
 from orchestrator.http.routes import Route
 from orchestrator.keys.authenticator import Authenticator
@@ -87,8 +88,7 @@ def routes(authenticator: Authenticator, gateway: Gateway) -> list[Route]:
     async def retrieve(exchange: Exchange) -> None:
         """One model, by id or alias; ids may hold slashes and colons."""
         principal = await exchange.admit(authenticator)
-        name: str = exchange.scope["path_params"]["model"]
-        exchange.model = name
+        name = exchange.model = name_in_path(exchange.scope, "model")
         Query(exchange.query_string, _TOLERATED[exchange.client])
         written = _WRITTEN[exchange.client]
         await exchange.reply(orjson.dumps(written(gateway.model(principal, name))))

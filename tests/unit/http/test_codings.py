@@ -113,7 +113,8 @@ class Counted:
     def __init__(self, data: bytes, part: int = 1000) -> None:
         self.parts = list(cut(data, part))
         self.kept = 0
-        self.asked_at = -1
+        self.asked_at = self.unread_then = -1
+        self.asked = 0
         self.refusal: Exception | None = None
 
     async def receive(self) -> dict[str, object]:
@@ -124,12 +125,13 @@ class Counted:
         self.kept = size
 
     async def before_large(self) -> None:
-        self.asked_at = self.kept
+        self.asked += 1
+        self.asked_at, self.unread_then = self.kept, len(self.parts)
         if self.refusal is not None:
             raise self.refusal
 
-    async def read(self, most: int) -> bytes:
-        return await read_inflated(self.receive, "gzip", most, self.keep, self.before_large)
+    async def read(self, most: int, coding: Coding = "gzip") -> bytes:
+        return await read_inflated(self.receive, coding, most, self.keep, self.before_large)
 
 
 async def test_what_a_body_holds_is_counted_as_it_comes() -> None:
@@ -138,6 +140,7 @@ async def test_what_a_body_holds_is_counted_as_it_comes() -> None:
     assert caller.kept == len(TEXT)
     # A body is checked only when it turns out not to be small.
     assert 0 < caller.asked_at <= 65_536
+    assert caller.asked == 1
 
 
 async def test_a_small_body_is_not_asked_about() -> None:
@@ -163,3 +166,32 @@ async def test_a_caller_without_room_stays_small() -> None:
     with pytest.raises(RateLimited):
         await caller.read(10**6)
     assert caller.kept <= 65_536
+
+
+EMPTY_FOREVER: dict[str, tuple[Coding, bytes]] = {
+    "stored blocks": ("deflate", b"\x00\x00\x00\xff\xff" * 60_000),
+    "a file name": ("gzip", b"\x1f\x8b\x08\x08" + bytes(6) + b"a" * 299_990),
+}
+"""What inflates to nothing, however much is sent."""
+
+
+@pytest.mark.parametrize("form", EMPTY_FOREVER)
+async def test_what_inflates_to_nothing_is_counted_as_it_is_sent(form: str) -> None:
+    coding, data = EMPTY_FOREVER[form]
+    caller = Counted(data)
+    with pytest.raises(PayloadTooLarge, match="200000 bytes at most; more were sent"):
+        await caller.read(200_000, coding)
+    # 1000 bytes at a time: the first one that is too much is the last that is read.
+    assert len(data) - 1000 * len(caller.parts) == 201_000
+    assert caller.asked == 1
+    assert caller.kept == 0
+
+
+@pytest.mark.parametrize("form", EMPTY_FOREVER)
+async def test_who_may_send_no_more_is_refused_before_it_is_much(form: str) -> None:
+    coding, data = EMPTY_FOREVER[form]
+    caller = Counted(data)
+    caller.refusal = RateLimited("No room.")
+    with pytest.raises(RateLimited):
+        await caller.read(10**6, coding)
+    assert len(data) - 1000 * caller.unread_then == 66_000

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs
 
-from orchestrator.core.errors import InvalidRequest, Overloaded, RateLimited
+from orchestrator.core.errors import InvalidRequest, Overloaded, RateLimited, UnknownSocketVersion
 from orchestrator.http.error_replies import ErrorReply
 from orchestrator.http.exchange import Exchange
 from orchestrator.http.openapi import INFERENCE, Operation, query_parameter
@@ -21,6 +21,7 @@ __all__ = ["PARAMETERS", "PATH", "Parts", "routes", "session_handler"]
 PATH = "/realtime"
 PARAMETERS = ("model", *OPENAI)
 SUBPROTOCOL = "realtime"
+_SOCKET_VERSION = b"13"
 _BETA_SUBPROTOCOL = "openai-beta.realtime-v1"
 _BETA_HEADER = b"realtime=v1"
 _RETRY_S = 5.0
@@ -78,6 +79,9 @@ def routes() -> list[Route]:
 
     async def connect(exchange: Exchange) -> None:
         """A conversation by events of OpenAI's Realtime API, over a WebSocket; for text."""
+        version = exchange.headers.get(b"sec-websocket-version", _SOCKET_VERSION)
+        if version.strip() != _SOCKET_VERSION:
+            raise UnknownSocketVersion("`Sec-WebSocket-Version` must be 13.")
         raise InvalidRequest(
             f"`{exchange.scope['path']}` is a WebSocket: connect with an upgrade, over HTTP/1.1."
         )

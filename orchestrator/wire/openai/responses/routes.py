@@ -24,6 +24,7 @@ from orchestrator.http.bodies import BodyReader, json_text
 from orchestrator.http.error_replies import ErrorReply
 from orchestrator.http.exchange import Exchange
 from orchestrator.http.openapi import INFERENCE, Operation, path_parameter, query_parameter
+from orchestrator.http.paths import name_in_path
 from orchestrator.http.queries import Query
 from orchestrator.http.routes import Route
 from orchestrator.http.sse import send_completion, send_stream
@@ -420,8 +421,7 @@ def _page(items: Sequence[Item], after: str | None, limit: int) -> dict[str, Any
 
 def _path_id(exchange: Exchange) -> str:
     # No response has such an id, and PostgreSQL no such character.
-    response_id: str = exchange.scope["path_params"]["response_id"]
-    return response_id.replace("\0", "?")
+    return name_in_path(exchange.scope, "response_id").replace("\0", "?")
 
 
 def _flag(query: Query, name: str) -> bool:

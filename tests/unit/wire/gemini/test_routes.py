@@ -76,8 +76,10 @@ async def test_the_key_may_stand_in_the_address(service: Bench, prefix: str) -> 
 async def test_unknown_models_and_methods_are_told_in_googles_words(service: Bench) -> None:
     reply = await service.post("/v1beta/models/no/such:generateContent", HELLO)
     assert (reply.status_code, reply.json()["error"]["status"]) == (404, "NOT_FOUND")
-    reply = await service.post(f"{CHAT}:nothing", HELLO)
-    assert reply.json()["error"]["status"] == "NOT_FOUND"
+    for headers, path in (({}, CHAT), ({"x-goog-api-key": KEY}, "/v1/models/acme/chat")):
+        reply = await service.post(f"{path}:nothing", HELLO, headers=headers)
+        assert (reply.status_code, reply.json()["error"]["status"]) == (404, "NOT_FOUND")
+        assert "allow" not in reply.headers
     reply = await service.post(f"{CHAT}:generateContent", {"contents": "x"})
     assert (reply.status_code, reply.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
 
