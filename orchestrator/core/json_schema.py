@@ -22,6 +22,8 @@ MAX_MULTIPLE = 10_000
 
 Engines need a state for each remainder.
 """
+MAX_INTEGER = 2**53 - 1
+"""Max size of an integer that is compared with: engines compute in float64."""
 _MAX_SHOWN = 64
 """Max characters of a name in a path: each schema below has its own path, so long ones add up."""
 
@@ -51,6 +53,7 @@ _ANNOTATIONS = frozenset(
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
 _LISTED = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties", "additionalItems")
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _LOOK_AROUND = ("(?=", "(?!", "(?<=", "(?<!")
 
 
@@ -203,13 +206,34 @@ def _required_fault(value: Any) -> str:
 
 
 def _enum_fault(value: Any) -> str:
-    return "" if isinstance(value, list) and value else "must be a list of values"
+    return _values_fault(value) if isinstance(value, list) and value else "must be a list of values"
+
+
+def _values_fault(value: Any) -> str:
+    """Finds integers in `value`, however deep, that would be compared with as others."""
+    rest = [value]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, dict):
+            rest += one.values()
+        elif isinstance(one, list):
+            rest += one
+        elif isinstance(one, int) and (fault := _bound_fault(one)):
+            return fault
+    return ""
+
+
+def _bound_fault(value: Any) -> str:
+    if not isinstance(value, int | float) or -MAX_INTEGER <= value <= MAX_INTEGER:
+        return ""
+    # `str` refuses integers with too many digits.
+    given = f"{value} was given" if abs(value) < 10**_MAX_SHOWN else "a longer one was given"
+    return f"may hold integers from -{MAX_INTEGER} to {MAX_INTEGER}; {given}"
 
 
 def _multiple_fault(value: Any) -> str:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    # `repr` refuses integers with too many digits.
-    return "" if number and 0 < value < 1e308 else "must be a number above 0"
+    return _bound_fault(value) if number and value > 0 else "must be a number above 0"
 
 
 def _pattern_fault(value: Any) -> str:
@@ -227,6 +251,8 @@ _JUDGES: Mapping[str, Callable[[Any], str]] = {
     "$ref": _reference_fault,
     "required": _required_fault,
     "enum": _enum_fault,
+    "const": _values_fault,
+    **dict.fromkeys(_BOUNDS, _bound_fault),
     "pattern": _pattern_fault,
     "multipleOf": _multiple_fault,
 }

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
-import orjson
-from pydantic_core import to_json
 
 from orchestrator.core.errors import InvalidRequest
+from orchestrator.responses.values import as_text
 
 T = TypeVar("T")
 StructT = TypeVar("StructT", bound=msgspec.Struct)
@@ -105,31 +104,14 @@ def shown(value: object) -> str:
 
 
 def json_text(value: object, where: str) -> str:
-    """Encodes what a caller gave at `where` as JSON text, within the limits of orjson.
+    """Encodes what a caller gave at `where` as JSON text. Integers may have any size.
 
     Raises: InvalidRequest.
     """
     try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError as error:
-        raise InvalidRequest(
-            f"`{where}` holds a number of more than 64 bits, or is nested more than 254 deep.",
-            param=where,
-        ) from error
-
-
-def history_text(value: object, where: str) -> str:
-    """`json_text` for an earlier tool call or result, which any model or tool may have written.
-
-    Integers may have any size, so that the conversation can go on. Raises: InvalidRequest.
-    """
-    try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:
-        try:
-            return to_json(value, inf_nan_mode="null").decode()
-        except ValueError as error:
-            raise InvalidRequest(f"`{where}` is nested more than 254 deep.", param=where) from error
+        return as_text(value)
+    except ValueError as error:
+        raise InvalidRequest(f"`{where}` is nested more than 254 deep.", param=where) from error
 
 
 def check_range(name: str, value: float | None, low: float, high: float) -> None:

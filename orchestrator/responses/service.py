@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-import orjson
-
 from orchestrator.core.errors import (
     InvalidRequest,
     PreviousResponseNotFound,
@@ -32,6 +30,7 @@ from orchestrator.responses.values import (
     cancelled,
     failed,
     frames_in,
+    from_text,
     lifecycle_frame,
     response_of,
 )
@@ -308,7 +307,7 @@ class Responses:
         return found
 
     async def _lose(self, stored: Stored) -> None:
-        body = failed(orjson.loads(stored.body), "server_error", _LOST)
+        body = failed(from_text(stored.body), "server_error", _LOST)
         frame = lifecycle_frame("response.failed", stored.next_sequence, body).decode("ascii")
         async with self._database.unit_of_work() as session:
             await response_queries.advance(
@@ -352,8 +351,8 @@ class Responses:
 
 def _kept(stored: Stored) -> StoredResponse:
     # While it runs, the row's status is newer than the body's.
-    body = {**orjson.loads(stored.body), "status": stored.status}
-    return StoredResponse(stored.tenant_id, body, orjson.loads(stored.input_items))
+    body = {**from_text(stored.body), "status": stored.status}
+    return StoredResponse(stored.tenant_id, body, from_text(stored.input_items))
 
 
 def _said(ids: Sequence[str], texts: Mapping[str, tuple[str, str]]) -> list[Item]:
@@ -362,8 +361,8 @@ def _said(ids: Sequence[str], texts: Mapping[str, tuple[str, str]]) -> list[Item
     for one in ids:
         if one in texts:
             body, given = texts[one]
-            items += orjson.loads(given)
-            items += _output(one, orjson.loads(body))
+            items += from_text(given)
+            items += _output(one, from_text(body))
     return items
 
 
@@ -372,7 +371,7 @@ def _wanted(wanted: Set[str], texts: Mapping[str, tuple[str, str]]) -> dict[str,
     found = [
         item
         for body, given in texts.values()
-        for item in (*orjson.loads(given), *orjson.loads(body)["output"])
+        for item in (*from_text(given), *from_text(body)["output"])
     ]
     return {item["id"]: item for item in found if item.get("id") in wanted}
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import orjson
+from pydantic_core import to_json
 
 Item = dict[str, Any]
 """An item of the Responses API: a message, a call, its output, reasoning."""
@@ -67,6 +69,22 @@ def frames_in(text: str) -> list[bytes]:
     return [f"{frame}\n\n".encode("ascii") for frame in text.split("\n\n")[:-1]]
 
 
+def as_json(value: object) -> bytes:
+    """Returns JSON in which integers may have any size: callers write such into schemas.
+
+    Raises: ValueError for what is nested more than 254 deep.
+    """
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return to_json(value, inf_nan_mode="null")
+
+
 def as_text(value: object) -> str:
     """Returns JSON text as it is stored."""
-    return orjson.dumps(value).decode()
+    return as_json(value).decode()
+
+
+def from_text(text: str) -> Any:
+    """Returns what `as_text` made a text of. orjson would round large integers."""
+    return msgspec.json.decode(text)

@@ -33,8 +33,11 @@ _TAG_RAW = bytes((_RAW << 3 | 2,))
 _RAW_4, _RAW_8 = _TAG_RAW + b"\x04", _TAG_RAW + b"\x08"
 _lengths = struct.Struct("<2si2si")
 _number = struct.Struct("<2sQ")
+_fp32 = struct.Struct("<f")
 _MAX_TEMPLATES = 256
 _SEED_MASK = 0xFFFFFFFFFFFFFFFF
+_SMALLEST_FP32 = 2.0**-126
+"""The smallest normal number above 0. The engine divides by penalties."""
 
 
 _Distribution: TypeAlias = tuple[float | None, float | None, int | None, float | None]
@@ -146,7 +149,9 @@ def _template(
     names = ("presence_penalty", "frequency_penalty", "repetition_penalty")
     for name, value, neutral in zip(names, penalties, (0.0, 0.0, 1.0), strict=True):
         if value is not None and value != neutral:
-            made.fp32(name, value)
+            # A repetition penalty is above 0, as long as it is not rounded.
+            is_factor = name == "repetition_penalty"
+            made.fp32(name, max(value, _SMALLEST_FP32) if is_factor else value)
     outputs = _add_told(made, told)
     wanted = b"".join(_field(_OUTPUTS, _field(_NAME, name.encode())) for name in outputs)
     return _Template(
@@ -158,7 +163,7 @@ def _template(
 
 def _add_distribution(made: _Tensors, distribution: _Distribution) -> None:
     temperature, top_p, top_k, min_p = distribution
-    if temperature == 0:
+    if temperature is not None and _rounded(temperature) == 0:
         made.int32("runtime_top_k", 1)
         return
     if temperature is not None:
@@ -168,7 +173,7 @@ def _add_distribution(made: _Tensors, distribution: _Distribution) -> None:
     # Always sent: with neither top-k nor top-p TensorRT-LLM takes the likeliest token. It reads 0
     # as "not set", so the smallest nucleus is slightly above 0.
     made.fp32("runtime_top_p", 1.0 if top_p is None else max(top_p, 1e-6))
-    if min_p:
+    if min_p and _rounded(min_p):
         made.fp32("min_p", min_p)
 
 
@@ -220,7 +225,7 @@ class _Tensors:
         self.add(name, "INT32", (1, 1), struct.pack("<i", value))
 
     def fp32(self, name: str, value: float) -> None:
-        self.add(name, "FP32", (1, 1), struct.pack("<f", value))
+        self.add(name, "FP32", (1, 1), _fp32.pack(value))
 
     def boolean(self, name: str, value: bool) -> None:
         self.add(name, "BOOL", (1, 1), b"\x01" if value else b"\x00")
@@ -234,6 +239,12 @@ class _Tensors:
         ends = range(1, len(tokens) + 1)
         raw = array("i", [*tokens, *ends]).tobytes()
         self.add(name, "INT32", (1, 2, len(tokens)), raw)
+
+
+def _rounded(value: float) -> float:
+    """`value` as the engine reads it: below about 7e-46 that is 0."""
+    number: float = _fp32.unpack(_fp32.pack(value))[0]
+    return number
 
 
 @lru_cache(maxsize=1024)

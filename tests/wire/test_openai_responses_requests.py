@@ -224,6 +224,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "long value": ({"metadata": {"k": "v" * 513}}, "metadata", "1 and 513"),
     "no tokens": ({"max_output_tokens": 0}, "max_output_tokens", "at least 1; 0"),
     "no tool calls": ({"max_tool_calls": 0}, "max_tool_calls", "at least 1; 0"),
+    "tool calls past counting": (
+        {"max_tool_calls": 2**64},
+        "max_tool_calls",
+        "between 1 and 2147483647; 18446744073709551616 was given",
+    ),
     "hot": ({"temperature": 2.1}, "temperature", "between 0 and 2; 2.1"),
     "many log-probabilities": ({"top_logprobs": 21}, "top_logprobs", "between 0 and 20; 21"),
     "unknown tool": ({"tools": [{"type": "funktion"}]}, "tools[0].type", '"funktion"'),

@@ -59,6 +59,13 @@ def test_what_a_model_writes_instead_is_read_as_far_as_it_goes(arguments: str, t
     assert texts([arguments]) == (text, text)
 
 
+@pytest.mark.parametrize("head", ['{"input":"', ' {\n "input" : "'])
+def test_arguments_that_are_cut_before_their_text_have_none(head: str) -> None:
+    for end in range(len(head) + 1):
+        assert texts([head[:end]]) == ("", "")
+        assert texts(list(head[:end])) == ("", "")
+
+
 def test_names_in_a_namespace_come_back_as_they_went_in() -> None:
     plain: dict[str, Any] = {**FUNCTION, "name": "agents__spawn"}
     both: list[list[dict[str, Any]]] = [[NAMESPACE, plain, CUSTOM], [plain, NAMESPACE]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.core.errors import InvalidRequest
 from orchestrator.core.messages import Message, Part, ReasoningPart, Role, TextPart, ToolCallPart
-from orchestrator.http.bodies import history_text, shown
+from orchestrator.http.bodies import json_text, shown
 from orchestrator.http.text_only import NotText, instead_of
 from orchestrator.wire.anthropic.request import (
     Block,
@@ -101,7 +101,7 @@ def _assistant_parts(where: str, block: Block) -> tuple[Part, ...]:
         case "tool_use":
             call_id = required(f"{where}.id", block.id)
             name = required(f"{where}.name", block.name)
-            return (ToolCallPart(call_id, name, history_text(block.input or {}, f"{where}.input")),)
+            return (ToolCallPart(call_id, name, json_text(block.input or {}, f"{where}.input")),)
         case _:
             return (_text(where, block),)
 

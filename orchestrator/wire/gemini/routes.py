@@ -28,7 +28,7 @@ from orchestrator.core.request import (
     ResponseFormat,
     SamplingParams,
 )
-from orchestrator.http.bodies import check_at_least, check_range, history_text, shown
+from orchestrator.http.bodies import check_at_least, check_range, json_text, shown
 from orchestrator.http.exchange import Exchange
 from orchestrator.http.openapi import INFERENCE, Operation, path_parameter, query_parameter
 from orchestrator.http.paths import name_in_path
@@ -193,7 +193,7 @@ def _user_turn(where: str, content: Content, calls: _Calls) -> list[Message]:
             messages.append(Message("user", tuple(texts)))
             texts = []
         place = f"{where}.parts[{index}].functionResponse.response"
-        text = history_text(response.response or {}, place)
+        text = json_text(response.response or {}, place)
         call_id = calls.answered(response.name, response.id)
         messages.append(Message("tool", (TextPart(text),), response.name, call_id))
     if texts or not messages:
@@ -207,7 +207,7 @@ def _model_turn(where: str, content: Content, calls: _Calls) -> Message:
         call = part.function_call
         if call is not None:
             place = f"{where}.parts[{index}].functionCall.args"
-            arguments = history_text(call.args or {}, place)
+            arguments = json_text(call.args or {}, place)
             parts.append(ToolCallPart(calls.made(call.name, call.id), call.name, arguments))
             continue
         text = _text(f"{where}.parts[{index}]", part)

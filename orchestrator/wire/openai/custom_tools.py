@@ -18,6 +18,9 @@ CUSTOM_INPUT = "input"
 """The one argument of the function that stands for a custom tool."""
 _MAX_FORMAT = 64 * 1024
 _HEAD = re.compile(r'\s*\{\s*"' + CUSTOM_INPUT + r'"\s*:\s*"')
+_CUT_NAMES = "|".join('"' + CUSTOM_INPUT[:end] for end in range(len(CUSTOM_INPUT) + 1))
+_CUT_HEAD = re.compile(r"\s*(?:\{\s*(?:" + _CUT_NAMES + '|"' + CUSTOM_INPUT + r'"\s*(?::\s*)?)?)?')
+"""What may be there of the head where the arguments are cut before their text begins."""
 _MAX_HEAD = 64
 """Arguments whose text does not begin within so many characters are read at their end."""
 _WHOLE = re.compile(
@@ -65,7 +68,7 @@ class InputText:
     """Turns the arguments of a call, as they are written, into the text in them.
 
     However the arguments are cut, the pieces add up to the same text. Arguments that are no object
-    with that text, or are no JSON, are the text themselves.
+    with that text, or are no JSON, are the text themselves; what begins such an object is none.
     """
 
     def __init__(self) -> None:
@@ -115,9 +118,11 @@ class InputText:
 
 
 def _text_in(arguments: str) -> str:
-    """The text in complete arguments."""
+    """The text in arguments that are complete, or cut."""
+    if _CUT_HEAD.fullmatch(arguments):
+        return ""
     try:
-        value = from_json(arguments, allow_partial="trailing-strings") if arguments.strip() else ""
+        value = from_json(arguments, allow_partial="trailing-strings")
     except ValueError:
         return arguments
     if isinstance(value, dict) and isinstance(text := value.get(CUSTOM_INPUT), str):

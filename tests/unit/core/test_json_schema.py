@@ -39,6 +39,11 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "references": {"$ref": "#/$defs/tree", "$defs": {"tree": {
         "type": "object", "properties": {"left": {"$ref": "#/$defs/tree"}},
     }}},
+    "the largest integers": {"anyOf": [
+        {"enum": [2**53 - 1, 1 - 2**53]}, {"const": 2**53 - 1}, {"const": str(2**64)},
+        {"type": "integer", "minimum": 1 - 2**53, "maximum": 2**53 - 1},
+        {"enum": [0.5, 1e20]},
+    ]},
     "unions": {"anyOf": [POINT, {"allOf": [{"type": "string"}]}]},
     "disjoint alternatives": {"oneOf": [{"type": "string"}, {"type": "null"}]},
     "annotations": {
@@ -76,6 +81,21 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "multiples of nothing": ({"multipleOf": 0}, "s.multipleOf", "a number above 0"),
     "multiples of a truth": ({"multipleOf": True}, "s.multipleOf", "a number above 0"),
     "multiples of much": ({"multipleOf": 10_007}, "s.multipleOf", "may be 10000"),
+    **{
+        f"a large {keyword}": (
+            {"type": "integer", keyword: 2**53}, f"s.{keyword}",
+            "from -9007199254740991 to 9007199254740991; 9007199254740992 was given",
+        )
+        for keyword in (
+            "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
+        )
+    },
+    "a large bound with an exponent": ({"maximum": 1e20}, "s.maximum", "1e+20 was given"),
+    "a large value": ({"enum": [1, -(2**53)]}, "s.enum", "-9007199254740992 was given"),
+    "a large value far inside": (
+        {"const": [{"a": [2**64]}]}, "s.const", "18446744073709551616 was given",
+    ),
+    "a number of many digits": ({"const": 10**5000}, "s.const", "a longer one was given"),
     "multiples of several": (
         {"allOf": [{"multipleOf": 0.997}, {"multipleOf": 991}]},
         "s.allOf[1].multipleOf",
@@ -164,6 +184,10 @@ def test_loosening_keeps_what_can_be_enforced() -> None:
     either = [{"type": "string"}, {"type": "string", "maxLength": 3}]
     assert loosened({"oneOf": either}) == {"anyOf": either}
     assert loosened(nested(40))["items"]
+    large = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1, "enum": [2**60]}
+    assert loosened({"properties": {"a": large}}) == {
+        "properties": {"a": {"type": "integer", "minimum": 0}}
+    }
 
 
 class Counting(str):

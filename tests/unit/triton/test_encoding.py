@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
 from typing import Any
 
@@ -27,7 +28,7 @@ samplings = st.builds(
     seed=st.none() | st.integers(-(2**63), 2**64),
     presence_penalty=small,
     frequency_penalty=small,
-    repetition_penalty=small,
+    repetition_penalty=st.none() | st.just(1.0) | st.floats(2.0**-126, 5, width=32),
     logit_bias=st.dictionaries(st.integers(0, VOCAB_SIZE - 1), st.floats(-100, 100, width=32)),
 )
 guides = st.builds(
@@ -103,6 +104,35 @@ def test_prompts_of_any_length_travel_whole(count: int) -> None:
     assert read(encoding.generate_request(call)) == read(
         reference_request(call).SerializeToString()
     )
+
+
+def sampled(**sampling: float) -> dict[str, Any]:
+    call = GenerateCall(
+        model="m",
+        request_id="r",
+        token_ids=[1],
+        max_tokens=1,
+        end_id=2,
+        pad_id=None,
+        extra_end_ids=(),
+        sampling=SamplingParams(**sampling),  # type: ignore[arg-type]
+        vocab_size=8,
+        reports_finish_reason=False,
+    )
+    tensors: dict[str, Any] = read(encoding.generate_request(call))[2]
+    return tensors
+
+
+def test_what_is_0_in_float32_is_0() -> None:
+    assert sampled(temperature=1e-46) == sampled(temperature=0.0)
+    assert sampled(temperature=1e-44) != sampled(temperature=0.0)
+    assert sampled(min_p=1e-46) == sampled()
+    assert sampled(top_p=1e-46) == sampled(top_p=0.0)
+
+
+def test_a_repetition_penalty_stays_above_0() -> None:
+    (smallest,) = struct.unpack("<f", sampled(repetition_penalty=1e-46)["repetition_penalty"][2])
+    assert smallest == 2.0**-126
 
 
 @given(st.text(max_size=20), st.text(max_size=300))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import InvalidRequest
-from orchestrator.http.bodies import history_text
+from orchestrator.http.bodies import json_text
 from orchestrator.wire.call_arguments import in_ascii, readable_arguments, whole_arguments
 
 LARGE = 10**30
@@ -64,9 +64,9 @@ def test_what_is_no_object_is_read_as_far_as_it_goes(text: str, readable: str) -
 
 
 def test_a_former_call_may_have_any_integer_and_no_endless_depth() -> None:
-    assert history_text({"n": LARGE}, "input") == f'{{"n":{LARGE}}}'
+    assert json_text({"n": LARGE}, "input") == f'{{"n":{LARGE}}}'
     deep: dict[str, object] = {"n": LARGE}
     for _ in range(300):
         deep = {"a": deep}
     with pytest.raises(InvalidRequest, match="`input` is nested more than 254 deep"):
-        history_text(deep, "input")
+        json_text(deep, "input")

@@ -138,8 +138,8 @@ def _tool(tool: ToolBody, where: str) -> Tool:
             f"{where}.name",
         )
     parameters = tool.parameters or {"type": "object", "properties": {}}
-    # Events of ours tell it.
-    json_text(parameters, f"{where}.parameters")
+    # Events of ours tell it, as deep as this.
+    json_text({"session": {"tools": [{"parameters": parameters}]}}, f"{where}.parameters")
     return Tool(tool.name, tool.description or "", parameters)
 
 

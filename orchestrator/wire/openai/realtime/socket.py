@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import orjson
-
 from orchestrator.core.errors import GatewayError, ModelUnavailable
 from orchestrator.core.events import Usage
 from orchestrator.core.ids import new_id
@@ -21,6 +19,7 @@ from orchestrator.http.intake import ClientLeftError
 from orchestrator.keys.authenticator import Authenticator
 from orchestrator.pipeline.gateway import Gateway
 from orchestrator.pipeline.generation import Generation
+from orchestrator.responses.values import as_text
 from orchestrator.settings import RealtimeSettings
 from orchestrator.wire.openai.realtime.client_events import (
     ResponseCancel,
@@ -248,7 +247,7 @@ class Socket:
 
     async def _send(self, event: ServerEvent) -> None:
         """Raises: ClientLeftError. Waits while the client does not read."""
-        text = orjson.dumps({"event_id": new_id("event"), **event}).decode()
+        text = as_text({"event_id": new_id("event"), **event})
         await self._put({"type": "websocket.send", "text": text})
 
     async def _close(self, code: int, reason: str) -> None:

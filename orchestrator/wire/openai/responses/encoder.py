@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
 
-import orjson
-
 from orchestrator.core.errors import GatewayError, InvalidRequest, RateLimited
 from orchestrator.core.events import (
     ChoiceFinished,
@@ -27,7 +25,7 @@ from orchestrator.core.events import (
 )
 from orchestrator.core.messages import ToolCallPart
 from orchestrator.http.field_names import in_words_of
-from orchestrator.responses.values import Item, StoredResponse, failed, item_id
+from orchestrator.responses.values import Item, StoredResponse, as_json, failed, item_id
 from orchestrator.wire.openai.custom_tools import InputText
 from orchestrator.wire.openai.log_probs import chat_log_probs
 from orchestrator.wire.openai.responses.frames import Frames
@@ -135,7 +133,7 @@ class ResponseEncoder:
     def result(self, completion: Completion) -> bytes:
         """The whole reply. Every event has come by here, so `completion` says nothing new."""
         del completion
-        return orjson.dumps(self._body)
+        return as_json(self._body)
 
     def fail(self, error: GatewayError) -> list[bytes]:
         """The frames that end a response that failed: its open item is closed before."""

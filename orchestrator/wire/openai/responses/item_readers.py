@@ -85,8 +85,8 @@ def _shell_call(where: str, given: Mapping[str, Any]) -> Item:
     action = given.get("action")
     if not isinstance(action, dict):
         raise InvalidRequest(f"`{where}.action` must be an object.", param=f"{where}.action")
-    # What cannot be written as JSON could not be stored either.
-    json_text(action, f"{where}.action")
+    # What cannot be written as JSON could not be stored and listed either, as deep as this.
+    json_text({"data": [{"action": action}]}, f"{where}.action")
     call_id = given.get("call_id")
     return {
         "type": "local_shell_call",

@@ -20,7 +20,7 @@ from orchestrator.core.request import (
     ResponseFormat,
     SamplingParams,
 )
-from orchestrator.http.bodies import check_at_least, check_range, shown
+from orchestrator.http.bodies import check_range, shown
 from orchestrator.http.reasoning_effort import thinking_switch
 from orchestrator.responses.values import Item
 from orchestrator.wire.openai.responses.items import check_calls, messages_of
@@ -33,6 +33,7 @@ from orchestrator.wire.openai.types import (
     route_hint,
     sampling_params,
     stop_strings,
+    token_limit,
 )
 
 
@@ -117,7 +118,7 @@ def check_body(body: ResponsesBody) -> None:
         raise InvalidRequest(
             "`background` needs the response to be stored, and `store` is false.", param="store"
         )
-    check_at_least("max_tool_calls", body.max_tool_calls, 1)
+    token_limit("max_tool_calls", body.max_tool_calls)
     check_range("top_logprobs", body.top_logprobs, 0, _MAX_LOGPROBS)
     _check_metadata(body.metadata or {})
 

@@ -34,7 +34,7 @@ from orchestrator.keys.principal import Principal
 from orchestrator.pipeline.gateway import Gateway
 from orchestrator.responses.runs import Runs
 from orchestrator.responses.service import Responses
-from orchestrator.responses.values import Item, StoredResponse
+from orchestrator.responses.values import Item, StoredResponse, as_json
 from orchestrator.wire.openai.responses.encoder import ResponseEncoder
 from orchestrator.wire.openai.responses.items import (
     input_items,
@@ -134,7 +134,7 @@ class _Handlers:
             if body.stream:
                 await follow(exchange, self._responses, kept, -1)
             else:
-                await exchange.reply(orjson.dumps(kept.body))
+                await exchange.reply(as_json(kept.body))
             return
         keep = self._responses.keep if stored else None
         with exchange.while_connected():
@@ -170,7 +170,7 @@ class _Handlers:
         if stream:
             await follow(exchange, self._responses, kept, after)
         else:
-            await exchange.reply(orjson.dumps(kept.body))
+            await exchange.reply(as_json(kept.body))
 
     async def list_items(self, exchange: Exchange) -> None:
         """Lists what was put in for a response: what came before it, and its own input."""
@@ -185,14 +185,14 @@ class _Handlers:
         if order == "desc":
             items.reverse()
         page = _page(items, query.text("after"), limit)
-        await exchange.reply(orjson.dumps(page))
+        await exchange.reply(as_json(page))
 
     async def cancel(self, exchange: Exchange) -> None:
         """Ends a response that runs in the background; one that is over stays as it is."""
         principal = await exchange.admit(self._authenticator)
         kept = await self._responses.cancel(principal.tenant_id, _path_id(exchange))
         self._runs.stop(kept.id)
-        await exchange.reply(orjson.dumps(kept.body))
+        await exchange.reply(as_json(kept.body))
 
     async def delete(self, exchange: Exchange) -> None:
         """Deletes a stored response and all that was stored with it."""

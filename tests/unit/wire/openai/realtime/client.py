@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import orjson
 from fastapi import FastAPI
 
 from tests.wire.harness import KEY
@@ -77,7 +77,7 @@ class SocketClient:
         """The next event that came."""
         message = await self.message()
         assert message["type"] == "websocket.send", message
-        made: dict[str, Any] = orjson.loads(message["text"])
+        made: dict[str, Any] = json.loads(message["text"])
         return made
 
     async def until(self, kind: str) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ class SocketClient:
 
     def send(self, event: Any) -> None:
         """Sends an event, or text as it is."""
-        text = event if isinstance(event, str) else orjson.dumps(event).decode()
+        text = event if isinstance(event, str) else json.dumps(event)
         self._in.put_nowait({"type": "websocket.receive", "text": text})
 
     def put(self, message: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ async def refused(app: FastAPI, **options: Any) -> tuple[int, dict[bytes, bytes]
     await client.leave()
     assert start["type"] == "websocket.http.response.start"
     assert body["type"] == "websocket.http.response.body"
-    return start["status"], dict(start["headers"]), orjson.loads(body["body"])
+    return start["status"], dict(start["headers"]), json.loads(body["body"])
 
 
 def types(events: Sequence[dict[str, Any]]) -> list[str]:

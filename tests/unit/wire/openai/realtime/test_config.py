@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from orchestrator.wire.openai.realtime.client_events import SessionBody
 from orchestrator.wire.openai.realtime.config import Config, changed, dialect_of, session_members
 
 DEFAULTS = Config()
+DEEP: dict[str, Any] = reduce(lambda inner, _: {"items": inner}, range(260), {})
 CLOCK = {"type": "function", "name": "clock", "description": "The time."}
 
 
@@ -92,7 +94,7 @@ def test_leaving_old_items_out_can_be_switched_off() -> None:
         ({"tools": [CLOCK, {"type": "function", "name": "a b"}]}, "session.tools[1].name"),
         ({"tools": [{"type": "function"}]}, "session.tools[0].name"),
         (
-            {"tools": [{"type": "function", "name": "f", "parameters": {"x": 10**30}}]},
+            {"tools": [{"type": "function", "name": "f", "parameters": DEEP}]},
             "session.tools[0].parameters",
         ),
         ({"temperature": 2.1}, "session.temperature"),

@@ -46,6 +46,14 @@ async def test_an_error_leaves_the_socket_open(
         assert (await client.until("response.done"))[-1]["response"]["status"] == "completed"
 
 
+async def test_integers_of_any_size_in_a_tool_are_told(service: Bench) -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "integer", "default": 2**70 + 1}}}
+    tool = {"type": "function", "name": "f", "parameters": parameters}
+    async with connected(service.app) as client:
+        updated = await client.ask({"type": "session.update", "session": {"tools": [tool]}})
+        assert updated["session"]["tools"][0]["parameters"] == parameters
+
+
 async def test_every_event_has_an_id_of_its_own(service: Bench) -> None:
     async with connected(service.app) as client:
         client.send(CREATE)

@@ -117,10 +117,13 @@ def _turn(text: str) -> list[dict[str, str]]:
 
 
 async def test_what_cannot_be_stored_is_refused_before_the_engine_works(service: Bench) -> None:
-    tool = {"type": "function", "name": "f", "parameters": {"type": "object", "x": 10**99}}
+    deep: dict[str, Any] = {"type": "object"}
+    for _ in range(260):
+        deep = {"items": deep}
+    tool = {"type": "function", "name": "f", "parameters": deep}
     reply = await service.post("/v1/responses", {**ASKED, "tools": [tool]})
     assert reply.status_code == 400, reply.text
-    assert "64 bits" in reply.text
+    assert "nested more than 254 deep" in reply.text
     assert service.backend.asked == []
     assert await rows(service) == 0
 
