@@ -174,7 +174,7 @@ def test_a_local_share_holds_the_limit_while_redis_is_gone(
     assert 10 <= found.count(200) <= 40
     redis.start()
     wait_until(
-        lambda: serving.log.count("Redis answers again") == WORKERS, 100, "every worker is back"
+        lambda: serving.log.count("Redis answers again") >= WORKERS, 100, "every worker is back"
     )
     # What was granted meanwhile is counted: nothing is granted twice in this minute.
     again = [post(serving, key, chat("hi")).status_code for _ in range(60)]
