@@ -74,8 +74,13 @@ def moment(text: str) -> int:
 
     Raises: ArgumentTypeError.
     """
+    return -(-moment_ms(text) // 1000)
+
+
+def moment_ms(text: str) -> int:
+    """Parses a time, past or future, to milliseconds since the epoch. Raises: ArgumentTypeError."""
     try:
-        return -(-parse_moment(text) // 1000)
+        return parse_moment(text)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
             f"`{text}` is neither seconds since the epoch nor a time such as 2027-01-31T12:00:00Z"

@@ -7,28 +7,22 @@ import csv
 import sys
 from typing import TYPE_CHECKING
 
+from orchestrator.cli.arguments import moment_ms
 from orchestrator.cli.output import write_json, write_table
 from orchestrator.cli.stores import existing
-from orchestrator.core.timestamps import parse_moment
 
 if TYPE_CHECKING:
     from orchestrator.settings import Settings
 
 
-def moment(text: str) -> int:
-    """Parses a time to milliseconds since the epoch. Raises: ArgumentTypeError."""
-    try:
-        return parse_moment(text)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(
-            f"`{text}` is neither seconds since the epoch nor a time such as 2027-01-31T12:00:00Z"
-        ) from None
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument("--start", type=moment, metavar="TIME", help="the first moment that counts")
-    parser.add_argument("--end", type=moment, metavar="TIME", help="the first that no longer does")
+    parser.add_argument(
+        "--start", type=moment_ms, metavar="TIME", help="the first moment that counts"
+    )
+    parser.add_argument(
+        "--end", type=moment_ms, metavar="TIME", help="the first that no longer does"
+    )
     parser.add_argument("--tenant", metavar="NAME", help="name or id; default: all tenants")
     parser.add_argument("--key", metavar="ID", help="this key only")
     parser.add_argument("--model", metavar="ID", help="this model only, as requests named it")

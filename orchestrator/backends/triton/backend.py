@@ -172,8 +172,9 @@ class TritonBackend:
         permit: Permit = NO_LIMITS,
     ) -> PreparedEmbedding:
         """`request` in tokens. Raises: InvalidRequest, ContextLengthExceeded, RateLimited."""
-        rows = await embedding.rows_of(self._served(model), request, owner, permit, self._threads)
-        return PreparedEmbedding(self._served(model), request, rows, self.begin_embedding, owner)
+        served = self._served(model)
+        rows = await embedding.rows_of(served, request, owner, permit, self._threads)
+        return PreparedEmbedding(served, request, rows, self.begin_embedding, owner)
 
     def begin_embedding(self, prepared: PreparedEmbedding, request_id: str) -> EmbeddingRun:
         """A run that sends one Triton request for each batch when its vectors are awaited."""
